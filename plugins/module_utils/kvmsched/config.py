@@ -1,0 +1,465 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The policy document: its schema, its defaults, and the settings that hold for one domain.
+
+``SCHEMA`` is the one description of every option; modules and role are held against it by a test.
+``load`` turns a document into a Policy and reports all mistakes at once, one line each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Iterable, Mapping, Optional
+
+from .model import Domain
+from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
+
+try:
+    import jsonschema
+except ImportError:  # a host without a policy document needs none
+    jsonschema = None  # type: ignore[assignment]
+
+# ---------------------------------------------------------------- the policy, parsed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which domains a pass may touch: case-sensitive globs on names, or exact UUIDs; ``exclude`` wins."""
+
+    domains: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def matches(self, domain: Domain) -> bool:
+        return _matches_any(self.domains, domain) and not _matches_any(self.exclude, domain)
+
+    def unmatched(self, domains: Iterable[Domain]) -> tuple[str, ...]:
+        """The patterns that match no domain at all; ``*`` is no such pattern."""
+        known = list(domains)
+        patterns = [p for p in (*self.domains, *self.exclude) if p != "*"]
+        return tuple(p for p in patterns if not any(_matches_any((p,), d) for d in known))
+
+
+def _matches_any(patterns: Iterable[str], domain: Domain) -> bool:
+    return any(p.lower() == domain.uuid or fnmatchcase(domain.name, p) for p in patterns)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What holds for one domain's memory. Percentages are of the domain's maximum (decision 21).
+
+    ``floor`` None: max(128M, 10 % of the maximum). ``ceiling`` None: the maximum. ``mode``: auto,
+    grow-only (never shrunk) or ignore (never touched).
+    """
+
+    starvation: Amount = Amount(kib=150 * 1024)
+    waste: Amount = Amount(kib=300 * 1024)
+    floor: Optional[Amount] = None
+    ceiling: Optional[Amount] = None
+    weight: float = 1.0
+    mode: str = "auto"
+
+    def starvation_kib(self, maximum_kib: int) -> int:
+        return self.starvation.of(maximum_kib)
+
+    def waste_kib(self, maximum_kib: int) -> int:
+        return self.waste.of(maximum_kib)
+
+    def floor_kib(self, maximum_kib: int) -> int:
+        floor = max(128 * 1024, maximum_kib // 10) if self.floor is None else self.floor.of(maximum_kib)
+        return min(floor, self.ceiling_kib(maximum_kib))
+
+    def ceiling_kib(self, maximum_kib: int) -> int:
+        return maximum_kib if self.ceiling is None else min(maximum_kib, self.ceiling.of(maximum_kib))
+
+
+@dataclass(frozen=True)
+class VcpuSettings:
+    """What holds for one domain's vCPUs: auto, ignore (left alone), dedicated (its pCPUs are given to no other)."""
+
+    mode: str = "auto"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings for the domains that a pattern names; the most specific matching rule has the last word."""
+
+    pattern: str
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    vcpu: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def specificity(self) -> tuple[int, int]:
+        """Exact UUID or name before globs; among globs the one with more literal characters."""
+        literal = sum(1 for char in self.pattern if char not in "*?[]!")
+        return (0 if any(char in self.pattern for char in "*?[") else 1, literal)
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """How memory is balanced. ``host_reserve`` None: max(1G, 5 % of MemTotal); a percentage is of MemTotal."""
+
+    strategy: str = "fair"
+    reclaim: str = "eager"
+    cache: str = "share"
+    host_reserve: Optional[Amount] = None
+    stats_period_s: int = 5
+    grace_s: int = 600
+    settings: MemorySettings = MemorySettings()
+    selection: Selection = Selection()
+    rules: tuple[Rule, ...] = ()
+
+    def settings_for(self, domain: Domain) -> MemorySettings:
+        """The settings of one domain: host-wide, then rules from general to special, then its owner's word.
+
+        ValueError, in one line, where they contradict each other or the owner's XML can't be understood.
+        """
+        settings = self.settings
+        for rule in _rules_for(self.rules, domain):
+            settings = replace(settings, **rule.memory)
+        settings = replace(settings, **_owner_memory(domain))
+        _check_thresholds(settings, domain.balloon.maximum_kib if domain.balloon else None)
+        return settings
+
+    def reserve_kib(self, total_kib: int) -> int:
+        if self.host_reserve is None:
+            return max(1024 * 1024, total_kib // 20)
+        return self.host_reserve.of(total_kib)
+
+
+@dataclass(frozen=True)
+class VcpuPolicy:
+    """How vCPUs are placed. ``pcpus`` None: all that are online and not isolated; ``max_moves`` None: no limit.
+
+    ``avg_change_pct`` is the seed's gate, change of the average load per pCPU since the last pass
+    (0: off); ``hold`` the number of passes in a row that must find a reason before one acts.
+    """
+
+    threshold_pct: float = 5.0
+    avg_change_pct: float = 0.0
+    granularity: str = "pcpu"
+    pcpus: Optional[CpuSet] = None
+    reserved: CpuSet = frozenset()
+    max_moves: Optional[int] = None
+    emulator: str = "float"
+    hold: int = 1
+    half_life_s: float = 0.0
+    cooldown_s: float = 0.0
+    grace_s: int = 600
+    settings: VcpuSettings = VcpuSettings()
+    selection: Selection = Selection()
+    rules: tuple[Rule, ...] = ()
+
+    def settings_for(self, domain: Domain) -> VcpuSettings:
+        """The settings of one domain, in the same order of precedence as for memory."""
+        settings = self.settings
+        for rule in _rules_for(self.rules, domain):
+            settings = replace(settings, **rule.vcpu)
+        mode = domain.owner.settings.get("vcpu")
+        if mode is not None:
+            settings = replace(settings, mode=_choice(mode, VCPU_MODES, "vcpu"))
+        return settings
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The whole document, parsed."""
+
+    memory: MemoryPolicy = MemoryPolicy()
+    vcpu: VcpuPolicy = VcpuPolicy()
+
+
+def _rules_for(rules: Iterable[Rule], domain: Domain) -> list[Rule]:
+    return sorted((r for r in rules if _matches_any((r.pattern,), domain)), key=lambda r: r.specificity)
+
+
+# ---------------------------------------------------------------- the schema
+
+MEMORY_MODES = ("auto", "grow-only", "ignore")
+VCPU_MODES = ("auto", "ignore", "dedicated")
+
+_AMOUNT = {"type": "string", "description": AMOUNT_HELP}
+_PATTERNS = {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+_MEMORY_SETTINGS: dict[str, Any] = {
+    "starvation": {**_AMOUNT, "default": "150M"},
+    "waste": {**_AMOUNT, "default": "300M"},
+    "floor": _AMOUNT,
+    "ceiling": _AMOUNT,
+    "weight": {"type": "number", "minimum": 0.01, "maximum": 1000, "default": 1.0},
+    "mode": {"enum": list(MEMORY_MODES), "default": "auto"},
+}
+_VCPU_SETTINGS: dict[str, Any] = {"mode": {"enum": list(VCPU_MODES), "default": "auto"}}
+
+_MEMORY_HOST: dict[str, Any] = {
+    "strategy": {"enum": ["fair", "pairwise"], "default": "fair"},
+    "reclaim": {"enum": ["eager", "lazy"], "default": "eager"},
+    "cache": {"enum": ["share", "keep"], "default": "share"},
+    "host_reserve": _AMOUNT,
+    "stats_period": {"type": "integer", "minimum": 0, "maximum": 3600, "default": 5},
+    "grace": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 600},
+}
+_VCPU_HOST: dict[str, Any] = {
+    "threshold": {"type": "number", "minimum": 0, "maximum": 100, "default": 5.0},
+    "avg_change_pct": {"type": "number", "minimum": 0, "maximum": 1000, "default": 0.0},
+    "granularity": {"enum": ["pcpu", "core", "llc", "cell"], "default": "pcpu"},
+    "pcpus": {"type": "string", "description": CPUSET_HELP},
+    "reserved": {"type": "string", "description": CPUSET_HELP},
+    "max_moves": {"type": "integer", "minimum": 0, "maximum": 1000000},
+    "emulator": {"enum": ["float", "spread", "reserved"], "default": "float"},
+    "hold": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1},
+    "half_life": {"type": "number", "minimum": 0, "maximum": 86400, "default": 0.0},
+    "cooldown": {"type": "number", "minimum": 0, "maximum": 86400, "default": 0.0},
+    "grace": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 600},
+}
+
+
+def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties, **more}
+
+
+SCHEMA: dict[str, Any] = {
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "title": "kvmsched policy",
+    **_object(
+        {
+            "domains": {**_PATTERNS, "default": ["*"]},
+            "exclude": {**_PATTERNS, "default": []},
+            "memory": _object({**_MEMORY_HOST, **_MEMORY_SETTINGS}),
+            "vcpu": _object({**_VCPU_HOST, **_VCPU_SETTINGS}),
+            "rules": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "match": {"type": "string", "minLength": 1},
+                        "memory": _object(_MEMORY_SETTINGS),
+                        "vcpu": _object(_VCPU_SETTINGS),
+                    },
+                    required=["match"],
+                ),
+            },
+        }
+    ),
+}
+
+# ---------------------------------------------------------------- reading a document
+
+
+class ConfigError(ValueError):
+    """A policy that is refused; ``mistakes`` holds one line for each, naming the key, what came and what is allowed."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("; ".join(self.mistakes))
+
+
+def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
+    """Return the Policy that *document* describes; ConfigError lists every mistake in it.
+
+    *typed*: the types were checked already, as Ansible does with a module's options. Only then is
+    python3-jsonschema not needed (decision 31).
+    """
+    mistakes = [] if typed else _structure_mistakes(document)
+    if not mistakes:
+        reader = _Reader()
+        policy = reader.policy(document)
+        mistakes = reader.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return policy
+
+
+def _structure_mistakes(document: Any) -> list[str]:
+    """One line for each wrong type, unknown key or word in *document*."""
+    if jsonschema is None:
+        raise ConfigError(
+            ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
+        )
+    errors = sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
+    return [line for error in errors for line in _explained(error)]
+
+
+def _explained(error: Any) -> list[str]:
+    """A jsonschema error in our words: the key, what came, what is allowed."""
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+    if error.validator == "additionalProperties":
+        allowed = ", ".join(error.schema["properties"])
+        unknown = [str(child) for child in error.instance if child not in error.schema["properties"]]
+        return [f"{_join(key, child)}: unknown key, allowed: {allowed}" for child in unknown]
+    if error.validator == "required":
+        missing = [child for child in error.validator_value if child not in error.instance]
+        return [f"{_join(key, child)}: missing, required here" for child in missing]
+    return [f"{key or 'policy'}: got {_shown(error.instance)}, allowed: {_allowed(error.schema)}"]
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if "minimum" in schema:
+        return f"{_TYPE_NAMES[schema['type']]} from {schema['minimum']} to {schema['maximum']}"
+    return str(schema.get("description", _TYPE_NAMES[schema["type"]]))
+
+
+_TYPE_NAMES = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a text",
+    "number": "a number",
+    "integer": "a whole number",
+}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _join(key: str, child: str) -> str:
+    return f"{key}.{child}" if key else str(child)
+
+
+class _Reader:
+    """Turns a document of the right types into a Policy, collecting what is wrong with its values."""
+
+    def __init__(self) -> None:
+        self.mistakes: list[str] = []
+
+    def policy(self, document: Mapping[str, Any]) -> Policy:
+        selection = Selection(tuple(document.get("domains", ("*",))), tuple(document.get("exclude", ())))
+        rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())))
+        memory = self._memory(document.get("memory", {}))
+        vcpu = self._vcpu(document.get("vcpu", {}))
+        return Policy(
+            memory=replace(memory, selection=selection, rules=rules),
+            vcpu=replace(vcpu, selection=selection, rules=rules),
+        )
+
+    def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
+        where = f"rules[{index}]"
+        memory = self._memory_settings(rule.get("memory", {}), f"{where}.memory")
+        return Rule(rule["match"], memory, dict(rule.get("vcpu", {})))
+
+    def _memory(self, part: Mapping[str, Any]) -> MemoryPolicy:
+        self._check_ranges(part, _MEMORY_HOST, "memory")
+        settings = MemorySettings(**self._memory_settings(part, "memory"))
+        try:
+            _check_thresholds(settings, None)
+        except ValueError as error:
+            self.mistakes.append(f"memory.{error}")
+        policy = MemoryPolicy(settings=settings, **_only(part, ("strategy", "reclaim", "cache")))
+        if "host_reserve" in part:
+            policy = replace(policy, host_reserve=self._amount(part["host_reserve"], "memory.host_reserve"))
+        return replace(policy, **_renamed(part, {"stats_period": "stats_period_s", "grace": "grace_s"}))
+
+    def _memory_settings(self, part: Mapping[str, Any], where: str) -> dict[str, Any]:
+        self._check_ranges(part, _MEMORY_SETTINGS, where)
+        settings = _only(part, ("weight", "mode"))
+        for key in ("starvation", "waste", "floor", "ceiling"):
+            if key in part:
+                settings[key] = self._amount(part[key], f"{where}.{key}")
+        return settings
+
+    def _vcpu(self, part: Mapping[str, Any]) -> VcpuPolicy:
+        self._check_ranges(part, _VCPU_HOST, "vcpu")
+        values = _only(part, ("avg_change_pct", "granularity", "max_moves", "emulator", "hold"))
+        values.update(
+            _renamed(
+                part,
+                {
+                    "threshold": "threshold_pct",
+                    "half_life": "half_life_s",
+                    "cooldown": "cooldown_s",
+                    "grace": "grace_s",
+                },
+            )
+        )
+        for key in ("pcpus", "reserved"):
+            if key in part:
+                values[key] = self._parsed(parse_cpuset, part[key], f"vcpu.{key}", frozenset())
+        return VcpuPolicy(settings=VcpuSettings(**_only(part, ("mode",))), **values)
+
+    def _check_ranges(self, part: Mapping[str, Any], schemas: Mapping[str, Any], where: str) -> None:
+        for key, schema in schemas.items():
+            # Not "value < minimum": a NaN is outside every range.
+            if key in part and "minimum" in schema and not schema["minimum"] <= part[key] <= schema["maximum"]:
+                self.mistakes.append(f"{where}.{key}: got {part[key]!r}, allowed: {_allowed(schema)}")
+
+    def _amount(self, text: str, key: str) -> Amount:
+        amount: Amount = self._parsed(parse_amount, text, key, Amount(kib=0))
+        return amount
+
+    def _parsed(self, parse: Any, text: str, key: str, fallback: Any) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.mistakes.append(f"{key}: got {_shown(text)}, allowed: {error}")
+            return fallback
+
+
+def _only(part: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: part[key] for key in keys if key in part}
+
+
+def _renamed(part: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {field_name: part[key] for key, field_name in names.items() if key in part}
+
+
+# ---------------------------------------------------------------- one domain's settings
+
+
+def _check_thresholds(settings: MemorySettings, maximum_kib: Optional[int]) -> None:
+    """Refuse thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
+    low, high = settings.starvation, settings.waste
+    if (low.kib is None) != (high.kib is None):
+        raise ValueError(f"waste: got {high} beside starvation {low}, allowed: both sizes or both percentages")
+    whole = maximum_kib or 100 * 1024 * 1024
+    if low.of(whole) <= 0:
+        raise ValueError(f"starvation: got {low}, allowed: more than 0")
+    if high.of(whole) <= low.of(whole):
+        raise ValueError(f"waste: got {high}, allowed: more than starvation ({low})")
+    if settings.floor is not None and settings.ceiling is not None:
+        if settings.floor.of(whole) > settings.ceiling.of(whole):
+            raise ValueError(f"floor: got {settings.floor}, allowed: at most the ceiling ({settings.ceiling})")
+
+
+def _owner_memory(domain: Domain) -> dict[str, Any]:
+    """The owner's memory settings, from attributes of the same names; ``memory`` is the mode."""
+    if domain.owner.error:
+        raise ValueError(f"metadata: {domain.owner.error}")
+    written = domain.owner.settings
+    unknown = sorted(set(written) - OWNER_KEYS)
+    if unknown:
+        raise ValueError(f"metadata: unknown attribute {unknown[0]}, allowed: {', '.join(sorted(OWNER_KEYS))}")
+    settings: dict[str, Any] = {}
+    for key in ("starvation", "waste", "floor", "ceiling"):
+        if key in written:
+            try:
+                settings[key] = parse_amount(written[key])
+            except ValueError as error:
+                raise ValueError(f"metadata {key}: got {written[key]!r}, allowed: {error}") from None
+    if "weight" in written:
+        settings["weight"] = _weight(written["weight"])
+    if "memory" in written:
+        settings["mode"] = _choice(written["memory"], MEMORY_MODES, "memory")
+    return settings
+
+
+OWNER_KEYS = frozenset({f.name for f in fields(MemorySettings)} - {"mode"} | {"memory", "vcpu"})
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0.01 <= weight <= 1000:
+        raise ValueError(f"metadata weight: got {text!r}, allowed: 0.01 to 1000")
+    return weight
+
+
+def _choice(text: str, allowed: tuple[str, ...], key: str) -> str:
+    if text not in allowed:
+        raise ValueError(f"metadata {key}: got {text!r}, allowed: {', '.join(allowed)}")
+    return text

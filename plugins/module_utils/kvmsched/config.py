@@ -99,13 +99,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class MemoryPolicy:
-    """How memory is balanced. ``host_reserve`` None: max(1G, 5 % of MemTotal); a percentage is of MemTotal."""
+    """How memory is balanced. ``host_reserve`` None: max(1G, 5 % of MemTotal); a percentage is of MemTotal.
+
+    ``arrival_timeout_s`` bounds the wait for memory that was taken, and then for what was given, to arrive.
+    """
 
     strategy: str = "fair"
     reclaim: str = "eager"
     cache: str = "share"
     host_reserve: Optional[Amount] = None
     stats_period_s: int = 5
+    arrival_timeout_s: float = 10.0
     grace_s: int = 600
     settings: MemorySettings = MemorySettings()
     selection: Selection = Selection()
@@ -134,9 +138,11 @@ class VcpuPolicy:
     """How vCPUs are placed. ``pcpus`` None: all that are online and not isolated; ``max_moves`` None: no limit.
 
     ``avg_change_pct`` is the seed's gate, change of the average load per pCPU since the last pass
-    (0: off); ``hold`` the number of passes in a row that must find a reason before one acts.
+    (0: off); ``hold`` the number of passes in a row that must find a reason before one acts;
+    ``interval_s`` how long load is measured where no earlier sample exists.
     """
 
+    interval_s: float = 2.0
     threshold_pct: float = 5.0
     avg_change_pct: float = 0.0
     granularity: str = "pcpu"
@@ -165,8 +171,10 @@ class VcpuPolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """The whole document, parsed."""
+    """The whole document, parsed. ``deadline_s``: what all that hangs may cost a pass; ``lock_timeout_s``: see lock."""
 
+    deadline_s: float = 10.0
+    lock_timeout_s: float = 10.0
     memory: MemoryPolicy = MemoryPolicy()
     vcpu: VcpuPolicy = VcpuPolicy()
 
@@ -199,9 +207,11 @@ _MEMORY_HOST: dict[str, Any] = {
     "cache": {"enum": ["share", "keep"], "default": "share"},
     "host_reserve": _AMOUNT,
     "stats_period": {"type": "integer", "minimum": 0, "maximum": 3600, "default": 5},
+    "arrival_timeout": {"type": "number", "minimum": 0, "maximum": 600, "default": 10.0},
     "grace": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 600},
 }
 _VCPU_HOST: dict[str, Any] = {
+    "interval": {"type": "number", "minimum": 0.1, "maximum": 3600, "default": 2.0},
     "threshold": {"type": "number", "minimum": 0, "maximum": 100, "default": 5.0},
     "avg_change_pct": {"type": "number", "minimum": 0, "maximum": 1000, "default": 0.0},
     "granularity": {"enum": ["pcpu", "core", "llc", "cell"], "default": "pcpu"},
@@ -213,6 +223,10 @@ _VCPU_HOST: dict[str, Any] = {
     "half_life": {"type": "number", "minimum": 0, "maximum": 86400, "default": 0.0},
     "cooldown": {"type": "number", "minimum": 0, "maximum": 86400, "default": 0.0},
     "grace": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 600},
+}
+_PASS: dict[str, Any] = {
+    "deadline": {"type": "number", "minimum": 0.1, "maximum": 600, "default": 10.0},
+    "lock_timeout": {"type": "number", "minimum": 0, "maximum": 3600, "default": 10.0},
 }
 
 
@@ -227,6 +241,7 @@ SCHEMA: dict[str, Any] = {
         {
             "domains": {**_PATTERNS, "default": ["*"]},
             "exclude": {**_PATTERNS, "default": []},
+            **_PASS,
             "memory": _object({**_MEMORY_HOST, **_MEMORY_SETTINGS}),
             "vcpu": _object({**_VCPU_HOST, **_VCPU_SETTINGS}),
             "rules": {
@@ -331,7 +346,9 @@ class _Reader:
         rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())))
         memory = self._memory(document.get("memory", {}))
         vcpu = self._vcpu(document.get("vcpu", {}))
+        self._check_ranges(document, _PASS, "")
         return Policy(
+            **_renamed(document, {"deadline": "deadline_s", "lock_timeout": "lock_timeout_s"}),
             memory=replace(memory, selection=selection, rules=rules),
             vcpu=replace(vcpu, selection=selection, rules=rules),
         )
@@ -351,7 +368,8 @@ class _Reader:
         policy = MemoryPolicy(settings=settings, **_only(part, ("strategy", "reclaim", "cache")))
         if "host_reserve" in part:
             policy = replace(policy, host_reserve=self._amount(part["host_reserve"], "memory.host_reserve"))
-        return replace(policy, **_renamed(part, {"stats_period": "stats_period_s", "grace": "grace_s"}))
+        names = {"stats_period": "stats_period_s", "arrival_timeout": "arrival_timeout_s", "grace": "grace_s"}
+        return replace(policy, **_renamed(part, names))
 
     def _memory_settings(self, part: Mapping[str, Any], where: str) -> dict[str, Any]:
         self._check_ranges(part, _MEMORY_SETTINGS, where)
@@ -368,6 +386,7 @@ class _Reader:
             _renamed(
                 part,
                 {
+                    "interval": "interval_s",
                     "threshold": "threshold_pct",
                     "half_life": "half_life_s",
                     "cooldown": "cooldown_s",
@@ -384,7 +403,7 @@ class _Reader:
         for key, schema in schemas.items():
             # Not "value < minimum": a NaN is outside every range.
             if key in part and "minimum" in schema and not schema["minimum"] <= part[key] <= schema["maximum"]:
-                self.mistakes.append(f"{where}.{key}: got {part[key]!r}, allowed: {_allowed(schema)}")
+                self.mistakes.append(f"{_join(where, key)}: got {part[key]!r}, allowed: {_allowed(schema)}")
 
     def _amount(self, text: str, key: str) -> Amount:
         amount: Amount = self._parsed(parse_amount, text, key, Amount(kib=0))

@@ -18,6 +18,9 @@ from .units import CpuSet, format_cpuset, mib, parse_cpuset
 
 SNAPSHOT_FORMAT = 1
 
+# The threads of a QEMU process that libvirt can pin.
+ThreadKind = Literal["vcpu", "emulator", "iothread"]
+
 # ---------------------------------------------------------------- observed: the host
 
 
@@ -188,7 +191,7 @@ class PeriodRecord:
 class PinRecord:
     """The affinity of one thread before our first pin of it, and what we wrote last."""
 
-    thread: Literal["vcpu", "emulator", "iothread"]
+    thread: ThreadKind
     id: int
     original: CpuSet
     previous: CpuSet
@@ -288,7 +291,7 @@ class PinMove:
     after: CpuSet
     reason: str
     load: Optional[float] = None
-    thread: Literal["vcpu", "emulator", "iothread"] = "vcpu"
+    thread: ThreadKind = "vcpu"
     kind: Literal["pin"] = "pin"
 
     def __str__(self) -> str:
@@ -332,6 +335,13 @@ class PeriodMove:
 
 
 Move = Union[PinMove, BalloonMove, PeriodMove]
+
+
+def sides(move: Move) -> tuple[str, str, str]:
+    """What *move* changes, and how that looks before and after, for people."""
+    what, change = str(move).rsplit(": ", 1)
+    before, after = change.split(" -> ")
+    return what, before, after
 
 
 @dataclass(frozen=True)
@@ -402,6 +412,11 @@ class MemoryPlan:
     not_restored: tuple[str, ...] = ()
     supply_kib: Optional[int] = None
 
+    @property
+    def headline(self) -> str:
+        before, after = self.before, self.after
+        return f"starved {before.starved} -> {after.starved}, wasteful {before.wasteful} -> {after.wasteful}"
+
 
 @dataclass(frozen=True)
 class VcpuPlan:
@@ -421,6 +436,11 @@ class VcpuPlan:
     placed: int = 0
     moves_bound: int = 0
     trigger: str = ""
+
+    @property
+    def headline(self) -> str:
+        before, after = self.before.imbalance_pct, self.after.imbalance_pct
+        return f"imbalance {before:.1f} -> {after:.1f} points"
 
 
 Plan = Union[MemoryPlan, VcpuPlan]

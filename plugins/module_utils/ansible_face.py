@@ -1,0 +1,314 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Ansible face of a pass: options in, one pass, result out. The modules are its documentation."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NoReturn, Optional
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+
+from .kvmsched import config, model, passes
+
+# Where distributions put the Python that their python3-libvirt belongs to.
+DISTRIBUTION_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
+
+# ---------------------------------------------------------------- options; described in the modules and doc_fragments
+
+_COMMON: dict[str, Any] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "domains": {"type": "list", "elements": "str", "default": ["*"]},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "deadline": {"type": "float", "default": 10.0},
+}
+
+_RULE: dict[str, Any] = {
+    "match": {"type": "str", "required": True},
+    "memory": {
+        "type": "dict",
+        "options": {
+            "starvation": {"type": "str"},
+            "waste": {"type": "str"},
+            "floor": {"type": "str"},
+            "ceiling": {"type": "str"},
+            "weight": {"type": "float"},
+            "mode": {"type": "str", "choices": ["auto", "grow-only", "ignore"]},
+        },
+    },
+    "vcpu": {
+        "type": "dict",
+        "options": {"mode": {"type": "str", "choices": ["auto", "ignore", "dedicated"]}},
+    },
+}
+
+_CHANGE: dict[str, Any] = {
+    **_COMMON,
+    "state": {"type": "str", "choices": ["balanced", "released"], "default": "balanced"},
+    "lock_timeout": {"type": "float", "default": 10.0},
+    "rules": {"type": "list", "elements": "dict", "default": [], "options": _RULE},
+}
+
+_MEMORY: dict[str, Any] = {
+    **_CHANGE,
+    "strategy": {"type": "str", "choices": ["fair", "pairwise"], "default": "fair"},
+    "starvation": {"type": "str", "default": "150M"},
+    "waste": {"type": "str", "default": "300M"},
+    "host_reserve": {"type": "str"},
+    "floor": {"type": "str"},
+    "reclaim": {"type": "str", "choices": ["eager", "lazy"], "default": "eager"},
+    "cache": {"type": "str", "choices": ["share", "keep"], "default": "share"},
+    "stats_period": {"type": "int", "default": 5},
+    "arrival_timeout": {"type": "float", "default": 10.0},
+}
+
+_VCPU: dict[str, Any] = {
+    **_CHANGE,
+    "interval": {"type": "float", "default": 2.0},
+    "threshold": {"type": "float", "default": 5.0},
+    "granularity": {"type": "str", "choices": ["pcpu", "core", "llc", "cell"], "default": "pcpu"},
+    "pcpus": {"type": "str"},
+    "reserved": {"type": "str"},
+    "max_moves": {"type": "int"},
+    "emulator": {"type": "str", "choices": ["float", "spread", "reserved"], "default": "float"},
+}
+
+_SUBSETS = ["host", "topology", "vcpus", "memory"]
+
+_INFO: dict[str, Any] = {
+    **_COMMON,
+    "subsets": {"type": "list", "elements": "str", "choices": _SUBSETS, "default": _SUBSETS},
+    "interval": {"type": "float", "default": 2.0},
+}
+
+
+def memory_module() -> AnsibleModule:
+    return AnsibleModule(argument_spec=_MEMORY, supports_check_mode=True)
+
+
+def vcpu_module() -> AnsibleModule:
+    return AnsibleModule(argument_spec=_VCPU, supports_check_mode=True)
+
+
+def info_module() -> AnsibleModule:
+    return AnsibleModule(argument_spec=_INFO, supports_check_mode=True)
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+def require_libvirt(module: AnsibleModule) -> None:
+    """Return only where libvirt can be imported: respawn under the distribution's Python, else fail in one line."""
+    try:
+        importlib.import_module("libvirt")
+        return
+    except ImportError as error:
+        cause = error
+    if not has_respawned():
+        # The probe runs each interpreter; a path that does not exist is no candidate.
+        interpreter = probe_interpreters_for_module(list(DISTRIBUTION_PYTHONS), "libvirt")
+        if interpreter:
+            respawn_module(interpreter)  # runs the module there and ends this process
+    looked_at = ", ".join(dict.fromkeys([sys.executable, *DISTRIBUTION_PYTHONS]))
+    module.fail_json(
+        msg=f"libvirt's Python binding is missing on {platform.node()}: install python3-libvirt "
+        f"(looked in {looked_at}: {cause})"
+    )
+
+
+# ---------------------------------------------------------------- the passes
+
+
+def run_memory(module: AnsibleModule) -> NoReturn:
+    """One pass of kvm_mem_balance; ends the process."""
+    require_libvirt(module)
+    names = ("strategy", "starvation", "waste", "host_reserve", "floor", "reclaim", "cache")
+    policy = _policy(module, "memory", (*names, "stats_period", "arrival_timeout"))
+    how = _conduct(module, policy)
+    try:
+        result = passes.run_memory(how, policy.memory, release=_releases(module))
+    except passes.PassError as error:
+        module.fail_json(msg=str(error))
+    plan = result.plan
+    _finish(module, result, {"unmet": model.to_json(plan.unmet)})
+
+
+def run_vcpu(module: AnsibleModule) -> NoReturn:
+    """One pass of kvm_vcpu_pin; ends the process."""
+    require_libvirt(module)
+    names = ("interval", "threshold", "granularity", "pcpus", "reserved", "max_moves", "emulator")
+    policy = _policy(module, "vcpu", names)
+    how = _conduct(module, policy)
+    try:
+        result = passes.run_vcpu(how, policy.vcpu, release=_releases(module))
+    except passes.PassError as error:
+        module.fail_json(msg=str(error))
+    plan = result.plan
+    _finish(module, result, {"moves_bound": plan.moves_bound, "placed": plan.placed, "trigger": plan.trigger})
+
+
+def run_info(module: AnsibleModule) -> NoReturn:
+    """Observe for kvm_sched_info; ends the process."""
+    require_libvirt(module)
+    policy = _policy(module, "vcpu", ("interval",))
+    try:
+        samples, timings_s = passes.run_info(_conduct(module, policy), policy.vcpu.interval_s)
+    except passes.PassError as error:
+        module.fail_json(msg=str(error))
+    selection, subsets = policy.vcpu.selection, module.params["subsets"]
+    last = replace(samples[-1], domains=tuple(d for d in samples[-1].domains if selection.matches(d)))
+    vcpus = sum(len(domain.vcpus) for domain in last.domains)
+    pcpus = len(last.host.topology.pcpus)
+    module.exit_json(
+        changed=False,
+        msg=f"{last.host.name}: {len(last.domains)} running domains, {vcpus} vCPUs on {pcpus} pCPUs",
+        snapshot=_subset(model.to_json(last), subsets),
+        load=_load(samples[0], last, subsets),
+        unmatched=list(selection.unmatched(samples[-1].domains)),
+        timings_s=timings_s,
+    )
+
+
+def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Policy:
+    """The policy that the module's options describe; fails naming the option that is wrong."""
+    params = {name: value for name, value in module.params.items() if value is not None}
+    document = {name: params[name] for name in ("domains", "exclude", "deadline", "lock_timeout") if name in params}
+    document[part] = {name: params[name] for name in names if name in params}
+    rules = _without_none(params.get("rules") or [])
+    if rules:
+        document["rules"] = rules
+    try:
+        return config.load(document, typed=not rules)
+    except config.ConfigError as error:
+        prefix = f"{part}."
+        mistakes = [line[len(prefix) :] if line.startswith(prefix) else line for line in error.mistakes]
+        module.fail_json(msg="; ".join(mistakes))
+
+
+def _without_none(value: Any) -> Any:
+    """Ansible fills suboptions that were not given with None."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _conduct(module: AnsibleModule, policy: config.Policy) -> passes.Conduct:
+    return passes.Conduct(
+        uri=module.params["uri"],
+        check=module.check_mode,
+        deadline_s=policy.deadline_s,
+        lock_timeout_s=policy.lock_timeout_s,
+        holder=module._name,
+    )
+
+
+def _releases(module: AnsibleModule) -> bool:
+    return bool(module.params["state"] == "released")
+
+
+# ---------------------------------------------------------------- results
+
+# A fleet's output must stay readable: all are counted, so many are shown.
+_SHOWN_SKIPS = 20
+
+
+def _finish(module: AnsibleModule, result: passes.Result, more: dict[str, Any]) -> NoReturn:
+    plan, outcome = result.plan, result.outcome
+    moves = plan.moves if module.check_mode else outcome.moves
+    values = {
+        "changed": bool(moves),
+        "msg": _summary(module, result, len(moves)),
+        "moves": model.to_json(moves),
+        "skips": model.to_json(result.skips[:_SHOWN_SKIPS]),
+        "skip_counts": dict(Counter(skip.code for skip in result.skips)),
+        "failures": model.to_json(outcome.failures),
+        "unmatched": list(plan.unmatched),
+        "not_restored": list(result.not_restored),
+        "before": model.to_json(plan.before),
+        "after": model.to_json(plan.after),
+        "timings_s": result.timings_s,
+        "diff": _diff(moves),
+        **more,
+    }
+    for line in result.warnings:
+        module.warn(line)
+    if result.failed:
+        module.fail_json(**{**values, "msg": result.failed})
+    module.exit_json(**values)
+
+
+def _diff(moves: Iterable[model.Move]) -> dict[str, str]:
+    """A line for each change, the same thing on both sides of it."""
+    pairs = sorted(model.sides(move) for move in moves)
+    return {
+        "before": "".join(f"{name}: {before}\n" for name, before, _after in pairs),
+        "after": "".join(f"{name}: {after}\n" for name, _before, after in pairs),
+    }
+
+
+def _summary(module: AnsibleModule, result: passes.Result, moves: int) -> str:
+    if not result.snapshot.domains:
+        return f"no running domain on {result.snapshot.host.name}, nothing to do"
+    verb = "would make" if module.check_mode else "made"
+    did = f"{verb} {moves} change{'' if moves == 1 else 's'}" if moves else "nothing to change"
+    parts = [f"{did}: {result.plan.headline}"]
+    if result.skips:
+        parts.append(f"{len(result.skips)} skipped")
+    if result.outcome.failures:
+        parts.append(f"{len(result.outcome.failures)} failed")
+    return ", ".join(parts)
+
+
+def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
+    """Drop what was not asked for."""
+    host = snapshot["host"]
+    if "host" not in subsets:
+        host.pop("memory")
+    if "topology" not in subsets:
+        host.pop("topology")
+        host.pop("busy_ns")
+    if "host" not in subsets and "topology" not in subsets:
+        snapshot.pop("host")
+    for domain in snapshot["domains"]:
+        if "vcpus" not in subsets:
+            for key in ("vcpus", "threads", "cpuset", "numa_pcpus", "cgroup_pcpus"):
+                domain.pop(key)
+        if "memory" not in subsets:
+            domain.pop("balloon")
+    if "vcpus" not in subsets and "memory" not in subsets:
+        snapshot.pop("domains")
+    return snapshot
+
+
+def _load(first: model.Snapshot, last: model.Snapshot, subsets: list[str]) -> dict[str, Any]:
+    """How busy each pCPU was, and how much each vCPU ran and waited, in percent of one pCPU."""
+    measured = model.measure(first, last)
+    load: dict[str, Any] = {"interval_s": round(measured.interval_s, 3)}
+    if "topology" in subsets:
+        load["pcpus"] = [{"id": cpu, "busy_pct": _pct(busy)} for cpu, busy in sorted(measured.busy.items())]
+    if "vcpus" in subsets:
+        load["vcpus"] = [
+            {
+                "domain": domain.name,
+                "uuid": domain.uuid,
+                "id": vcpu.id,
+                "run_pct": _pct(measured.run.get((domain.uuid, vcpu.id))),
+                "delay_pct": _pct(measured.delay.get((domain.uuid, vcpu.id))),
+            }
+            for domain in last.domains
+            for vcpu in domain.vcpus
+        ]
+    return load
+
+
+def _pct(fraction: Optional[float]) -> Optional[float]:
+    return None if fraction is None else round(fraction * 100, 1)

@@ -1,0 +1,185 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a domain was before its first change: the record on the domain, and how it changes.
+
+The record is one XML element in the running domain's own metadata, so it outlives module run,
+daemon and control machine. It is written before the change that it describes: whoever finds it
+knows the original, the value before our last change, and the value that this change meant to set.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from typing import Optional, get_args
+
+from .model import (
+    BALLOON_TOLERANCE_KIB,
+    Adoption,
+    BalloonMove,
+    Domain,
+    MemoryRecord,
+    Move,
+    PeriodMove,
+    PeriodRecord,
+    PinMove,
+    PinRecord,
+    Record,
+    ThreadKind,
+)
+from .units import CpuSet, format_cpuset, parse_cpuset
+
+STATE_URI = "urn:kvmsched:state/1"
+OWNER_URI = "urn:kvmsched:policy/1"
+# libvirt wants a prefix for the namespace of each element that it stores.
+STATE_PREFIX = "kvmsched"
+VERSION = 1
+
+# ---------------------------------------------------------------- to and from XML
+
+
+def encode(record: Record) -> str:
+    """The record as the XML element that virDomainSetMetadata takes."""
+    root = ET.Element("state", version=str(VERSION), host=record.host_uuid, domain=str(record.domain_id))
+    if record.memory is not None:
+        ET.SubElement(root, "memory", _numbers(record.memory, "original_kib", "previous_kib", "intended_kib", "when_s"))
+    if record.period is not None:
+        period = _numbers(record.period, "original_s", "previous_s", "intended_s", "when_s")
+        ET.SubElement(root, "stats_period", period)
+    for pin in record.pins:
+        masks = {name: format_cpuset(getattr(pin, name)) for name in ("original", "previous", "intended")}
+        ET.SubElement(root, "pin", {"thread": pin.thread, "id": str(pin.id), "when_s": str(pin.when_s), **masks})
+    return ET.tostring(root, encoding="unicode")
+
+
+def _numbers(part: object, *names: str) -> dict[str, str]:
+    return {name: str(getattr(part, name)) for name in names}
+
+
+def decode(element: ET.Element) -> Record:
+    """Read a record; ValueError in one line where it is of a newer version or damaged."""
+    version = element.get("version", "")
+    if version != str(VERSION):
+        raise ValueError(f"its record has version {version or 'unknown'}, this kvmsched reads version {VERSION}")
+    try:
+        memory = _part(element, "memory")
+        period = _part(element, "stats_period")
+        return Record(
+            host_uuid=element.attrib["host"],
+            domain_id=int(element.attrib["domain"]),
+            memory=None if memory is None else MemoryRecord(**{key: int(text) for key, text in memory.items()}),
+            period=None if period is None else PeriodRecord(**{key: int(text) for key, text in period.items()}),
+            pins=tuple(_decode_pin(child) for child in element if _local_name(child) == "pin"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its record is damaged ({error})") from None
+
+
+def _part(element: ET.Element, name: str) -> Optional[dict[str, str]]:
+    return next((dict(child.attrib) for child in element if _local_name(child) == name), None)
+
+
+def _local_name(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _decode_pin(element: ET.Element) -> PinRecord:
+    masks = {name: parse_cpuset(element.attrib[name]) for name in ("original", "previous", "intended")}
+    return PinRecord(
+        thread=_thread_kind(element.attrib["thread"]),
+        id=int(element.attrib["id"]),
+        when_s=int(element.attrib["when_s"]),
+        **masks,
+    )
+
+
+def _thread_kind(text: str) -> ThreadKind:
+    for kind in get_args(ThreadKind):
+        if text == kind:
+            known: ThreadKind = kind
+            return known
+    raise ValueError(f"thread {text!r}")
+
+
+# ---------------------------------------------------------------- how a record changes
+
+
+def intend(record: Optional[Record], domain: Domain, move: Move, host_uuid: str, now_s: int) -> Record:
+    """The record that must stand on *domain* before *move* is made."""
+    record = _ours(record, domain, host_uuid)
+    if isinstance(move, BalloonMove):
+        return replace(record, memory=_intend_memory(record.memory, move, now_s))
+    if isinstance(move, PeriodMove):
+        original_s = record.period.original_s if record.period else move.before_s
+        return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
+    return replace(record, pins=_with_pin(record.pins, _intend_pin(record, move, now_s)))
+
+
+def _ours(record: Optional[Record], domain: Domain, host_uuid: str) -> Record:
+    """A record that fits this host: pins recorded on another host mean nothing here (decision 13)."""
+    if record is None:
+        return Record(host_uuid=host_uuid, domain_id=domain.id)
+    pins = record.pins if record.host_uuid == host_uuid else ()
+    return replace(record, host_uuid=host_uuid, domain_id=domain.id, pins=pins)
+
+
+def _intend_memory(part: Optional[MemoryRecord], move: BalloonMove, now_s: int) -> MemoryRecord:
+    original_kib = part.original_kib if part else move.before_kib
+    return MemoryRecord(original_kib, move.before_kib, move.after_kib, now_s)
+
+
+def _intend_pin(record: Record, move: PinMove, now_s: int) -> PinRecord:
+    part = record.pin(move.thread, move.id)
+    original = part.original if part else move.before
+    return PinRecord(move.thread, move.id, original, move.before, move.after, now_s)
+
+
+def _with_pin(pins: tuple[PinRecord, ...], new: PinRecord) -> tuple[PinRecord, ...]:
+    others = [pin for pin in pins if (pin.thread, pin.id) != (new.thread, new.id)]
+    return tuple(sorted((*others, new), key=lambda pin: (pin.thread, pin.id)))
+
+
+def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uuid: str, now_s: int) -> Record:
+    """The record after a person's value became the new original; it marks the start of the grace period."""
+    record = _ours(record, domain, host_uuid)
+    if adoption.memory_kib is not None:
+        kib = adoption.memory_kib
+        record = replace(record, memory=MemoryRecord(kib, kib, kib, now_s))
+    for pin in adoption.pins:
+        record = replace(record, pins=_with_pin(record.pins, replace(pin, when_s=now_s)))
+    return record
+
+
+def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -> Optional[Record]:
+    """What is left of *record* when all that is back at its original is struck off; None: nothing.
+
+    *memory* and *pins* say which parts a release was about; the other one's part stays.
+    """
+    if memory:
+        record = replace(record, memory=_unrestored_memory(record, domain), period=_unrestored_period(record, domain))
+    if pins:
+        here = {("vcpu", vcpu.id): vcpu.pin for vcpu in domain.vcpus}
+        here.update({(thread.kind, thread.id): thread.pin for thread in domain.threads})
+        record = replace(record, pins=tuple(pin for pin in record.pins if _unrestored_pin(pin, here)))
+    return record if record.memory or record.period or record.pins else None
+
+
+def _unrestored_memory(record: Record, domain: Domain) -> Optional[MemoryRecord]:
+    part, balloon = record.memory, domain.balloon
+    if part is None or balloon is None:
+        return part
+    return None if abs(balloon.actual_kib - part.original_kib) <= BALLOON_TOLERANCE_KIB else part
+
+
+def _unrestored_period(record: Record, domain: Domain) -> Optional[PeriodRecord]:
+    part, balloon = record.period, domain.balloon
+    if part is None or balloon is None:
+        return part
+    return None if balloon.period_s == part.original_s else part
+
+
+def _unrestored_pin(pin: PinRecord, here: dict[tuple[str, int], CpuSet]) -> bool:
+    """Whether the thread still differs from its original; one that is gone (hot-unplugged) does not."""
+    current = here.get((pin.thread, pin.id))
+    return current is not None and current != pin.original

@@ -1,0 +1,603 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only room that knows libvirt: observe() a host, apply() changes to it, survive what hangs.
+
+libvirt bounds hardly any call: a QEMU that does not answer its monitor blocks a bulk statistics
+call for ever. So calls run in a daemon thread with a connection of its own; one that stalls is
+abandoned with its connection, and the pass goes on with the other domains on a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Generic, Iterable, Optional, Sequence, TypeVar
+from urllib.parse import urlsplit
+
+from . import baseline, libvirt_xml, procfs
+from .model import (
+    Balloon,
+    BalloonMove,
+    Domain,
+    Failure,
+    Host,
+    HostMemory,
+    Move,
+    Outcome,
+    PeriodMove,
+    PinMove,
+    Record,
+    Skip,
+    Snapshot,
+    Topology,
+    Vcpu,
+)
+from .units import CpuSet
+
+try:
+    import libvirt
+except ImportError:  # the faces say which package is missing
+    libvirt = None
+
+# One RPC for so many domains at once: enough to make round trips cheap, few enough to isolate a hung one.
+_CHUNK = 32
+# A healthy domain on a host at 99 % load answered within 62 ms; ten times that is no longer a matter of load.
+_STALL_S = 1.0
+_STALL_PER_DOMAIN_S = 0.1
+# A monitor command that is under way for so long is not just another client's poll.
+_OCCUPIED_MS = 1000
+
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """libvirt itself can't be reached or does not answer; the text is one line for people."""
+
+
+class Hung(Exception):
+    """A call did not return in its time and was abandoned."""
+
+
+# ---------------------------------------------------------------- calls that can be abandoned
+
+
+class _Job(Generic[T]):
+    def __init__(self, work: Callable[[Any], T]) -> None:
+        self.work = work
+        self.done = threading.Event()
+        self.result: Optional[T] = None
+        self.error: Optional[BaseException] = None
+
+    def run(self, connection: Any) -> None:
+        try:
+            self.result = self.work(connection)
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+
+
+class Line:
+    """A connection to libvirt whose calls can be abandoned; it opens itself again after one was."""
+
+    def __init__(self, uri: str, read_only: bool) -> None:
+        self._uri, self._read_only = uri, read_only
+        self._jobs: Optional[queue.SimpleQueue[Optional[_Job[Any]]]] = None
+
+    def run(self, work: Callable[[Any], T], timeout_s: float) -> T:
+        """Return work(connection); Hung if it takes longer, Unavailable if there is no connection."""
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(self._jobs,), daemon=True).start()
+        job = _Job(work)
+        self._jobs.put(job)
+        if not job.done.wait(timeout_s):
+            self.close()
+            raise Hung
+        if job.error is not None:
+            if isinstance(job.error, Unavailable):
+                self._jobs = None
+            raise job.error
+        return job.result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Let the connection go as soon as its last call returns, without waiting for that."""
+        if self._jobs is not None:
+            self._jobs.put(None)
+            self._jobs = None
+
+    def _serve(self, jobs: queue.SimpleQueue[Optional[_Job[Any]]]) -> None:
+        connection = None
+        while (job := jobs.get()) is not None:
+            if connection is None:
+                try:
+                    connection = _open(self._uri, self._read_only)
+                except Unavailable as error:
+                    job.error = error
+                    job.done.set()
+                    return
+            job.run(connection)
+        if connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+
+def _open(uri: str, read_only: bool) -> Any:
+    # Without a handler of its own, the binding prints every error to stderr.
+    libvirt.registerErrorHandler(lambda *_ignored: None, None)
+    try:
+        return libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise Unavailable(f"uri: libvirt at {uri} can't be reached: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# ---------------------------------------------------------------- what an error means
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """A fixed word and one line for what went wrong with one domain.
+
+    Code and error domain are looked at together: SYSTEM_ERROR is a dead daemon from the RPC layer and
+    a dead QEMU from the driver.
+    """
+    if isinstance(error, Hung):
+        return "hung", "it did not answer in time; what was asked may still happen"
+    if isinstance(error, _Restarted):
+        return "gone", "it was restarted or stopped meanwhile"
+    if not isinstance(error, libvirt.libvirtError):
+        return "error", _one_line(error)
+    code, text = error.get_error_code(), _one_line(error)
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return "gone", "it vanished meanwhile"
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return "busy", f"another job holds it: {text}"
+    if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED):
+        return "denied", f"libvirt refuses the change: {text}"
+    if code in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, _OPERATION_UNSUPPORTED):
+        return "unsupported", f"this libvirt can't do it: {text}"
+    if code == libvirt.VIR_ERR_OPERATION_INVALID and "balloon" not in text:
+        return "gone", f"it is not running any more: {text}"
+    return "error", text
+
+
+_OPERATION_UNSUPPORTED = 84  # VIR_ERR_OPERATION_UNSUPPORTED
+
+
+def _connection_lost(error: Exception) -> bool:
+    return isinstance(error, libvirt.libvirtError) and error.get_error_domain() == libvirt.VIR_FROM_RPC
+
+
+class _Restarted(Exception):
+    """The domain that runs under this UUID is not the one that was observed."""
+
+
+# ---------------------------------------------------------------- observe
+
+
+@dataclass(frozen=True)
+class _Inventory:
+    online: CpuSet
+    topology: Topology
+    host_uuid: str
+    driver: str
+    handles: tuple[Any, ...]
+    states: dict[str, str]
+
+
+@dataclass
+class _Patience:
+    """How long calls that hang may still hold up this pass."""
+
+    left_s: float
+
+    def for_call(self, wanted_s: float) -> float:
+        return max(0.05, min(wanted_s, self.left_s))
+
+
+@dataclass
+class _Seen:
+    """What one observation gathers, domain by domain."""
+
+    domains: dict[str, Domain] = field(default_factory=dict)
+    skips: list[Skip] = field(default_factory=list)
+
+    def lose(self, handle: Any, error: Exception) -> None:
+        code, reason = explain(error)
+        self.domains.pop(handle.UUIDString(), None)
+        self.skips.append(Skip(handle.name(), handle.UUIDString(), code, reason))
+
+
+class Hypervisor:
+    """One host's libvirt at *uri*. *deadline_s* is the time that whatever hangs may cost a pass in all."""
+
+    def __init__(self, uri: str, read_only: bool, deadline_s: float) -> None:
+        self.uri, self.read_only, self.deadline_s = uri, read_only, deadline_s
+        parts = urlsplit(uri)
+        # Whether this process sees the same kernel as that libvirt: /proc and /sys are then the better sources.
+        self.local = not parts.netloc and "+" not in parts.scheme and parts.scheme != "test"
+        self.session = parts.path == "/session"
+        self._line = Line(uri, read_only)
+        self._patience = _Patience(deadline_s)
+
+    def close(self) -> None:
+        self._line.close()
+
+    def observe(self, full: bool = True) -> Snapshot:
+        """Read the host. Not *full*: only what counts up (loads, statistics), for the first of two samples."""
+        self._patience = _Patience(self.deadline_s)
+        inventory = self._ask(_inventory(self.local))
+        seen = _Seen()
+        if full:
+            self._each(inventory.handles, lambda handles: self._describe(handles, inventory), seen)
+        else:
+            for handle in inventory.handles:
+                seen.domains[handle.UUIDString()] = _bare(handle, inventory)
+        answering = [h for h in inventory.handles if (d := seen.domains.get(h.UUIDString())) and not _silent(d)]
+        began_s = time.monotonic()
+        self._each(answering, lambda handles: _statistics(handles, inventory, seen.domains), seen)
+        stamp_s = (began_s + time.monotonic()) / 2
+        host = self._host(inventory)
+        domains = tuple(sorted(seen.domains.values(), key=lambda domain: domain.uuid))
+        return Snapshot(stamp_s, time.time(), host, domains, tuple(seen.skips))
+
+    def _ask(self, work: Callable[[Any], T]) -> T:
+        """Run what concerns libvirt as a whole: without an answer there is nothing to go on with."""
+        try:
+            return self._line.run(work, self.deadline_s)
+        except Hung:
+            text = f"uri: libvirt at {self.uri} did not answer within {self.deadline_s:g} s (deadline)"
+            raise Unavailable(text) from None
+        except libvirt.libvirtError as error:
+            raise Unavailable(f"uri: libvirt at {self.uri}: {_one_line(error)}") from None
+
+    def _each(
+        self, handles: Sequence[Any], work: Callable[[Sequence[Any]], Callable[[Any], dict[str, Domain]]], seen: _Seen
+    ) -> None:
+        """Run *work* over all domains, many in one go; where that stalls or fails, over each alone."""
+        for first in range(0, len(handles), _CHUNK):
+            chunk = handles[first : first + _CHUNK]
+            try:
+                seen.domains.update(self._bounded(work(chunk), len(chunk)))
+            except (Hung, libvirt.libvirtError) as error:
+                if _connection_lost(error):
+                    raise Unavailable(f"uri: libvirt at {self.uri} went away: {_one_line(error)}") from None
+                for handle in chunk:
+                    try:
+                        seen.domains.update(self._bounded(work([handle]), 1))
+                    except (Hung, libvirt.libvirtError) as alone:
+                        seen.lose(handle, alone)
+
+    def _bounded(self, work: Callable[[Any], T], domains: int) -> T:
+        began_s = time.monotonic()
+        try:
+            return self._line.run(work, self._patience.for_call(_STALL_S + domains * _STALL_PER_DOMAIN_S))
+        except Hung:
+            self._patience.left_s -= time.monotonic() - began_s
+            raise
+
+    def _describe(self, handles: Sequence[Any], inventory: _Inventory) -> Callable[[Any], dict[str, Domain]]:
+        def work(connection: Any) -> dict[str, Domain]:
+            described = {}
+            for handle in handles:
+                described[handle.UUIDString()] = self._domain(_here(connection, handle), inventory)
+            return described
+
+        return work
+
+    def _domain(self, handle: Any, inventory: _Inventory) -> Domain:
+        """Everything about one domain but its statistics; none of these calls asks QEMU."""
+        live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
+        persistent = bool(handle.isPersistent())
+        inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
+        process = procfs.qemu_process(handle.name(), self.session) if self.local else None
+        pins = live.pins
+        if live.placement_auto:
+            # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
+            pins = {**_reported_pins(handle), **pins}
+        numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
+        cgroup_cpus = process.cpus if process else None
+        default = live.cpuset or inventory.online
+        return replace(
+            _bare(handle, inventory),
+            persistent=persistent,
+            started_s=process.started_s if process else None,
+            busy=_busy(handle, process),
+            cpuset=live.cpuset,
+            numa_pcpus=numa,
+            cgroup_pcpus=cgroup_cpus,
+            vcpus=_vcpus(handle, live, libvirt_xml.parse_definition_pins(inactive), pins, default),
+            threads=live.threads,
+            balloon=Balloon(
+                actual_kib=live.maximum_kib,
+                maximum_kib=live.maximum_kib,
+                device=live.balloon_device,
+                period_s=live.period_s,
+                autodeflate=live.autodeflate,
+                inhibitors=live.inhibitors,
+                limit_kib=min(
+                    (x for x in (live.hard_limit_kib, process.memory_max_kib if process else None) if x is not None),
+                    default=None,
+                ),
+                cells=live.nodeset if live.memory_strict else None,
+            ),
+            owner=live.owner,
+            record=live.record,
+            record_error=live.record_error or _copied_record(live.record, inactive),
+        )
+
+    def _host(self, inventory: _Inventory) -> Host:
+        busy_ns = procfs.busy_ns() if self.local else {}
+        memory = procfs.memory() if self.local else self._ask(_host_memory)
+        name = socket.gethostname() if self.local else urlsplit(self.uri).hostname or inventory.driver.lower()
+        topology = inventory.topology
+        if self.local and any(cell.memory_kib for cell in topology.cells):
+            free = self._ask(_cells_free_kib(max(cell.id for cell in topology.cells)))
+            topology = replace(topology, cells=tuple(replace(c, free_kib=free.get(c.id)) for c in topology.cells))
+        return Host(inventory.host_uuid, name, self.uri, inventory.driver, topology, busy_ns, memory)
+
+    # ------------------------------------------------------------ apply
+
+    def apply(self, changes: Iterable[Change]) -> Outcome:
+        """Make *changes*, one domain after the other: first its record, then its moves.
+
+        A domain whose record can't be written is not changed. What fails is a Failure of that domain alone.
+        """
+        self._patience = _Patience(self.deadline_s)
+        moves: list[Move] = []
+        failures: list[Failure] = []
+        for change in changes:
+            done: list[Move] = []
+            try:
+                self._bounded(_write(change, done), 1 + len(change.moves))
+            except (Hung, _Restarted, Unavailable, libvirt.libvirtError) as error:
+                code, reason = explain(error)
+                failures.append(Failure(change.domain.name, change.domain.uuid, code, reason))
+            moves += done
+        return Outcome(tuple(moves), tuple(failures))
+
+
+def _inventory(local: bool) -> Callable[[Any], _Inventory]:
+    def work(connection: Any) -> _Inventory:
+        _, cpus, _ = connection.getCPUMap()
+        online = frozenset(cpu for cpu, is_online in enumerate(cpus) if is_online)
+        isolated = procfs.isolated() if local else frozenset()
+        capabilities = libvirt_xml.parse_capabilities(connection.getCapabilities(), online, isolated)
+        records = connection.getAllDomainStats(
+            libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        )
+        states = {
+            handle.UUIDString(): _STATES.get(record.get("state.state", 0), "unknown") for handle, record in records
+        }
+        handles = tuple(handle for handle, _record in records)
+        return _Inventory(online, capabilities.topology, capabilities.host_uuid, connection.getType(), handles, states)
+
+    return work
+
+
+# virDomainState
+_STATES = {1: "running", 2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed", 7: "suspended"}
+
+
+def _here(connection: Any, handle: Any) -> Any:
+    """The same domain on *connection*, which may be a later one than that which listed it."""
+    return handle if handle.connect() is connection else connection.lookupByUUID(handle.UUID())
+
+
+def _bare(handle: Any, inventory: _Inventory) -> Domain:
+    uuid = handle.UUIDString()
+    return Domain(uuid=uuid, name=handle.name(), id=handle.ID(), state=inventory.states.get(uuid, "unknown"))
+
+
+def _silent(domain: Domain) -> bool:
+    return domain.busy is not None and domain.busy.startswith(_NO_ANSWER)
+
+
+_NO_ANSWER = "QEMU does not answer"
+
+
+def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
+    """Why a change of this domain would have to wait, asked in ways that never wait themselves."""
+    if process is not None and process.stopped:
+        return f"{_NO_ANSWER}: its process {process.pid} is stopped (SIGSTOP?)"
+    try:
+        state, _details, ms = handle.controlInfo()
+        if state != libvirt.VIR_DOMAIN_CONTROL_OK and ms >= _OCCUPIED_MS:
+            return f"{_NO_ANSWER}: a command to it is under way for {ms / 1000:.0f} s"
+        if handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+            return "a job is under way (migration, backup, dump...)"
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+    return None
+
+
+def _copied_record(live: Optional[Record], inactive: str) -> Optional[str]:
+    """A record in the persistent definition is a copy of somebody's: ours are only ever on the running domain."""
+    if live is None and libvirt_xml.record_in(inactive):
+        return "its persistent definition carries a record of another domain: a copy, ignored"
+    return None
+
+
+def _vcpus(
+    handle: Any,
+    live: libvirt_xml.DomainDefinition,
+    definition: dict[int, CpuSet],
+    pins: dict[int, CpuSet],
+    default: CpuSet,
+) -> tuple[Vcpu, ...]:
+    """The online vCPUs. Their ids may have gaps: rows carry the true id, positions don't."""
+    infos, maps = handle.vcpus()
+    return tuple(
+        Vcpu(
+            id=info[0],
+            pin=pins.get(info[0], default),
+            affinity=frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed),
+            definition=definition.get(info[0]),
+            scheduler=live.schedulers.get(info[0]),
+        )
+        for info, cpu_map in zip(infos, maps)
+    )
+
+
+def _reported_pins(handle: Any) -> dict[int, CpuSet]:
+    rows = handle.vcpuPinInfo(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    return {number: frozenset(cpu for cpu, allowed in enumerate(row) if allowed) for number, row in enumerate(rows)}
+
+
+def _statistics(
+    handles: Sequence[Any], inventory: _Inventory, known: dict[str, Domain]
+) -> Callable[[Any], dict[str, Domain]]:
+    def work(connection: Any) -> dict[str, Domain]:
+        if inventory.driver != "QEMU":
+            return {h.UUIDString(): _with_test_statistics(h, known[h.UUIDString()]) for h in handles}
+        here = [_here(connection, handle) for handle in handles]
+        groups = libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
+        records = connection.domainListGetStats(here, groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+        return {h.UUIDString(): _with_statistics(known[h.UUIDString()], record) for h, record in records}
+
+    return work
+
+
+def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
+    """*domain* with the counters of one bulk record; what the record lacks stays unknown."""
+    counters = {}
+    for key, value in record.items():
+        # Ids may be sparse and have any number of digits; only online vCPUs have a time.
+        if key.startswith("vcpu.") and key.endswith(".time") and key.count(".") == 2:
+            number = int(key.split(".")[1])
+            counters[number] = (value, record.get(f"vcpu.{number}.delay"))
+    vcpus = {vcpu.id: vcpu for vcpu in domain.vcpus} or {n: Vcpu(n, frozenset()) for n in counters}
+    timed = tuple(
+        replace(vcpu, time_ns=counters[n][0], delay_ns=counters[n][1]) if n in counters else vcpu
+        for n, vcpu in sorted(vcpus.items())
+    )
+    if "balloon.maximum" not in record:
+        return replace(domain, vcpus=timed)
+    balloon = domain.balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"])
+    return replace(
+        domain,
+        vcpus=timed,
+        balloon=replace(
+            balloon,
+            actual_kib=record.get("balloon.current", record["balloon.maximum"]),
+            maximum_kib=record["balloon.maximum"],
+            unused_kib=record.get("balloon.unused"),
+            usable_kib=record.get("balloon.usable"),
+            disk_caches_kib=record.get("balloon.disk_caches"),
+            swap_in_kib=record.get("balloon.swap_in"),
+            swap_out_kib=record.get("balloon.swap_out"),
+            major_faults=record.get("balloon.major_fault"),
+            rss_kib=record.get("balloon.rss"),
+            last_update_s=record.get("balloon.last-update", 0),
+        ),
+    )
+
+
+def _with_test_statistics(handle: Any, domain: Domain) -> Domain:
+    """The same from libvirt's test driver, which has no bulk statistics; its figures are constants."""
+    stats = handle.memoryStats()
+    record = {f"balloon.{key}": value for key, value in stats.items()}
+    record["balloon.current"], record["balloon.maximum"] = handle.info()[2], handle.info()[1]
+    record["balloon.last-update"] = stats.get("last_update", 0)
+    record.update({f"vcpu.{info[0]}.time": info[2] for info in handle.vcpus()[0]})
+    return _with_statistics(domain, record)
+
+
+def _host_memory(connection: Any) -> Optional[HostMemory]:
+    """Host memory as libvirt tells it, which knows no MemAvailable: free, buffers and page cache together."""
+    try:
+        stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
+    except libvirt.libvirtError:
+        return HostMemory(connection.getInfo()[1] * 1024, connection.getFreeMemory() // 1024)
+    available_kib = stats["free"] + stats.get("buffers", 0) + stats.get("cached", 0)
+    return HostMemory(stats["total"], available_kib)
+
+
+def _cells_free_kib(last: int) -> Callable[[Any], dict[int, int]]:
+    def work(connection: Any) -> dict[int, int]:
+        try:
+            return {cell: free // 1024 for cell, free in enumerate(connection.getCellsFreeMemory(0, last + 1))}
+        except libvirt.libvirtError:
+            return {}
+
+    return work
+
+
+# ---------------------------------------------------------------- apply
+
+
+@dataclass(frozen=True)
+class Change:
+    """One domain's part of a plan; *record* is what must stand on it before (None: no record shall be left)."""
+
+    domain: Domain
+    record: Optional[Record]
+    moves: tuple[Move, ...] = ()
+
+
+def _handle(connection: Any, uuid: str, run_id: int) -> Any:
+    """The domain on this connection; only the run that was observed, for live state died with any other."""
+    handle = connection.lookupByUUIDString(uuid)
+    if handle.ID() != run_id:
+        raise _Restarted
+    return handle
+
+
+def _write(change: Change, done: list[Move]) -> Callable[[Any], None]:
+    def work(connection: Any) -> None:
+        handle = _handle(connection, change.domain.uuid, change.domain.id)
+        if change.record != change.domain.record:
+            text = None if change.record is None else baseline.encode(change.record)
+            handle.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                text,
+                baseline.STATE_PREFIX if text else None,
+                baseline.STATE_URI,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+        for move in change.moves:
+            _make(handle, move)
+            done.append(move)
+
+    return work
+
+
+def _make(handle: Any, move: Move) -> None:
+    """One live change. These calls mean "live only" on both the QEMU and the test driver, unlike flags of 0."""
+    if isinstance(move, BalloonMove):
+        handle.setMemory(move.after_kib)
+    elif isinstance(move, PeriodMove):
+        handle.setMemoryStatsPeriod(move.after_s, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    else:
+        _make_pin(handle, move)
+
+
+def _make_pin(handle: Any, move: PinMove) -> None:
+    cpu_map = tuple(cpu in move.after for cpu in range(max(move.after) + 1))
+    if move.thread == "vcpu":
+        handle.pinVcpu(move.id, cpu_map)
+    elif move.thread == "emulator":
+        handle.pinEmulator(cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    else:
+        handle.pinIOThread(move.id, cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def acting_refusal(uri: str) -> Optional[str]:
+    """Why no change may be made through *uri*, or None: lock, /proc and host memory are truths of this host alone."""
+    parts = urlsplit(uri)
+    if parts.scheme == "test":
+        return None
+    if uri in ("qemu:///system", "qemu:///session"):
+        return None
+    return (
+        f"uri: got {uri}, allowed: qemu:///system or qemu:///session of the host itself;"
+        " other URIs work for kvm_sched_info and in check mode only"
+    )

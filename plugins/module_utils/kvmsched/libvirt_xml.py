@@ -1,0 +1,252 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What libvirt's XML says: a host's topology, and what a domain's definition allows and forbids. Pure."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Iterable, Optional
+
+from .baseline import OWNER_URI, STATE_URI, decode
+from .model import Cell, Owner, Pcpu, Record, Thread, Topology
+from .units import CpuSet, parse_cpuset
+
+# ---------------------------------------------------------------- the host's capabilities
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The parts of virConnectGetCapabilities that scheduling needs; its pCPUs may be offline."""
+
+    host_uuid: str
+    topology: Topology
+
+
+def parse_capabilities(text: str, online: CpuSet, isolated: CpuSet) -> Capabilities:
+    """Read a host's capabilities; pCPUs that are *online* but not listed get a place of their own."""
+    root = ET.fromstring(text)
+    cells = []
+    places: dict[int, Pcpu] = {}
+    llc = _last_level_caches(root)
+    for element in root.findall("host/topology/cells/cell"):
+        cell_id = int(element.get("id", "0"))
+        members = [_pcpu(cpu, cell_id, llc) for cpu in element.findall("cpus/cpu")]
+        places.update({pcpu.id: pcpu for pcpu in members if pcpu.id in online})
+        cells.append(_cell(element, cell_id, frozenset(pcpu.id for pcpu in members) & online))
+    for cpu in sorted(online - set(places)):
+        places[cpu] = Pcpu(cpu, core=cpu, siblings=frozenset({cpu}), llc=online)
+    pcpus = tuple(_within(places[cpu], online) for cpu in sorted(places))
+    return Capabilities(root.findtext("host/uuid", ""), Topology(pcpus, tuple(cells), isolated & online))
+
+
+def _last_level_caches(root: ET.Element) -> dict[int, CpuSet]:
+    """pCPU id -> the pCPUs that share its cache of the highest level listed."""
+    banks = root.findall("host/cache/bank")
+    top = max((int(bank.get("level", "0")) for bank in banks), default=0)
+    shared: dict[int, CpuSet] = {}
+    for bank in banks:
+        if int(bank.get("level", "0")) == top and bank.get("cpus"):
+            cpus = parse_cpuset(bank.get("cpus", ""))
+            shared.update(dict.fromkeys(cpus, cpus))
+    return shared
+
+
+def _pcpu(cpu: ET.Element, cell_id: int, llc: dict[int, CpuSet]) -> Pcpu:
+    """An offline pCPU has an id and nothing else."""
+    number = int(cpu.get("id", "0"))
+    return Pcpu(
+        number,
+        cell=cell_id,
+        socket=int(cpu.get("socket_id", "0")),
+        die=int(cpu.get("die_id", "0")),
+        core=int(cpu.get("core_id", str(number))),
+        siblings=_cpus(cpu.get("siblings")) or frozenset({number}),
+        llc=llc.get(number, frozenset()),
+    )
+
+
+def _within(pcpu: Pcpu, online: CpuSet) -> Pcpu:
+    return Pcpu(
+        pcpu.id, pcpu.cell, pcpu.socket, pcpu.die, pcpu.core, pcpu.siblings & online, (pcpu.llc & online) or online
+    )
+
+
+def _cell(element: ET.Element, cell_id: int, pcpus: CpuSet) -> Cell:
+    memory = element.findtext("memory")
+    siblings = element.findall("distances/sibling")
+    distances = {int(s.get("id", "0")): int(s.get("value", "0")) for s in siblings}
+    return Cell(cell_id, pcpus, int(memory) if memory else None, None, distances)
+
+
+# ---------------------------------------------------------------- a domain
+
+
+@dataclass(frozen=True)
+class DomainDefinition:
+    """What a domain's live XML says; see model.Domain and model.Balloon for the meaning of the fields."""
+
+    cpuset: Optional[CpuSet]
+    placement_auto: bool
+    nodeset: Optional[CpuSet]
+    memory_strict: bool
+    pins: dict[int, CpuSet]
+    threads: tuple[Thread, ...]
+    schedulers: dict[int, str]
+    maximum_kib: int
+    balloon_device: bool
+    autodeflate: bool
+    period_s: int
+    hard_limit_kib: Optional[int]
+    inhibitors: tuple[str, ...]
+    owner: Owner
+    record: Optional[Record]
+    record_error: Optional[str]
+
+
+def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
+    """Read a domain's live XML; *online* is where a thread may run that nothing confines."""
+    root = ET.fromstring(text)
+    vcpu = root.find("vcpu")
+    cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
+    memory = root.find("numatune/memory")
+    balloon = root.find("devices/memballoon")
+    stats = None if balloon is None else balloon.find("stats")
+    owner, record, error = _metadata(root)
+    return DomainDefinition(
+        cpuset=cpuset,
+        placement_auto=vcpu is not None and vcpu.get("placement") == "auto",
+        nodeset=_cpus(None if memory is None else memory.get("nodeset")),
+        memory_strict=memory is not None and memory.get("mode", "strict") in ("strict", "restrictive"),
+        pins=parse_pins(root),
+        threads=_threads(root, cpuset or online),
+        schedulers=_schedulers(root),
+        maximum_kib=_kib(root.find("memory")) or 0,
+        balloon_device=balloon is not None and balloon.get("model") != "none",
+        autodeflate=balloon is not None and balloon.get("autodeflate") == "on",
+        period_s=0 if stats is None else int(stats.get("period", "0")),
+        hard_limit_kib=_hard_limit(root),
+        inhibitors=_inhibitors(root),
+        owner=owner,
+        record=record,
+        record_error=error,
+    )
+
+
+def parse_definition_pins(text: str) -> dict[int, CpuSet]:
+    """vCPU id -> ``<vcpupin>`` of a persistent definition."""
+    return parse_pins(ET.fromstring(text))
+
+
+def parse_pins(root: ET.Element) -> dict[int, CpuSet]:
+    """vCPU id -> its ``<vcpupin>``; a vCPU without one is not in it."""
+    pins = root.findall("cputune/vcpupin")
+    return {int(pin.get("vcpu", "0")): cpus for pin in pins if (cpus := _cpus(pin.get("cpuset")))}
+
+
+def _threads(root: ET.Element, default: CpuSet) -> tuple[Thread, ...]:
+    emulator = root.find("cputune/emulatorpin")
+    threads = [Thread("emulator", 0, _cpus(None if emulator is None else emulator.get("cpuset")) or default)]
+    pins = {int(pin.get("iothread", "0")): pin.get("cpuset") for pin in root.findall("cputune/iothreadpin")}
+    listed = [int(thread.get("id", "0")) for thread in root.findall("iothreadids/iothread")]
+    for number in listed or range(1, int(root.findtext("iothreads", "0")) + 1):
+        threads.append(Thread("iothread", number, _cpus(pins.get(number)) or default))
+    return tuple(threads)
+
+
+def _schedulers(root: ET.Element) -> dict[int, str]:
+    """vCPU id -> its real-time class (fifo, rr) by ``<vcpusched>``."""
+    schedulers: dict[int, str] = {}
+    for element in root.findall("cputune/vcpusched"):
+        if element.get("scheduler") in ("fifo", "rr"):
+            schedulers.update(dict.fromkeys(_cpus(element.get("vcpus")) or (), element.get("scheduler", "")))
+    return schedulers
+
+
+def _hard_limit(root: ET.Element) -> Optional[int]:
+    """``<memtune><hard_limit>``; libvirt's "unlimited" (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED) is no limit."""
+    limit_kib = _kib(root.find("memtune/hard_limit"))
+    return limit_kib if limit_kib is not None and limit_kib < 9007199254740991 else None
+
+
+def _inhibitors(root: ET.Element) -> tuple[str, ...]:
+    """What makes the host keep the pages that a balloon gives back (QEMU's virtio_balloon_inhibited, and libvirt's)."""
+    found = []
+    if any(device.get("type") in ("pci", "mdev") for device in root.findall("devices/hostdev")):
+        found.append("hostdev (VFIO)")
+    found += [f"interface type {kind}" for kind in ("hostdev", "vdpa") if _has_interface(root, kind)]
+    backing = root.find("memoryBacking")
+    found += [name for name in ("hugepages", "locked") if backing is not None and backing.find(name) is not None]
+    if root.find("launchSecurity") is not None:
+        found.append("launchSecurity")
+    return tuple(found)
+
+
+def _has_interface(root: ET.Element, kind: str) -> bool:
+    return any(interface.get("type") == kind for interface in root.findall("devices/interface"))
+
+
+def _metadata(root: ET.Element) -> tuple[Owner, Optional[Record], Optional[str]]:
+    """The owner's settings and our record, or why that record can't be read."""
+    owner, record, error = Owner(), None, None
+    for element in root.findall("metadata/*"):
+        uri = element.tag.rpartition("}")[0].lstrip("{")
+        if uri == OWNER_URI:
+            owner = _owner(element)
+        elif uri == STATE_URI:
+            try:
+                record = decode(element)
+            except ValueError as problem:
+                error = str(problem)
+        elif uri.startswith(STATE_URI.rpartition("/")[0] + "/"):
+            error = f"its record is of a newer kvmsched ({uri})"
+    return owner, record, error
+
+
+def _owner(element: ET.Element) -> Owner:
+    children = [child.tag.rpartition("}")[2] for child in element]
+    error = f"got element <{children[0]}>, allowed: attributes only" if children else None
+    return Owner(dict(element.attrib), error)
+
+
+def record_in(text: str) -> bool:
+    """Whether the inactive XML *text* carries a record: it is a copy, for ours is never written there."""
+    return any(element.tag.startswith(f"{{{STATE_URI}}}") for element in ET.fromstring(text).findall("metadata/*"))
+
+
+# ---------------------------------------------------------------- text forms
+
+# libvirt's units (virScaleInteger); the default of memory elements is KiB.
+_BYTES_PER_UNIT = {
+    "b": 1,
+    "bytes": 1,
+    "KB": 10**3,
+    "k": 2**10,
+    "KiB": 2**10,
+    "MB": 10**6,
+    "M": 2**20,
+    "MiB": 2**20,
+    "GB": 10**9,
+    "G": 2**30,
+    "GiB": 2**30,
+    "TB": 10**12,
+    "T": 2**40,
+    "TiB": 2**40,
+}
+
+
+def _kib(element: Optional[ET.Element]) -> Optional[int]:
+    if element is None or not element.text:
+        return None
+    return int(element.text) * _BYTES_PER_UNIT.get(element.get("unit", "KiB"), 1024) // 1024
+
+
+def _cpus(text: Optional[str]) -> Optional[CpuSet]:
+    return parse_cpuset(text) if text else None
+
+
+def cells_pcpus(nodeset: Iterable[int], topology: Topology) -> CpuSet:
+    """The pCPUs of the NUMA cells in *nodeset*."""
+    wanted = set(nodeset)
+    return frozenset().union(*(cell.pcpus for cell in topology.cells if cell.id in wanted))

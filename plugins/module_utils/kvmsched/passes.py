@@ -1,0 +1,338 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One pass over a host: observe -> decide -> apply. Modules, daemon and command line all run these."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import Callable, Iterable, Iterator, Optional, Sequence
+
+from . import baseline, lock
+from .config import MemoryPolicy, VcpuPolicy
+from .hypervisor import Change, Hypervisor, Unavailable, acting_refusal
+from .model import (
+    BALLOON_TOLERANCE_KIB,
+    Adoption,
+    BalloonMove,
+    Domain,
+    Failure,
+    MemoryPlan,
+    Move,
+    Outcome,
+    PeriodMove,
+    Plan,
+    Record,
+    Skip,
+    Snapshot,
+)
+from .policy import memory, vcpu
+
+# The statistics of a domain that reports less often than this can't be sampled twice within one pass.
+_LONGEST_TICK_S = 10
+# Guests answer a little after their period is over, and last_update counts whole seconds.
+_TICK_SLACK_S = 0.7
+_POLL_S = 0.5
+
+
+class PassError(Exception):
+    """A pass that failed as a whole (decision 9); the text is one line for people."""
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a pass is carried out. ``check``: nothing is written, and the connection is read-only."""
+
+    uri: str = "qemu:///system"
+    check: bool = False
+    deadline_s: float = 10.0
+    lock_timeout_s: float = 10.0
+    holder: str = "kvmsched"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a pass planned and what came of it.
+
+    ``timings_s`` is seconds by phase, waiting for samples included in observe; ``failed`` is why the
+    pass as a whole failed (decision 9), though single moves may have been made.
+    """
+
+    snapshot: Snapshot
+    plan: Plan
+    outcome: Outcome
+    timings_s: dict[str, float]
+    not_restored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    failed: Optional[str] = None
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """All skips: of what could not be observed, and of what the policy left alone."""
+        return (*self.snapshot.skips, *self.plan.skips)
+
+
+# ---------------------------------------------------------------- the passes
+
+
+def run_memory(
+    how: Conduct,
+    policy: MemoryPolicy,
+    release: bool = False,
+    history: Optional[memory.MemoryHistory] = None,
+) -> Result:
+    """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
+    with _session(how) as (host, watch):
+        samples = _sample_memory(host)
+        watch.lap("observe")
+        judge = memory.release if release else memory.decide
+        plan, _history = judge(samples, policy, history)
+        watch.lap("decide")
+        if how.check:
+            return _result(how, samples[-1], plan, _Work(host, samples[-1]), watch)
+        work = _Work(host, samples[-1])
+        work.adopt(plan.adoptions)
+        _move_memory(work, plan, policy, release)
+        if release:
+            _strike_restored(work, policy.selection.matches, memory=True, pins=False)
+        watch.lap("apply")
+        return _result(how, samples[-1], plan, work, watch)
+
+
+def run_vcpu(
+    how: Conduct,
+    policy: VcpuPolicy,
+    release: bool = False,
+    history: Optional[vcpu.VcpuHistory] = None,
+) -> Result:
+    """Balance (or *release*) the pins of one host's vCPUs, once, by their load over the interval. Raises PassError."""
+    with _session(how) as (host, watch):
+        samples = [host.observe()] if release else _sample_load(host, policy.interval_s)
+        watch.lap("observe")
+        judge = vcpu.release if release else vcpu.decide
+        plan, _history = judge(samples, policy, history)
+        watch.lap("decide")
+        work = _Work(host, samples[-1])
+        if not how.check:
+            work.adopt(plan.adoptions)
+            work.make(plan.moves)
+            if release:
+                _strike_restored(work, policy.selection.matches, memory=False, pins=True)
+            watch.lap("apply")
+        return _result(how, samples[-1], plan, work, watch)
+
+
+def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
+    """Two snapshots *interval_s* apart over a read-only connection, and the seconds by phase. Raises PassError."""
+    with _session(replace(how, check=True)) as (host, watch):
+        samples = _sample_load(host, interval_s)
+        watch.lap("observe")
+        return samples, watch.laps_s
+
+
+# ---------------------------------------------------------------- observe
+
+
+def _sample_load(host: Hypervisor, interval_s: float) -> list[Snapshot]:
+    first = host.observe(full=False)
+    time.sleep(interval_s)
+    return [first, host.observe()]
+
+
+def _sample_memory(host: Hypervisor) -> list[Snapshot]:
+    """Two samples with a tick of every domain's statistics between them, and no balloon moving if that can be had."""
+    first = host.observe()
+    end_s = time.monotonic() + 2 * _LONGEST_TICK_S
+    while True:
+        time.sleep(_until_tick_s(first))
+        last = host.observe()
+        if time.monotonic() >= end_s or not _unripe(first, last):
+            return [first, last]
+        if _ticked(first, last):
+            first = last
+
+
+def _ticking(snapshot: Snapshot) -> list[Domain]:
+    """The domains whose driver answers, often enough to wait for it."""
+    return [
+        domain
+        for domain in snapshot.domains
+        if domain.state == "running"
+        and domain.balloon is not None
+        and 0 < domain.balloon.period_s <= _LONGEST_TICK_S
+        and snapshot.wall_s - domain.balloon.last_update_s <= 2 * domain.balloon.period_s + 2
+    ]
+
+
+def _until_tick_s(snapshot: Snapshot) -> float:
+    ticks = [d.balloon.last_update_s + d.balloon.period_s for d in _ticking(snapshot) if d.balloon]
+    return max(max(ticks, default=0) + _TICK_SLACK_S - time.time(), _POLL_S)
+
+
+def _unripe(first: Snapshot, last: Snapshot) -> bool:
+    return any(not _same_balloon(first, domain) for domain in _ticking(last)) or not _ticked(first, last)
+
+
+def _ticked(first: Snapshot, last: Snapshot) -> bool:
+    before = {d.uuid: d.balloon.last_update_s for d in first.domains if d.balloon}
+    return all(d.balloon.last_update_s > before.get(d.uuid, 0) for d in _ticking(last) if d.balloon)
+
+
+def _same_balloon(first: Snapshot, domain: Domain) -> bool:
+    before = first.domain(domain.uuid)
+    if before is None or before.balloon is None or domain.balloon is None:
+        return True
+    return abs(before.balloon.actual_kib - domain.balloon.actual_kib) <= BALLOON_TOLERANCE_KIB
+
+
+# ---------------------------------------------------------------- apply
+
+
+class _Work:
+    """Carries moves out, each after its record; a domain that failed once gets no further change in this pass."""
+
+    def __init__(self, host: Hypervisor, planned: Snapshot) -> None:
+        self.host, self.planned = host, planned
+        self.moves: list[Move] = []
+        self.failures: list[Failure] = []
+        self.not_restored: list[str] = []
+        self._domains = {domain.uuid: domain for domain in planned.domains}
+
+    def make(self, moves: Iterable[Move]) -> list[Move]:
+        """Make *moves*; return those that were made."""
+        by_domain: dict[str, list[Move]] = {}
+        for move in moves:
+            by_domain.setdefault(move.uuid, []).append(move)
+        return self.write(
+            Change(d, self._intended(d, by_domain[u]), tuple(by_domain[u])) for u, d in self._open(by_domain)
+        )
+
+    def adopt(self, adoptions: Iterable[Adoption]) -> None:
+        by_uuid = {adoption.uuid: adoption for adoption in adoptions}
+        host_uuid, now_s = self.planned.host.uuid, int(time.time())
+        self.write(Change(d, baseline.adopt(d.record, d, by_uuid[u], host_uuid, now_s)) for u, d in self._open(by_uuid))
+
+    def write(self, changes: Iterable[Change]) -> list[Move]:
+        pending = list(changes)
+        outcome = self.host.apply(pending)
+        self.moves += outcome.moves
+        self.failures += outcome.failures
+        failed = {failure.uuid for failure in outcome.failures}
+        for change in pending:
+            uuid = change.domain.uuid
+            if uuid in failed:
+                del self._domains[uuid]
+            else:
+                self._domains[uuid] = replace(change.domain, record=change.record)
+        return list(outcome.moves)
+
+    def record(self, uuid: str) -> Optional[Record]:
+        domain = self._domains.get(uuid)
+        return domain.record if domain else None
+
+    def _open(self, uuids: Iterable[str]) -> list[tuple[str, Domain]]:
+        return [(uuid, self._domains[uuid]) for uuid in uuids if uuid in self._domains]
+
+    def _intended(self, domain: Domain, moves: Sequence[Move]) -> Optional[Record]:
+        record = domain.record
+        for move in moves:
+            record = baseline.intend(record, domain, move, self.planned.host.uuid, int(time.time()))
+        return record
+
+
+def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, arrival_timeout_s: float, release: bool) -> None:
+    """Take, see it arrive, then give what is proven to be there; statistics periods first, or last in a release."""
+    balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
+    periods = [move for move in plan.moves if isinstance(move, PeriodMove)]
+    if not release:
+        work.make(periods)
+    taken = work.make(move for move in balloons if not move.gives)
+    now = _wait_for(work.host, taken, policy.arrival_timeout_s, work.planned)
+    given = work.make(memory.fund(plan, policy, work.planned, now))
+    _wait_for(work.host, given, policy.arrival_timeout_s, now)
+    if release:
+        work.make(periods)
+
+
+def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Snapshot) -> Snapshot:
+    """Observe until all balloons are where *moves* send them, or time is up; return the last snapshot."""
+    end_s = time.monotonic() + timeout_s
+    while _under_way(moves, now) and time.monotonic() < end_s:
+        time.sleep(_POLL_S)
+        now = host.observe(full=False)
+    return now
+
+
+def _under_way(moves: Sequence[Move], now: Snapshot) -> bool:
+    for move in moves:
+        domain = now.domain(move.uuid)
+        if isinstance(move, BalloonMove) and domain is not None and domain.balloon is not None:
+            if abs(domain.balloon.actual_kib - move.after_kib) > BALLOON_TOLERANCE_KIB:
+                return True
+    return False
+
+
+def _strike_restored(work: _Work, selected: Callable[[Domain], bool], *, memory: bool, pins: bool) -> None:
+    """Take off the record what is back at its original; name what is not."""
+    changes = []
+    for domain in work.host.observe().domains:
+        if domain.record is None or not selected(domain):
+            continue
+        left = baseline.without_restored(domain.record, domain, memory=memory, pins=pins)
+        changes.append(Change(domain, left))
+        if left is not None and ((memory and (left.memory or left.period)) or (pins and left.pins)):
+            work.not_restored.append(domain.name)
+    work.write(change for change in changes if change.record != change.domain.record)
+
+
+# ---------------------------------------------------------------- around a pass
+
+
+class _Watch:
+    """How long each phase took."""
+
+    def __init__(self) -> None:
+        self.laps_s = {"observe": 0.0, "decide": 0.0, "apply": 0.0}
+        self._began_s = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        now_s = time.monotonic()
+        self.laps_s[phase] += round(now_s - self._began_s, 3)
+        self._began_s = now_s
+
+
+@contextlib.contextmanager
+def _session(how: Conduct) -> Iterator[tuple[Hypervisor, _Watch]]:
+    """The host, locked if anything may be written; whatever goes wrong as a whole becomes a PassError."""
+    refusal = None if how.check else acting_refusal(how.uri)
+    if refusal:
+        raise PassError(refusal)
+    held = contextlib.nullcontext() if how.check else lock.hold(how.uri, how.lock_timeout_s, how.holder)
+    host = Hypervisor(how.uri, read_only=how.check, deadline_s=how.deadline_s)
+    try:
+        with held:
+            yield host, _Watch()
+    except (Unavailable, lock.LockError, ValueError) as error:
+        raise PassError(str(error)) from error
+    finally:
+        host.close()
+
+
+def _result(how: Conduct, snapshot: Snapshot, plan: Plan, work: _Work, watch: _Watch) -> Result:
+    outcome = Outcome(tuple(work.moves), tuple(work.failures))
+    warnings = list(plan.warnings)
+    if outcome.failures:
+        first = outcome.failures[0]
+        warnings.append(f"{len(outcome.failures)} domains did not take their change, {first.domain}: {first.reason}")
+    failed = None
+    if not snapshot.domains and snapshot.skips:
+        failed = f"no domain could be observed, {snapshot.skips[0].domain}: {snapshot.skips[0].reason}"
+    elif outcome.failures and not outcome.moves:
+        failed = f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
+    elif work.not_restored or (how.check and plan.not_restored):
+        failed = "not all could be restored, run it again: " + "; ".join(plan.not_restored or work.not_restored)
+    return Result(
+        snapshot, plan, outcome, watch.laps_s, tuple(work.not_restored or plan.not_restored), tuple(warnings), failed
+    )

@@ -1,0 +1,145 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel of this host says, under /proc and /sys. All of it is optional: None where it can't be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Optional
+
+from .model import HostMemory
+from .units import CpuSet, parse_cpuset
+
+_NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
+
+
+def _read(path: str) -> Optional[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def busy_ns() -> dict[int, int]:
+    """pCPU id -> cumulative time neither idle nor stolen, from /proc/stat (proc(5)); guest time is part of user."""
+    busy = {}
+    for line in (_read("/proc/stat") or "").splitlines():
+        name, _, rest = line.partition(" ")
+        if name.startswith("cpu") and name != "cpu":
+            user, nice, system, _idle, _iowait, irq, softirq = (int(ticks) for ticks in rest.split()[:7])
+            busy[int(name[3:])] = (user + nice + system + irq + softirq) * _NS_PER_TICK
+    return busy
+
+
+def memory() -> Optional[HostMemory]:
+    """MemTotal and MemAvailable, with memory pressure where the kernel keeps it."""
+    sizes = {}
+    for line in (_read("/proc/meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            sizes[name] = int(rest.split()[0])
+    if len(sizes) < 2:
+        return None
+    pressure = _pressure(_read("/proc/pressure/memory") or "")
+    return HostMemory(sizes["MemTotal"], sizes["MemAvailable"], pressure.get("some"), pressure.get("full"))
+
+
+def _pressure(text: str) -> dict[str, float]:
+    """``some``/``full`` -> avg10 in percent (kernel: Documentation/accounting/psi.rst)."""
+    found = {}
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        averages = dict(pair.split("=") for pair in rest.split())
+        if "avg10" in averages:
+            found[kind] = float(averages["avg10"])
+    return found
+
+
+def isolated() -> CpuSet:
+    """The pCPUs that the kernel was told to keep free of other work (isolcpus=, nohz_full=)."""
+    found: set[int] = set()
+    for name in ("isolated", "nohz_full"):
+        text = (_read(f"/sys/devices/system/cpu/{name}") or "").strip()
+        if text and text[0].isdigit():
+            found |= parse_cpuset(text)
+    return frozenset(found)
+
+
+# ---------------------------------------------------------------- one QEMU process
+
+
+@dataclass(frozen=True)
+class Process:
+    """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer."""
+
+    pid: int
+    started_s: float
+    stopped: bool
+    cpus: Optional[CpuSet]
+    memory_max_kib: Optional[int]
+
+
+def qemu_process(name: str, session: bool) -> Optional[Process]:
+    """The process of the domain *name*, by the pid file that libvirt keeps; None where it can't be seen."""
+    directory = "/run/libvirt/qemu"
+    if session:
+        directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "libvirt/qemu/run")
+    pid = (_read(os.path.join(directory, f"{name}.pid")) or "").strip()
+    stat = _read(f"/proc/{pid}/stat") if pid.isdigit() else None
+    if stat is None:
+        return None
+    # The command name may hold spaces and parentheses: count from its end.
+    after_name = stat.rpartition(")")[2].split()
+    started_s = _boot_s() + int(after_name[19]) * _NS_PER_TICK / 1e9
+    cgroups = _cgroups(_read(f"/proc/{pid}/cgroup") or "")
+    return Process(int(pid), started_s, after_name[0] in "Tt", _cpus_of(cgroups), _memory_max(cgroups))
+
+
+def _boot_s() -> float:
+    for line in (_read("/proc/stat") or "").splitlines():
+        if line.startswith("btime "):
+            return float(line.split()[1])
+    return 0.0
+
+
+def _cgroups(text: str) -> dict[str, str]:
+    """Controller ("" for the unified hierarchy) -> directory of the machine's cgroup.
+
+    QEMU's threads are in sub-groups that libvirt makes (emulator, vcpuN) and narrows by itself: the
+    machine's own group is their parent.
+    """
+    directories = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        # /machine.slice/machine-qemu….scope/libvirt/emulator: the limits that others set stand above "libvirt".
+        parent = path.rpartition("/")[0] if path.rpartition("/")[2] in ("emulator",) else path
+        parent = parent[: -len("/libvirt")] if parent.endswith("/libvirt") else parent
+        for controller in controllers.split(","):
+            root = f"/sys/fs/cgroup/{controller}" if controller else "/sys/fs/cgroup"
+            directories[controller] = root + parent
+    return directories
+
+
+def _cpus_of(cgroups: dict[str, str]) -> Optional[CpuSet]:
+    for controller, name in (("", "cpuset.cpus.effective"), ("cpuset", "cpuset.effective_cpus")):
+        text = (_read(os.path.join(cgroups[controller], name)) or "").strip() if controller in cgroups else ""
+        if text:
+            return parse_cpuset(text)
+    return None
+
+
+def _memory_max(cgroups: dict[str, str]) -> Optional[int]:
+    """The lowest memory limit on the way up from the machine's cgroup, where there is one."""
+    limits = []
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        directory = cgroups.get(controller, "")
+        while directory.count("/") > 3:
+            text = (_read(os.path.join(directory, name)) or "").strip()
+            # cgroup v1 writes "no limit" as the largest multiple of a page that fits a long.
+            if text.isdigit() and int(text) < 2**62:
+                limits.append(int(text) // 1024)
+            directory = directory.rpartition("/")[0]
+    return min(limits, default=None)

@@ -1,0 +1,10 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real guests for tests and the demo: see README.md."""
+
+from .guest import Guest
+from .lab import Lab, RunningGuest
+from .truth import Report, Share
+
+__all__ = ["Guest", "Lab", "Report", "RunningGuest", "Share"]

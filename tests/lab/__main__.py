@@ -1,0 +1,32 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python3 -m lab prepare | clean [--all] | stop``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import lab, machine
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("prepare", help="install missing packages, start libvirt's daemons")
+    cleaning = verbs.add_parser("clean", help="remove kvmsched-test-* and kvmsched-demo-* guests that were left over")
+    cleaning.add_argument("--all", action="store_true", help="also those that a running process uses")
+    verbs.add_parser("stop", help="end the daemons that the lab started")
+    options = parser.parse_args(arguments)
+    if options.verb == "prepare":
+        machine.prepare(print)
+    elif options.verb == "clean":
+        print("removed:", " ".join(lab.clean(machine.connect(), everybody=options.all)) or "nothing")
+    else:
+        print("ended:", " ".join(machine.stop_daemons()) or "nothing")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

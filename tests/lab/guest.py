@@ -1,0 +1,139 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a guest should be: its domain XML and the load that it is told to make."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Mapping, Optional, Sequence
+
+from .image import Image
+
+OWNER = "urn:kvmsched:lab/1"  # the metadata that tells which process a guest belongs to
+NAME = re.compile(r"kvmsched-(test|demo)-[A-Za-z0-9._-]+")
+KERNEL_ARGUMENTS = "console=ttyS0 quiet edd=off audit=0 selinux=0 apparmor=0 mitigations=off tsc=reliable"
+
+
+def require_own(name: str) -> str:
+    """Return *name*; refuse any name that is not a lab guest's."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a lab guest: kvmsched-test-* or kvmsched-demo-*")
+    return name
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a guest's console (a file), its control port (a unix socket) and its swap disk are."""
+
+    console: Path
+    control: Path
+    swap: Path
+
+    @classmethod
+    def of(cls, name: str, directory: Path) -> Files:
+        return cls(*(directory / f"{require_own(name)}.{kind}" for kind in ("console", "control", "swap")))
+
+    def remove(self) -> None:
+        for path in (self.console, self.control, self.swap):
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest to boot. Everything but its name has a default: one idle vCPU in 256 MiB.
+
+    The load: ``cpu`` is the share of a pCPU that each vCPU wants (the last one counts for the rest),
+    ``hold_mib`` what a process holds, ``cache_mib`` what is in the page cache, ``later`` further
+    commands of init.c with the seconds after start() at which they come: ``[(20, "mem 240 10")]``.
+    It begins when all guests of a start() are up, or with ``load_at_boot`` at each boot.
+
+    ``pin`` are live pins, set once the guest is up; administrator's pins belong into ``cputune``.
+    ``cputune``, ``metadata`` and ``extra`` are XML: what these elements hold, and what the domain holds.
+    """
+
+    name: str
+    vcpus: int = 1
+    max_vcpus: int = 0
+    memory_mib: int = 256
+    current_mib: Optional[int] = None
+    cpu: Sequence[float] = (0.0,)
+    hold_mib: float = 0
+    cache_mib: int = 0
+    later: Sequence[tuple[float, str]] = ()
+    load_at_boot: bool = False
+    pin: Mapping[int, str] = field(default_factory=dict)
+    cpuset: str = ""
+    balloon: str = "virtio"
+    driver: bool = True
+    stats_period_s: int = 1
+    swap_mib: int = 0
+    persistent: bool = False
+    cputune: str = ""
+    metadata: str = ""
+    extra: str = ""
+
+    def __post_init__(self) -> None:
+        require_own(self.name)
+
+    @property
+    def reports_memory(self) -> bool:
+        """Whether libvirt will have fresh memory statistics of it."""
+        return self.balloon != "none" and self.driver and self.stats_period_s > 0
+
+    def commands(self) -> list[str]:
+        """The load, in init.c's words."""
+        lines = ["cpu " + " ".join(f"{share * 100:.0f}" for share in self.cpu)]
+        if self.hold_mib:
+            lines.append(f"mem {self.hold_mib:g}")
+        if self.cache_mib:
+            lines.append(f"cache {self.cache_mib}")
+        return lines + [f"at {when_s:g} {command}" for when_s, command in self.later]
+
+    def kernel_arguments(self) -> str:
+        arguments = KERNEL_ARGUMENTS
+        if not self.driver:
+            arguments += " initcall_blacklist=virtio_balloon_driver_init"
+        if self.load_at_boot:
+            arguments += f' lab="{"; ".join(self.commands())}"'
+        return arguments
+
+    def xml(self, image: Image, files: Files, hypervisor: str, owner: str) -> str:
+        """The domain XML. *hypervisor* is libvirt's domain type: kvm, or qemu for TCG."""
+        cpuset = f" cpuset='{self.cpuset}'" if self.cpuset else ""
+        swap = _disk(files.swap, "vdb", "") if self.swap_mib else ""
+        return f"""
+<domain type='{hypervisor}'>
+  <name>{self.name}</name>
+  <metadata><lab:owner xmlns:lab='{OWNER}'>{owner}</lab:owner>{self.metadata}</metadata>
+  <memory unit='MiB'>{self.memory_mib}</memory>
+  <currentMemory unit='MiB'>{self.current_mib or self.memory_mib}</currentMemory>
+  <vcpu placement='static'{cpuset} current='{self.vcpus}'>{self.max_vcpus or self.vcpus}</vcpu>
+  <cputune>{self.cputune}</cputune>
+  <os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{image.kernel}</kernel><initrd>{image.initramfs}</initrd>
+    <cmdline>{self.kernel_arguments().replace('"', "&quot;")}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <devices>
+    {_disk(image.blank, "vda", "<readonly/><shareable/>")}{swap}
+    <controller type='usb' model='none'/>
+    <serial type='file'><source path='{files.console}'/><target port='0'/></serial>
+    <serial type='unix'><source mode='bind' path='{files.control}'/><target port='1'/></serial>
+    {self._balloon()}
+  </devices>
+  {self.extra}
+</domain>"""
+
+    def _balloon(self) -> str:
+        period = f"<stats period='{self.stats_period_s}'/>" if self.stats_period_s and self.balloon != "none" else ""
+        return f"<memballoon model='{self.balloon}'>{period}</memballoon>"
+
+
+def _disk(path: Path, target: str, flags: str) -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{path}'/>"
+        f"<target dev='{target}' bus='virtio'/>{flags}</disk>"
+    )

@@ -1,0 +1,333 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Boot guests, talk to them, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, Iterable, Optional
+
+from . import image, machine, truth
+from .guest import NAME, OWNER, Files, Guest, require_own
+
+KIB_PER_MIB = 1024
+BALLOON_TOLERANCE_KIB = 1024
+POLL_S = 0.1
+
+
+class RunningGuest:
+    """A guest that runs: what to tell it, and the truth about it. ``domain`` is its virDomain."""
+
+    def __init__(self, guest: Guest, files: Files, domain: Any) -> None:
+        self.guest = guest
+        self.name = guest.name
+        self.files = files
+        self.domain = domain
+        self.pid = int(Path(f"/run/libvirt/qemu/{self.name}.pid").read_text(encoding="utf-8"))
+        self._start = machine.process_start(self.pid)
+
+    # -- its load
+
+    def cpu(self, *shares: float) -> None:
+        """From now on vCPU n wants that share of a pCPU; the last one counts for the rest."""
+        self.tell("cpu " + " ".join(f"{share * 100:.0f}" for share in shares))
+
+    def hold(self, mib: float, mib_per_s: float = 0) -> None:
+        """Hold that much memory, at once or growing (shrinking) at a rate; wait_held() waits for it."""
+        self.tell(f"mem {mib:g} {mib_per_s:g}")
+
+    def cache(self, mib: int) -> None:
+        """Have that much of the blank disk in the page cache."""
+        self.tell(f"cache {mib}")
+
+    def tell(self, command: str, timeout_s: float = 20) -> None:
+        """Send one command of init.c and wait until the guest says that it did it."""
+        done = f" did {command}\n"
+        before = self.console().count(done)
+        with socket.socket(socket.AF_UNIX) as port:
+            port.settimeout(timeout_s)
+            port.connect(str(self.files.control))
+            port.sendall(f"{command}\n".encode())
+            self._wait(lambda: self.console().count(done) > before, timeout_s, f"to do {command!r}")
+
+    # -- the guest's own view
+
+    def console(self) -> str:
+        """Everything on its serial console so far."""
+        try:
+            return self.files.console.read_text(encoding="utf-8", errors="replace").replace("\r", "")
+        except FileNotFoundError:
+            return ""
+
+    def reports(self) -> list[truth.Report]:
+        """Its memory as it sees it, once a second since boot."""
+        return truth.reports(self.console())
+
+    def report(self, timeout_s: float = 20) -> truth.Report:
+        """A report that is newer than this call."""
+        before = len(self.reports())
+        self._wait(lambda: len(self.reports()) > before, timeout_s, "to report")
+        return self.reports()[-1]
+
+    def wait_held(self, timeout_s: float = 60) -> truth.Report:
+        """Wait until it holds what it was told (or its hog was killed for it)."""
+
+        def held() -> bool:
+            newest = self.report()
+            return newest.held_kib == newest.target_kib
+
+        self._wait(held, timeout_s, "to hold its memory")
+        return self.reports()[-1]
+
+    @property
+    def hog_kills(self) -> int:
+        """How often its OOM killer took the process that holds memory."""
+        return self.console().count(" killed hog ")
+
+    @property
+    def panicked(self) -> bool:
+        return "Kernel panic" in self.console()
+
+    # -- the host kernel's view
+
+    @property
+    def alive(self) -> bool:
+        """Whether its QEMU process is there (stopped or not) and its kernel has not given up."""
+        return self.qemu_state not in ("", "Z") and not self.panicked
+
+    @property
+    def qemu_state(self) -> str:
+        """State of the QEMU process as in ps (T: stopped); empty if it is gone."""
+        return truth.process_state(self.pid) if machine.process_start(self.pid) == self._start else ""
+
+    def signal_qemu(self, number: signal.Signals) -> None:
+        """Send a signal to its QEMU process, e.g. SIGSTOP, SIGCONT or SIGKILL."""
+        if not self.qemu_state:
+            raise ProcessLookupError(f"{self.name}: its QEMU is gone")
+        os.kill(self.pid, number)
+
+    def threads(self) -> dict[int, int]:
+        """The host thread of each vCPU."""
+        return truth.vcpu_threads(self.pid)
+
+    def affinity(self, vcpu: int = 0) -> frozenset[int]:
+        """Where the kernel lets a vCPU run."""
+        return frozenset(os.sched_getaffinity(self.threads()[vcpu]))
+
+    def cpu_time(self, vcpu: int = 0) -> truth.CpuTime:
+        """What a vCPU had of its pCPU since it started."""
+        return truth.cpu_time(self.pid, self.threads()[vcpu])
+
+    # -- QEMU's view
+
+    def balloon_kib(self) -> int:
+        """The balloon as QEMU has it now; the guest's own word for it is report().total_kib."""
+        return int(self.domain.memoryStats()["actual"])
+
+    # -- waiting
+
+    def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if not self.alive or time.monotonic() > deadline:
+                why = "it is dead" if not self.alive else f"not within {timeout_s:g} s"
+                raise TimeoutError(f"{self.name} was {what}: {why}; its console ends:\n{self.console()[-1500:]}")
+            time.sleep(POLL_S)
+
+    def wait_booted(self, timeout_s: float) -> None:
+        self._wait(lambda: bool(re.search(r"^lab \S+ ready$", self.console(), re.MULTILINE)), timeout_s, "to boot")
+
+    def wait_statistics(self, timeout_s: float) -> None:
+        """Wait until libvirt has statistics that are newer than this call, and the balloon is where it should be."""
+        target_kib = (self.guest.current_mib or self.guest.memory_mib) * KIB_PER_MIB
+        asked_s = time.time()
+
+        def fresh() -> bool:
+            stats = self.domain.memoryStats()
+            there = abs(stats["actual"] - target_kib) <= BALLOON_TOLERANCE_KIB
+            return there and "usable" in stats and stats.get("last_update", 0) > asked_s
+
+        self._wait(fresh, timeout_s, "to report fresh memory statistics")
+
+
+class Lab:
+    """The place where guests run: ``with Lab() as lab: one, two = lab.start(Guest(...), Guest(...))``.
+
+    However the block ends (an error, Ctrl-C, SIGTERM), all guests that it started are gone then.
+    """
+
+    def __init__(self, uri: str = "qemu:///system", say: machine.Say = machine.quiet) -> None:
+        self.uri = uri
+        self.say = say
+        self.guests: dict[str, RunningGuest] = {}
+        self._sigterm: Any = None
+
+    def __enter__(self) -> Lab:
+        machine.prepare(self.say)
+        with machine.exclusive():
+            machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
+            self.image = image.build(machine.DIRECTORY)
+            self.hypervisor = "kvm" if machine.kvm_works(self.image.kernel, self.image.initramfs) else "qemu"
+        self.connection = machine.connect(self.uri)
+        clean(self.connection, ownerless=False)
+        if threading.current_thread() is threading.main_thread():
+            self._sigterm = signal.signal(signal.SIGTERM, _exit)
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            if self._sigterm is not None:
+                signal.signal(signal.SIGTERM, self._sigterm)
+            with contextlib.suppress(Exception):
+                self.connection.close()
+
+    def __getitem__(self, name: str) -> RunningGuest:
+        return self.guests[name]
+
+    def start(self, *guests: Guest, timeout_s: float = 180) -> list[RunningGuest]:
+        """Boot guests together and return them when all are up, pinned, loaded, and seen by libvirt."""
+        running = [self._create(guest) for guest in guests]
+        for one in running:
+            one.wait_booted(timeout_s)
+            self.say(f"{one.name} is up")
+        for one in running:
+            self.apply_pins(one)
+            if not one.guest.load_at_boot:
+                for command in one.guest.commands():
+                    one.tell(command)
+        for one in running:
+            one.wait_held(timeout_s)
+            if one.guest.reports_memory:
+                one.wait_statistics(timeout_s)
+        return running
+
+    def _create(self, guest: Guest) -> RunningGuest:
+        files = Files.of(guest.name, machine.DIRECTORY)
+        files.remove()
+        if guest.swap_mib:
+            files.swap.touch()
+            os.truncate(files.swap, guest.swap_mib * KIB_PER_MIB * KIB_PER_MIB)
+        xml = guest.xml(self.image, files, self.hypervisor, _identity(os.getpid()))
+        if guest.persistent:
+            domain = self.connection.defineXML(xml)
+            domain.create()
+        else:
+            domain = self.connection.createXML(xml)
+        self.guests[guest.name] = RunningGuest(guest, files, domain)
+        return self.guests[guest.name]
+
+    def apply_pins(self, running: RunningGuest) -> None:
+        """Set the live pins that its Guest asks for."""
+        pcpus = self.connection.getCPUMap()[0]
+        for vcpu, cpuset in running.guest.pin.items():
+            wanted = _parse_cpuset(cpuset)
+            running.domain.pinVcpu(vcpu, tuple(pcpu in wanted for pcpu in range(pcpus)))
+
+    def measure(self, window_s: float = 2) -> dict[str, dict[int, truth.Share]]:
+        """What each vCPU of each guest gets of its pCPU in a window that starts now, and how long it waits for it."""
+        before = {name: _cpu_times(one) for name, one in self.guests.items()}
+        started_s = time.monotonic()
+        time.sleep(window_s)
+        after = {name: _cpu_times(one) for name, one in self.guests.items()}
+        window_ns = (time.monotonic() - started_s) * 1e9
+        return {
+            name: {v: truth.Share.between(before[name][v], t, window_ns) for v, t in times.items() if v in before[name]}
+            for name, times in after.items()
+            if name in before
+        }
+
+    def stop(self, names: Optional[Iterable[str]] = None) -> None:
+        """End and forget guests: those named, or all."""
+        chosen = [self.guests.pop(name) for name in list(self.guests if names is None else names)]
+        for one in chosen:
+            with contextlib.suppress(ProcessLookupError):
+                one.signal_qemu(signal.SIGCONT)  # a stopped QEMU takes libvirt 15 s to end
+        try:
+            connection = machine.connect(self.uri, wait_s=3)  # our own may have been lost in a test
+            for one in chosen:
+                _remove(connection, one.name)
+            connection.close()
+        finally:
+            for one in chosen:
+                with contextlib.suppress(ProcessLookupError):
+                    one.signal_qemu(signal.SIGKILL)
+                one.files.remove()
+
+
+# ---------------------------------------------------------------- cleaning up
+
+
+def clean(connection: Any, ownerless: bool = True, everybody: bool = False) -> list[str]:
+    """Remove left-over lab guests and return their names: those whose process is gone.
+
+    ``ownerless`` includes guests with a lab name that no Lab started, ``everybody`` those still in use.
+    """
+    removed = []
+    for domain in connection.listAllDomains():
+        name = domain.name()
+        if NAME.fullmatch(name) and (everybody or _left_over(_owner(domain), ownerless)):
+            _remove(connection, name)
+            Files.of(name, machine.DIRECTORY).remove()
+            removed.append(name)
+    return removed
+
+
+def _left_over(owner: str, ownerless: bool) -> bool:
+    return owner != _identity(int(owner.split()[0])) if owner else ownerless
+
+
+def _owner(domain: Any) -> str:
+    found = re.search(rf"<lab:owner xmlns:lab=['\"]{OWNER}['\"]>([^<]+)<", domain.XMLDesc())
+    return found[1] if found else ""
+
+
+def _identity(pid: int) -> str:
+    return f"{pid} {machine.process_start(pid)}"
+
+
+def _remove(connection: Any, name: str) -> None:
+    """Destroy and undefine one lab guest, whatever state it is in."""
+    import libvirt
+
+    keep_nothing = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    )
+    for end in (lambda domain: domain.destroy(), lambda domain: domain.undefineFlags(keep_nothing)):
+        try:
+            end(connection.lookupByName(require_own(name)))
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+            if error.get_error_code() not in gone:
+                raise
+
+
+# ---------------------------------------------------------------- small things
+
+
+def _exit(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _cpu_times(one: RunningGuest) -> dict[int, truth.CpuTime]:
+    return {vcpu: truth.cpu_time(one.pid, thread) for vcpu, thread in one.threads().items()} if one.qemu_state else {}
+
+
+def _parse_cpuset(text: str) -> frozenset[int]:
+    """``0-2,5`` as a set."""
+    spans = [part.split("-") for part in text.split(",")]
+    return frozenset(pcpu for span in spans for pcpu in range(int(span[0]), int(span[-1]) + 1))

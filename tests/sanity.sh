@@ -24,23 +24,36 @@ link_pythons() {
     done
 }
 
-# A home of its own keeps ansible-test's caches and environments in .build; pip stays as the user configured it.
+# A home of its own keeps ansible-test's caches and environments in .build. ansible-test hides the environment from pip,
+# so what configures pip there goes into a file, over the user's own one.
 make_home() {
-    local name
-    mkdir -p "$home/.ansible/test/cache"
-    for name in .config .pip .cache; do
-        [[ ! -e $HOME/$name ]] || ln -sfn "$HOME/$name" "$home/$name"
+    rm -rf "$home/.pip" "$home/.config"
+    mkdir -p "$home/.ansible/test/cache" "$home/.pip" "$home/.config/pip"
+    [[ ! -e $HOME/.config/pip/pip.conf ]] || cp "$HOME/.config/pip/pip.conf" "$home/.pip/pip.conf"
+    {
+        echo "[global]"
+        env | sed -n 's/^PIP_\([A-Z_]*\)=/\1 = /p' | while read -r key rest; do
+            key="${key,,}"
+            echo "${key//_/-} $rest"
+        done
+        [[ -z ${https_proxy:-} ]] || echo "proxy = $https_proxy"
+    } >"$home/.config/pip/pip.conf"
+}
+
+# ansible-test downloads a script that brings pip into its environments. Where that is out of reach, the pip that comes
+# with each Python stands in. Packages come from pip's own index either way.
+provide_pip() {
+    local version url=https://ci-files.testing.ansible.com/ansible-test/get-pip-24.2.py
+    "$build/venv/bin/python" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=10)' "$url" \
+        2>/dev/null && return
+    for version in 23_1_2 24_2 25_2; do # of ansible-core 2.17, of 2.18 and 2.19, of 2.20 and 2.21
+        cp tests/get_pip.py "$home/.ansible/test/cache/get_pip_$version.py"
     done
 }
 
-# ansible-test downloads a script that brings pip into its environments. Where that is out of reach, each Python's own
-# pip stands in: the packages themselves come from the package index either way.
-provide_pip() {
-    local version file
-    version="$(grep -rhoE "pip_version = '[0-9.]+'|return '[0-9.]+'" "$("$build/venv/bin/python" -c \
-        'import ansible_test, os; print(os.path.dirname(ansible_test.__file__))')/_internal/python_requirements.py" |
-        grep -oE '[0-9.]+' | tail -n 1)"
-    file="$home/.ansible/test/cache/get_pip_${version//./_}.py"
-    [[ ! -e $file ]] || return 0
-    reachable "https://ci-files.testing.ansible.com/ansible-test/get-pip-$version.py" || cp tests/get_pip.py "$file"
-}
+link_pythons
+make_home
+provide_pip
+tree="$(tests/tree.sh "$build/tree")"
+cd "$tree"
+HOME="$home" PATH="$build/venv/bin:$pythons:/usr/bin:/bin" ansible-test sanity --color no "$@"

@@ -18,4 +18,6 @@ git -c safe.directory='*' ls-files --cached --others --exclude-standard -z |
         [[ $file == .ansible/* || ! -e $file ]] || printf '%s\0' "$file"
     done |
     tar --create --null --files-from=- | tar --extract --directory "$copy"
+# A repository of its own, else ansible-test finds the checkout's, which ignores this place.
+git -C "$copy" init --quiet
 printf '%s\n' "$copy"

@@ -14,8 +14,8 @@ description:
   - Makes one pass over the running domains of a host. It takes memory from guests that do not use it, and gives memory
     to guests that are short of it.
   - A guest is starved when its usable memory, which is what it could still get without swapping, is below
-    O(starvation). It is wasteful when its unused memory, which serves nothing, not even as cache, is above O(waste). A guest that is
-    both counts as starved, and never gives.
+    O(starvation). It is wasteful when its unused memory, which serves nothing, not even as cache, is above O(waste).
+    A guest that is both counts as starved, and never gives.
   - Memory is taken before it is given, and only what is really free on the host, above O(host_reserve), is given.
   - No guest gets less than O(floor), nor less than what it uses plus O(starvation), nor more than its maximum. A guest
     without fresh statistics is never shrunk.

@@ -83,21 +83,23 @@ class Guest:
         """Whether libvirt will have fresh memory statistics of it."""
         return self.balloon != "none" and self.driver and self.stats_period_s > 0
 
-    def commands(self) -> list[str]:
-        """The load, in init.c's words."""
-        lines = ["cpu " + " ".join(f"{share * 100:.0f}" for share in self.cpu)]
-        if self.hold_mib:
-            lines.append(f"mem {self.hold_mib:g}")
-        if self.cache_mib:
-            lines.append(f"cache {self.cache_mib}")
-        return lines + [f"at {when_s:g} {command}" for when_s, command in self.later]
+    def memory_commands(self) -> list[str]:
+        """What it shall hold and cache from the start, in init.c's words."""
+        lines = [f"cache {self.cache_mib}"] if self.cache_mib else []
+        return [*lines, f"mem {self.hold_mib:g}"] if self.hold_mib else lines
+
+    def cpu_commands(self) -> list[str]:
+        """Its CPU load, and what comes later."""
+        shares = " ".join(f"{share * 100:.0f}" for share in self.cpu)
+        return [f"cpu {shares}", *[f"at {when_s:g} {command}" for when_s, command in self.later]]
 
     def kernel_arguments(self) -> str:
         arguments = KERNEL_ARGUMENTS
         if not self.driver:
             arguments += " initcall_blacklist=virtio_balloon_driver_init"
         if self.load_at_boot:
-            arguments += f' lab="{"; ".join(self.commands())}"'
+            load = "; ".join(self.memory_commands() + self.cpu_commands())
+            arguments += f' lab="{load}"'
         return arguments
 
     def xml(self, image: Image, files: Files, hypervisor: str, owner: str) -> str:

@@ -87,9 +87,9 @@ def _modules(directory: Path) -> list[Path]:
         needs[module] = others.split()
     order: list[str] = []
     for name in MODULES:
-        for module in needs:
-            if Path(module).name.split(".")[0] == name:
-                order += [*reversed(needs[module]), module]
+        for module, needed in needs.items():
+            if Path(module).name.partition(".")[0] == name:
+                order += [*reversed(needed), module]
     return [directory / module for module in dict.fromkeys(order)]
 
 

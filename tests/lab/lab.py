@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from . import image, machine, truth
 from .guest import NAME, OWNER, Files, Guest, require_own
@@ -59,6 +59,10 @@ class RunningGuest:
             port.sendall(f"{command}\n".encode())
             self._wait(lambda: self.console().count(done) > before, timeout_s, f"to do {command!r}")
 
+    def tell_all(self, commands: Sequence[str]) -> None:
+        for command in commands:
+            self.tell(command)
+
     # -- the guest's own view
 
     def console(self) -> str:
@@ -79,13 +83,8 @@ class RunningGuest:
         return self.reports()[-1]
 
     def wait_held(self, timeout_s: float = 60) -> truth.Report:
-        """Wait until it holds what it was told (or its hog was killed for it)."""
-
-        def held() -> bool:
-            newest = self.report()
-            return newest.held_kib == newest.target_kib
-
-        self._wait(held, timeout_s, "to hold its memory")
+        """Wait until it holds what it was last told (or its hog was killed for it)."""
+        self._wait(lambda: _holds(self.console()), timeout_s, "to hold its memory")
         return self.reports()[-1]
 
     @property
@@ -146,15 +145,14 @@ class RunningGuest:
     def wait_booted(self, timeout_s: float) -> None:
         self._wait(lambda: bool(re.search(r"^lab \S+ ready$", self.console(), re.MULTILINE)), timeout_s, "to boot")
 
-    def wait_statistics(self, timeout_s: float) -> None:
-        """Wait until libvirt has statistics that are newer than this call, and the balloon is where it should be."""
+    def wait_statistics(self, since_s: float, timeout_s: float) -> None:
+        """Wait until libvirt has statistics newer than that wall-clock time, and the balloon is where it should be."""
         target_kib = (self.guest.current_mib or self.guest.memory_mib) * KIB_PER_MIB
-        asked_s = time.time()
 
         def fresh() -> bool:
             stats = self.domain.memoryStats()
             there = abs(stats["actual"] - target_kib) <= BALLOON_TOLERANCE_KIB
-            return there and "usable" in stats and stats.get("last_update", 0) > asked_s
+            return there and "usable" in stats and stats.get("last_update", 0) > since_s
 
         self._wait(fresh, timeout_s, "to report fresh memory statistics")
 
@@ -203,15 +201,19 @@ class Lab:
         for one in running:
             one.wait_booted(timeout_s)
             self.say(f"{one.name} is up")
-        for one in running:
-            self.apply_pins(one)
-            if not one.guest.load_at_boot:
-                for command in one.guest.commands():
-                    one.tell(command)
+        to_load = [one for one in running if not one.guest.load_at_boot]
+        for one in to_load:
+            one.tell_all(one.guest.memory_commands())
         for one in running:
             one.wait_held(timeout_s)
+        for one in to_load:
+            one.tell_all(one.guest.cpu_commands())
+        for one in running:
+            self.apply_pins(one)
+        loaded_s = time.time()
+        for one in running:
             if one.guest.reports_memory:
-                one.wait_statistics(timeout_s)
+                one.wait_statistics(loaded_s, timeout_s)
         return running
 
     def _create(self, guest: Guest) -> RunningGuest:
@@ -252,19 +254,14 @@ class Lab:
     def stop(self, names: Optional[Iterable[str]] = None) -> None:
         """End and forget guests: those named, or all."""
         chosen = [self.guests.pop(name) for name in list(self.guests if names is None else names)]
-        for one in chosen:
+        for one in chosen:  # at once, and also if it is stopped or libvirt is away
             with contextlib.suppress(ProcessLookupError):
-                one.signal_qemu(signal.SIGCONT)  # a stopped QEMU takes libvirt 15 s to end
-        try:
-            connection = machine.connect(self.uri, wait_s=3)  # our own may have been lost in a test
-            for one in chosen:
-                _remove(connection, one.name)
-            connection.close()
-        finally:
-            for one in chosen:
-                with contextlib.suppress(ProcessLookupError):
-                    one.signal_qemu(signal.SIGKILL)
-                one.files.remove()
+                one.signal_qemu(signal.SIGKILL)
+            one.files.remove()
+        connection = machine.connect(self.uri, wait_s=3)  # our own may have been lost in a test
+        for one in chosen:
+            _remove(connection, one.name)
+        connection.close()
 
 
 # ---------------------------------------------------------------- cleaning up
@@ -286,7 +283,7 @@ def clean(connection: Any, ownerless: bool = True, everybody: bool = False) -> l
 
 
 def _left_over(owner: str, ownerless: bool) -> bool:
-    return owner != _identity(int(owner.split()[0])) if owner else ownerless
+    return owner != _identity(int(owner.partition(" ")[0])) if owner else ownerless
 
 
 def _owner(domain: Any) -> str:
@@ -321,6 +318,12 @@ def _remove(connection: Any, name: str) -> None:
 
 def _exit(number: int, _frame: Any) -> None:
     raise SystemExit(128 + number)
+
+
+def _holds(console: str) -> bool:
+    """Whether the newest report since the last order to hold memory says that it is done."""
+    since = truth.reports(console[max(console.rfind(" did mem "), 0) :])
+    return bool(since) and since[-1].held_kib == since[-1].target_kib
 
 
 def _cpu_times(one: RunningGuest) -> dict[int, truth.CpuTime]:

@@ -15,7 +15,7 @@ CpuSet = frozenset[int]
 MAX_PCPU_ID = 16383
 
 _KIB_PER_SUFFIX = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
-_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([KMGT])(?:iB)?", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,6})?)([KMGT])(?:iB)?", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", re.ASCII)
 _CPU_RANGE = re.compile(r"(\^?)([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 

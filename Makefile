@@ -1,0 +1,69 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Everything is made in .build, from the machine's own /usr/bin/python3 and the package registries.
+SHELL := /bin/bash
+bin := $(CURDIR)/.build/venv/bin
+shell_files = .ci/run $(shell git -c safe.directory='*' ls-files --cached --others --exclude-standard '*.sh')
+
+export LC_ALL := C.UTF-8
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(bin):$(PATH)
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help demo test check unit types lint sanity docs integration build bench-memory bench-vcpu prepare clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+demo: prepare ## Balance a few small real guests before your eyes (root)
+	@cd tests && python -m lab.demo $(ARGS)
+
+test: check sanity docs integration ## Run every test (root)
+	@echo "== all tests passed"
+
+check: lint types unit ## Run what needs no guests, in under a minute
+
+lint: prepare ## Run ruff and shellcheck
+	@echo "== ruff, shellcheck"
+	@ruff check --quiet .
+	@ruff format --check --quiet . || { echo "ruff format would change files: run it"; exit 1; }
+	@shellcheck $(shell_files)
+
+types: prepare ## Run mypy
+	@echo "== mypy"
+	@mypy
+
+unit: prepare ## Run the unit tests
+	@echo "== unit tests"
+	@pytest --quiet tests/unit $(ARGS)
+
+sanity: prepare ## Run ansible-test sanity
+	@echo "== ansible-test sanity"
+	@tests/sanity.sh $(ARGS)
+
+docs: prepare ## Run ansible-lint, and check documentation and change log
+	@echo "== ansible-lint, documentation, change log"
+	@ansible-lint -q
+	@antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs all .
+	@antsibull-changelog lint
+
+integration: prepare ## Run the tests on test:/// and on real guests (root)
+	@echo "== integration tests"
+	@pytest tests/integration $(ARGS)
+
+build: prepare ## Build the collection's tarball into .build
+	@ansible-galaxy collection build --force --output-path .build
+
+bench-memory: prepare ## Measure the memory policies
+	@python benchmarks/memory.py $(ARGS)
+
+bench-vcpu: prepare ## Measure the vCPU policy
+	@python benchmarks/vcpu.py $(ARGS)
+
+prepare:
+	@tests/prepare.sh
+
+clean: ## Remove what was built
+	rm -rf .build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,93 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record on a domain: written before a change, judged by content, struck off when all is back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvmsched import baseline
+from kvmsched.model import (
+    Adoption,
+    Balloon,
+    BalloonMove,
+    Domain,
+    MemoryRecord,
+    PeriodMove,
+    PeriodRecord,
+    PinMove,
+    PinRecord,
+    Vcpu,
+)
+
+HOST = "host-1"
+CPU0, CPU1, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
+DOMAIN = Domain(uuid="u", name="d", id=7, vcpus=(Vcpu(0, BOTH), Vcpu(2, CPU1)), balloon=Balloon(1048576, 2097152))
+
+
+def balloon(before_kib: int, after_kib: int) -> BalloonMove:
+    return BalloonMove("d", "u", before_kib, after_kib, "because")
+
+
+def pin(number: int, before: frozenset[int], after: frozenset[int]) -> PinMove:
+    return PinMove("d", "u", number, before, after, "because")
+
+
+def test_the_original_is_that_from_before_the_first_change() -> None:
+    first = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 10)
+    second = baseline.intend(first, DOMAIN, balloon(900000, 800000), HOST, 20)
+    assert second.memory == MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=800000, when_s=20)
+    assert (second.host_uuid, second.domain_id) == (HOST, 7)
+
+
+def test_parts_merge() -> None:
+    record = baseline.intend(None, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
+    record = baseline.intend(record, DOMAIN, PeriodMove("d", "u", 0, 5, "because"), HOST, 2)
+    record = baseline.intend(record, DOMAIN, pin(2, CPU1, CPU0), HOST, 3)
+    record = baseline.intend(record, DOMAIN, pin(0, CPU0, CPU1), HOST, 4)
+    assert record.period == PeriodRecord(0, 0, 5, 2)
+    assert record.pins == (PinRecord("vcpu", 0, BOTH, CPU0, CPU1, 4), PinRecord("vcpu", 2, CPU1, CPU1, CPU0, 3))
+
+
+def test_pins_of_another_host_mean_nothing_here_but_its_memory_does() -> None:
+    there = baseline.intend(None, DOMAIN, pin(0, BOTH, CPU0), "host-0", 1)
+    there = baseline.intend(there, DOMAIN, balloon(1000000, 900000), "host-0", 1)
+    here = baseline.intend(there, DOMAIN, pin(2, CPU1, CPU0), HOST, 2)
+    assert [part.id for part in here.pins] == [2]
+    assert here.memory == there.memory
+    assert here.host_uuid == HOST
+
+
+def test_a_value_of_nobody_we_know_is_foreign() -> None:
+    part = MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=500000, when_s=0)
+    for ours in (1000000, 900000, 500000, 700000, 499400):
+        assert not part.foreign(ours), ours
+    for theirs in (400000, 950000, 2000000):
+        assert part.foreign(theirs), theirs
+    masks = PinRecord("vcpu", 0, BOTH, CPU0, CPU0, 0)
+    assert not masks.foreign(BOTH) and not masks.foreign(CPU0) and masks.foreign(CPU1)
+
+
+def test_an_adopted_value_is_the_new_original() -> None:
+    record = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1)
+    record = baseline.adopt(record, DOMAIN, Adoption("d", "u", "because", memory_kib=600000), HOST, 9)
+    assert record.memory == MemoryRecord(600000, 600000, 600000, 9)
+
+
+def test_what_is_back_is_struck_off_and_the_rest_stays() -> None:
+    record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
+    record = baseline.intend(record, DOMAIN, pin(2, CPU0, CPU1), HOST, 1)
+    left = baseline.without_restored(record, DOMAIN, memory=False, pins=True)
+    assert left is not None
+    assert [part.id for part in left.pins] == [2] and left.memory is not None
+    back = replace(DOMAIN, vcpus=(Vcpu(0, BOTH), Vcpu(2, CPU0)))
+    left = baseline.without_restored(record, back, memory=False, pins=True)
+    assert left is not None and left.pins == ()
+    assert baseline.without_restored(left, back, memory=True, pins=False) is None
+
+
+def test_a_vcpu_that_was_unplugged_leaves_nothing_to_restore() -> None:
+    record = baseline.intend(None, DOMAIN, pin(3, BOTH, CPU0), HOST, 1)
+    assert baseline.without_restored(record, DOMAIN, memory=False, pins=True) is None

@@ -21,7 +21,7 @@ description:
     without fresh statistics is never shrunk.
   - Every change and every guest that is left alone is returned with its reason and its numbers.
 author:
-  - the kvmsched authors
+  - the kvmsched authors (!UNKNOWN)
 extends_documentation_fragment:
   - kvmsched.kvm.attributes
   - kvmsched.kvm.attributes.action_group
@@ -343,8 +343,9 @@ unmatched:
   elements: str
   sample: ["web9*"]
 not_restored:
-  description: Domains that could not be given back all that they had, and keep their record.
-  returned: O(state=released)
+  description:
+    - Domains that could not be given back all that they had, and keep their record. Empty with O(state=balanced).
+  returned: success
   type: list
   elements: str
   sample: ["db1"]
@@ -365,6 +366,13 @@ before:
       sample: 1
     unknown:
       description: How many domains cannot be judged, for want of fresh statistics.
+      returned: success
+      type: int
+      sample: 0
+    limited:
+      description:
+        - How many of the starved and wasteful domains no change can help, because they are at their floor or at their
+          maximum, or because their thresholds are too close to each other.
       returned: success
       type: int
       sample: 0
@@ -399,6 +407,13 @@ after:
   returned: success
   type: dict
   contains: *figures
+diff:
+  description: One line for each change, before and after.
+  returned: when in diff mode
+  type: dict
+  sample:
+    before: "db1: 2048M\n"
+    after: "db1: 2912M\n"
 warnings:
   description: What a person should know about, such as changes that failed. Ansible shows these lines, too.
   returned: if there are any

@@ -16,7 +16,7 @@ description:
   - Reads only, over a read-only connection. A user who may open one, such as V(qemu:///system) through its read-only
     socket, needs no further rights. What such a user cannot see is V(null) in the result.
 author:
-  - the kvmsched authors
+  - the kvmsched authors (!UNKNOWN)
 extends_documentation_fragment:
   - kvmsched.kvm.attributes.info_module
   - kvmsched.kvm.attributes.action_group
@@ -27,14 +27,13 @@ options:
       - Which parts of the snapshot are returned.
       - V(host) is the hypervisor and its memory, V(topology) the pCPUs and NUMA cells with their load, V(vcpus) the
         vCPUs of the domains with their load and affinity, V(memory) the balloons of the domains.
-      - Load is measured only for V(topology) and V(vcpus).
     type: list
     elements: str
     choices: [host, topology, vcpus, memory]
     default: [host, topology, vcpus, memory]
   interval:
     description:
-      - How long, in seconds, load is measured. V(0) does not measure, and returns counters only.
+      - How long, in seconds, load is measured. From 0.1 to 3600.
     type: float
     default: 2.0
 notes:
@@ -61,7 +60,7 @@ EXAMPLES = r"""
     - item.balloon.usable_kib is not none
     - item.balloon.usable_kib < 150 * 1024
 
-- name: Look at the memory of the web servers only, without measuring load
+- name: Look at the memory of the web servers only
   kvmsched.kvm.kvm_sched_info:
     subsets: [host, memory]
     domains: [web*]
@@ -271,8 +270,8 @@ snapshot:
       elements: dict
       sample: []
 load:
-  description: The load over O(interval).
-  returned: O(interval) is not 0, and O(subsets) holds V(topology) or V(vcpus)
+  description: The load over O(interval). What is not known is V(null).
+  returned: success
   type: dict
   contains:
     interval_s:

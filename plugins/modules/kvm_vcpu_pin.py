@@ -24,7 +24,7 @@ description:
   - Every change and every domain that is left alone is returned with its reason and its numbers, beside lower bounds
     that show how good the plan is.
 author:
-  - the kvmsched authors
+  - the kvmsched authors (!UNKNOWN)
 extends_documentation_fragment:
   - kvmsched.kvm.attributes
   - kvmsched.kvm.attributes.action_group
@@ -43,7 +43,7 @@ options:
     default: balanced
   interval:
     description:
-      - How long, in seconds, load is measured before deciding. A longer interval sees less noise.
+      - How long, in seconds, load is measured before deciding. From 0.1 to 3600. A longer interval sees less noise.
     type: float
     default: 2.0
   threshold:
@@ -217,6 +217,11 @@ moves_bound:
   returned: success
   type: int
   sample: 1
+trigger:
+  description: What made the pass act or leave the vCPUs alone, in one line.
+  returned: success
+  type: str
+  sample: "imbalance 61.3 points, 60.9 can be gained, threshold 5.0"
 placed:
   description: How many of the moves place a vCPU that could run on several pCPUs before.
   returned: success
@@ -289,8 +294,9 @@ unmatched:
   elements: str
   sample: ["web9*"]
 not_restored:
-  description: Domains that could not be given back all that they had, and keep their record.
-  returned: O(state=released)
+  description:
+    - Domains that could not be given back all that they had, and keep their record. Empty with O(state=balanced).
+  returned: success
   type: list
   elements: str
   sample: ["web1"]
@@ -330,6 +336,13 @@ after:
   returned: success
   type: dict
   contains: *figures
+diff:
+  description: One line for each change, before and after.
+  returned: when in diff mode
+  type: dict
+  sample:
+    before: "web1 vCPU 3: 0\n"
+    after: "web1 vCPU 3: 5\n"
 warnings:
   description: What a person should know about, such as changes that failed. Ansible shows these lines, too.
   returned: if there are any

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Iterable, Mapping, Optional
 
-from .model import Domain
+from .model import Domain, Owner
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
 
 try:
@@ -111,6 +111,7 @@ class MemoryPolicy:
     stats_period_s: int = 5
     arrival_timeout_s: float = 10.0
     grace_s: int = 600
+    min_change: Optional[Amount] = None
     settings: MemorySettings = MemorySettings()
     selection: Selection = Selection()
     rules: tuple[Rule, ...] = ()
@@ -123,7 +124,8 @@ class MemoryPolicy:
         settings = self.settings
         for rule in _rules_for(self.rules, domain):
             settings = replace(settings, **rule.memory)
-        settings = replace(settings, **_owner_memory(domain))
+        if domain.owner != Owner():
+            settings = replace(settings, **_owner_memory(domain))
         _check_thresholds(settings, domain.balloon.maximum_kib if domain.balloon else None)
         return settings
 

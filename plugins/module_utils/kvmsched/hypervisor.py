@@ -49,6 +49,7 @@ _CHUNK = 32
 # A healthy domain on a host at 99 % load answered within 62 ms; ten times that is no longer a matter of load.
 _STALL_S = 1.0
 _STALL_PER_DOMAIN_S = 0.1
+THREAD = "libvirt connection"
 # A monitor command that is under way for so long is not just another client's poll.
 _OCCUPIED_MS = 1000
 
@@ -92,7 +93,7 @@ class Line:
         """Return work(connection); Hung if it takes longer, Unavailable if there is no connection."""
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(self._jobs,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(self._jobs,), name=THREAD, daemon=True).start()
         job = _Job(work)
         self._jobs.put(job)
         if not job.done.wait(timeout_s):
@@ -479,12 +480,15 @@ def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
         replace(vcpu, time_ns=counters[n][0], delay_ns=counters[n][1]) if n in counters else vcpu
         for n, vcpu in sorted(vcpus.items())
     )
+    domain = replace(domain, vcpus=timed)
     if "balloon.maximum" not in record:
-        return replace(domain, vcpus=timed)
+        return domain
+    if "balloon.rss" not in record and domain.busy is None:
+        # QEMU was not asked, because somebody else's question to it is still open.
+        domain = replace(domain, busy=f"{_NO_ANSWER}: its statistics are incomplete")
     balloon = domain.balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"])
     return replace(
         domain,
-        vcpus=timed,
         balloon=replace(
             balloon,
             actual_kib=record.get("balloon.current", record["balloon.maximum"]),

@@ -346,7 +346,11 @@ def sides(move: Move) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """A host's memory in figures; ``unused_kib`` and ``usable_kib`` are sums over the domains that report them."""
+    """A host's memory in figures; ``unused_kib`` and ``usable_kib`` are sums over the domains that report them.
+
+    ``limited`` counts the starved and wasteful domains that no move can help: at their floor, at
+    their maximum, or with thresholds closer to each other than their readings are.
+    """
 
     starved: int
     wasteful: int
@@ -356,6 +360,7 @@ class MemoryFigures:
     actual_kib: int
     host_available_kib: Optional[int] = None
     host_reserve_kib: Optional[int] = None
+    limited: int = 0
 
 
 @dataclass(frozen=True)

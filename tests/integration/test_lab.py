@@ -1,0 +1,206 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab tells the truth: load is really made, memory really held, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from lab import Guest, Lab, RunningGuest, machine
+
+TESTS = Path(__file__).parents[1]
+MIB = 1024
+
+BUSY = Guest("kvmsched-test-lab-busy", vcpus=2, max_vcpus=3, cpu=[0.5, 0.1], load_at_boot=True, stats_period_s=0)
+HOG = Guest("kvmsched-test-lab-hog", memory_mib=384, current_mib=320, hold_mib=120, cache_mib=60, pin={0: "0"})
+SWAP = Guest("kvmsched-test-lab-swap", swap_mib=128, hold_mib=60, persistent=True)
+DEAF = Guest("kvmsched-test-lab-deaf", driver=False, cputune="<vcpupin vcpu='0' cpuset='1'/>")
+
+CHILD = """
+import os, sys, time
+from lab import Guest, Lab
+with Lab() as lab:
+    lab.start(Guest(sys.argv[1]))
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as the_lab:
+        the_lab.start(BUSY, HOG, SWAP, DEAF)
+        yield the_lab
+
+
+def wanted(lab: Lab, name: str, vcpu: int = 0) -> float:
+    share = lab.measure(2)[name][vcpu]
+    return share.run + share.wait
+
+
+def near(value: float, expected: float, tolerance: float) -> bool:
+    return abs(value - expected) <= tolerance
+
+
+def test_cpu_share_is_really_burnt(lab: Lab) -> None:
+    assert near(wanted(lab, BUSY.name, 0), 0.5, 0.15)
+    assert near(wanted(lab, BUSY.name, 1), 0.1, 0.15)
+    lab[BUSY.name].cpu(0.05, 0.7)
+    assert near(wanted(lab, BUSY.name, 0), 0.05, 0.15)
+    assert near(wanted(lab, BUSY.name, 1), 0.7, 0.2)
+    lab[BUSY.name].cpu(0)
+
+
+def test_a_plugged_vcpu_works(lab: Lab) -> None:
+    lab[BUSY.name].domain.setVcpus(3)
+    time.sleep(3)
+    assert sorted(lab[BUSY.name].threads()) == [0, 1, 2]
+    lab[BUSY.name].cpu(0, 0, 0.4)
+    time.sleep(1)
+    assert near(wanted(lab, BUSY.name, 2), 0.4, 0.15)
+    lab[BUSY.name].cpu(0)
+
+
+def test_guest_clock_is_right(lab: Lab) -> None:
+    before, started_s = lab[BUSY.name].report(), time.monotonic()
+    time.sleep(3)
+    elapsed_s = lab[BUSY.name].report().up_s - before.up_s
+    assert near(elapsed_s, time.monotonic() - started_s, 0.7)
+
+
+def test_memory_is_really_held(lab: Lab) -> None:
+    hog = lab[HOG.name]
+    before = hog.report()
+    assert near(hog.balloon_kib(), 320 * MIB, MIB)
+    assert near(before.total_kib, 320 * MIB, 50 * MIB)
+    assert before.held_kib == 120 * MIB
+    assert before.cached_kib >= 60 * MIB
+    assert near(before.available_kib - before.free_kib, 60 * MIB, 8 * MIB)
+    hog.hold(60)
+    after = hog.wait_held()
+    assert near(after.free_kib - before.free_kib, 60 * MIB, 2 * MIB)
+    time.sleep(2)
+    assert near(hog.domain.memoryStats()["unused"], after.free_kib, 2 * MIB)
+    hog.cache(5)
+    assert near(hog.report().cached_kib, 5 * MIB, 4 * MIB)
+
+
+def test_memory_follows_a_timeline(lab: Lab) -> None:
+    hog = lab[HOG.name]
+    hog.hold(20)
+    hog.wait_held()
+    hog.tell("at 2 mem 80 20")
+    assert hog.report().held_kib == 20 * MIB
+    time.sleep(3)
+    assert 20 * MIB < hog.report().held_kib <= 80 * MIB
+    time.sleep(3)
+    assert hog.report().held_kib == 80 * MIB
+
+
+def test_balloon_is_seen_by_the_guest(lab: Lab) -> None:
+    hog = lab[HOG.name]
+    before = hog.report()
+    hog.domain.setMemory(280 * MIB)
+    time.sleep(4)
+    assert near(hog.balloon_kib(), 280 * MIB, MIB)
+    assert near(before.total_kib - hog.report().total_kib, 40 * MIB, MIB)
+
+
+def test_death_of_a_hog_is_seen(lab: Lab) -> None:
+    hog = lab[HOG.name]
+    hog.hold(400)
+    hog.wait_held()
+    assert hog.hog_kills == 1
+    assert hog.alive
+    hog.hold(30)
+    assert hog.wait_held().held_kib == 30 * MIB
+
+
+def test_swap_is_used(lab: Lab) -> None:
+    lab[SWAP.name].hold(260)
+    assert lab[SWAP.name].wait_held().swap_used_kib > 20 * MIB
+    assert lab[SWAP.name].hog_kills == 0
+    assert lab[SWAP.name].domain.memoryStats()["swap_out"] > 0
+
+
+def test_a_guest_without_driver_reports_nothing(lab: Lab) -> None:
+    stats = lab[DEAF.name].domain.memoryStats()
+    assert stats.get("last_update", 0) == 0
+    assert "usable" not in stats
+    lab[DEAF.name].domain.setMemory(128 * MIB)
+    time.sleep(2)
+    assert lab[DEAF.name].balloon_kib() == 256 * MIB
+
+
+def test_pins_are_the_kernels(lab: Lab) -> None:
+    assert lab[HOG.name].affinity() == {0}
+    assert lab[DEAF.name].affinity() == {1}
+    floating = lab[SWAP.name]
+    assert len(floating.affinity()) > 1
+    os.sched_setaffinity(floating.threads()[0], {0})  # behind libvirt's back
+    assert floating.affinity() == {0}
+
+
+def test_reboot_and_stop_are_seen(lab: Lab) -> None:
+    busy = lab[BUSY.name]
+    before = busy.report()
+    busy.tell("at 0.2 reboot")
+    deadline = time.monotonic() + 60
+    while busy.reports()[-1].up_s >= before.up_s:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert near(wanted(lab, BUSY.name), 0.5, 0.2)  # its load is on the kernel command line
+    busy.signal_qemu(signal.SIGSTOP)
+    time.sleep(0.2)
+    assert busy.qemu_state == "T"
+    lab.stop([BUSY.name])
+    assert busy.qemu_state == ""
+    assert not busy.alive
+
+
+def test_other_names_are_refused() -> None:
+    for name in ("vm1", "kvmsched-test-", "my-kvmsched-test-a", "kvmsched-test-../x"):
+        with pytest.raises(ValueError, match="no name for a lab guest"):
+            Guest(name)
+
+
+def nothing_left(one: RunningGuest) -> bool:
+    connection = machine.connect()
+    names = [domain.name() for domain in connection.listAllDomains()]
+    connection.close()
+    return one.name not in names and not one.qemu_state and not one.files.console.exists()
+
+
+def test_an_error_leaves_nothing() -> None:
+    guests = [Guest("kvmsched-test-lab-error", persistent=True), Guest("kvmsched-test-lab-error2", balloon="none")]
+    with pytest.raises(ZeroDivisionError), Lab() as lab:
+        running = lab.start(*guests)
+        raise ZeroDivisionError
+    assert all(map(nothing_left, running))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_leaves_nothing(number: signal.Signals) -> None:
+    name = f"kvmsched-test-lab-{number.name.lower()}"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, name], stdout=subprocess.PIPE, env=environment)
+    assert child.stdout
+    assert child.stdout.readline() == b"up\n"
+    connection = machine.connect()
+    assert connection.lookupByName(name).isActive()
+    child.send_signal(number)
+    child.wait()
+    if number == signal.SIGKILL:
+        assert connection.lookupByName(name).isActive()
+        clean = [sys.executable, "-m", "lab", "clean"]
+        assert name in subprocess.run(clean, env=environment, check=True, capture_output=True, text=True).stdout
+    assert name not in [domain.name() for domain in connection.listAllDomains()]
+    connection.close()

@@ -1,0 +1,85 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kvm_mem_balance on real guests: the truth is what each guest says of itself on its console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from face import Answer, run_ok
+from lab import Guest, Lab, RunningGuest
+
+HOG, HOARDER = "kvmsched-test-hog", "kvmsched-test-hoarder"
+STARVATION_MIB, WASTE_MIB = 60, 120
+OPTIONS = {"starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
+# The kernel's own counters jitter by a few MiB from one second to the next.
+NOISE_KIB = 8 * 1024
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[RunningGuest, RunningGuest]]:
+    """A guest that has nearly nothing left, and one that uses nearly nothing of its 512 MiB."""
+    with Lab() as lab:
+        hog, hoarder = lab.start(
+            Guest(HOG, memory_mib=512, current_mib=256, hold_mib=180),
+            Guest(HOARDER, memory_mib=512, persistent=True),
+        )
+        yield hog, hoarder
+
+
+def until_unchanged(**options: object) -> list[Answer]:
+    answers = [run_ok("kvm_mem_balance", **OPTIONS, **options)]
+    while answers[-1].changed:
+        assert len(answers) < 10, [answer.msg for answer in answers]
+        answers.append(run_ok("kvm_mem_balance", **OPTIONS, **options))
+    return answers
+
+
+def inside_the_thresholds(guest: RunningGuest) -> bool:
+    report = guest.report()
+    return report.available_kib >= STARVATION_MIB * 1024 - NOISE_KIB and report.free_kib <= WASTE_MIB * 1024 + NOISE_KIB
+
+
+def test_pairwise_moves_half_of_the_unused_memory_from_one_to_the_other(
+    pair: tuple[RunningGuest, RunningGuest],
+) -> None:
+    hog, hoarder = pair
+    before = hog.report(), hoarder.report()
+    sizes = hog.balloon_kib(), hoarder.balloon_kib()
+    assert before[0].available_kib < STARVATION_MIB * 1024 and before[1].free_kib > WASTE_MIB * 1024
+
+    foreseen = run_ok("kvm_mem_balance", check=True, strategy="pairwise", **OPTIONS)
+    assert foreseen.changed and len(foreseen.moves) == 2, foreseen.text
+    assert (hog.balloon_kib(), hoarder.balloon_kib()) == sizes, "check mode changed something"
+
+    answer = run_ok("kvm_mem_balance", strategy="pairwise", **OPTIONS)
+    moves = {move["domain"]: move["after_kib"] - move["before_kib"] for move in answer.moves}
+    assert moves[HOG] == -moves[HOARDER] > 0, answer.text
+    after = hog.report(), hoarder.report()
+    assert after[0].available_kib - before[0].available_kib == pytest.approx(moves[HOG], abs=NOISE_KIB)
+    assert before[1].available_kib - after[1].available_kib == pytest.approx(moves[HOG], abs=NOISE_KIB)
+    assert moves[HOG] == pytest.approx(min(before[1].free_kib / 2, 256 * 1024), abs=NOISE_KIB)
+
+    until_unchanged(strategy="pairwise")
+    assert inside_the_thresholds(hog) and inside_the_thresholds(hoarder)
+
+    released = run_ok("kvm_mem_balance", state="released", **OPTIONS)
+    assert released.changed
+    assert (hog.balloon_kib(), hoarder.balloon_kib()) == sizes
+    assert hog.report().total_kib == pytest.approx(before[0].total_kib, abs=NOISE_KIB)
+    assert not any("kvmsched:state" in guest.domain.XMLDesc(0) for guest in pair)
+    assert hog.hog_kills == hoarder.hog_kills == 0 and hog.alive and hoarder.alive
+
+
+def test_fair_brings_everyone_inside_the_thresholds_and_then_rests(pair: tuple[RunningGuest, RunningGuest]) -> None:
+    hog, hoarder = pair
+    sizes = hog.balloon_kib(), hoarder.balloon_kib()
+    answers = until_unchanged()
+    assert answers[0].changed and answers[-1].values["before"]["starved"] == 0, answers[-1].text
+    assert inside_the_thresholds(hog) and inside_the_thresholds(hoarder)
+    assert not run_ok("kvm_mem_balance", **OPTIONS).changed
+    run_ok("kvm_mem_balance", state="released", **OPTIONS)
+    assert (hog.balloon_kib(), hoarder.balloon_kib()) == sizes
+    assert hog.hog_kills == 0 and hog.alive and hoarder.alive

@@ -1,0 +1,83 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Domains that can't be served each get a reason of their own, and cost the others nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from face import run_ok
+from lab import Guest, Lab
+
+PREFIX = "kvmsched-test-odd-"
+OPTIONS = {"starvation": "60M", "waste": "120M"}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        lab.start(
+            Guest(f"{PREFIX}healthy", memory_mib=384),
+            Guest(f"{PREFIX}nodevice", memory_mib=128, balloon="none"),
+            Guest(f"{PREFIX}nodriver", memory_mib=128, driver=False),
+            Guest(f"{PREFIX}noperiod", memory_mib=384, stats_period_s=0),
+            Guest(
+                f"{PREFIX}optout",
+                memory_mib=384,
+                metadata="<k:policy xmlns:k='urn:kvmsched:policy/1' memory='ignore' vcpu='ignore'/>",
+            ),
+            Guest(f"{PREFIX}slip", memory_mib=384, metadata="<k:policy xmlns:k='urn:kvmsched:policy/1' floor='1MB'/>"),
+            Guest(f"{PREFIX}paused", memory_mib=384),
+        )
+        lab[f"{PREFIX}paused"].domain.suspend()
+        yield lab
+
+
+def test_each_has_its_reason_and_the_healthy_one_is_served(lab: Lab) -> None:
+    sizes = {name: guest.balloon_kib() for name, guest in lab.guests.items() if "nodevice" not in name}
+    first = run_ok("kvm_mem_balance", **OPTIONS)
+    moved = {move["domain"]: move["kind"] for move in first.moves}
+    assert moved == {f"{PREFIX}healthy": "balloon", f"{PREFIX}noperiod": "stats_period"}, first.text
+    reasons = {skip["domain"].replace(PREFIX, ""): skip["reason"] for skip in first.values["skips"]}
+    for name, word in {
+        "nodevice": "balloon",
+        "nodriver": "driver",
+        "optout": "ignore",
+        "slip": "floor",
+        "paused": "paused",
+    }.items():
+        assert word in reasons[name], reasons
+        if name != "nodevice":
+            assert lab[f"{PREFIX}{name}"].balloon_kib() == sizes[f"{PREFIX}{name}"]
+
+    time.sleep(6)  # the period of 5 s that the first pass set
+    second = run_ok("kvm_mem_balance", **OPTIONS)
+    assert f"{PREFIX}noperiod" in {move["domain"] for move in second.moves}, second.text
+
+    run_ok("kvm_mem_balance", state="released", **OPTIONS)
+    for name in ("healthy", "noperiod"):
+        guest = lab[f"{PREFIX}{name}"]
+        assert guest.balloon_kib() == sizes[f"{PREFIX}{name}"]
+        assert "kvmsched:state" not in guest.domain.XMLDesc(0)
+    assert "<stats period='5'/>" not in lab[f"{PREFIX}noperiod"].domain.XMLDesc(0)
+
+
+def test_the_vcpu_module_skips_who_opted_out(lab: Lab) -> None:
+    answer = run_ok("kvm_vcpu_pin")
+    assert "ignore" in answer.skip(f"{PREFIX}optout")["reason"]
+    assert "paused" in answer.skip(f"{PREFIX}paused")["reason"]
+
+
+def test_a_domain_that_vanishes_between_two_samples_costs_only_its_own_turn(lab: Lab) -> None:
+    """The pass waits for fresh statistics in between: that is when the guest goes."""
+    import threading
+
+    victim = lab.start(Guest(f"{PREFIX}victim", memory_mib=128))[0]
+    timer = threading.Timer(3.0, lambda: victim.domain.destroy())
+    timer.start()
+    answer = run_ok("kvm_vcpu_pin", interval=5)
+    timer.join()
+    assert f"{PREFIX}victim" not in {move["domain"] for move in answer.moves}

@@ -1,0 +1,283 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What hangs or fails at an exact instant, and what that costs: one domain its turn, never the pass.
+
+libvirt is a fake here, because a real one can't be made to hang in a chosen call.
+The same faults on real guests are in tests/integration.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kvmsched import hypervisor
+from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable
+from kvmsched.model import BalloonMove, Record
+
+CAPABILITIES = "<capabilities><host><uuid>host</uuid></host></capabilities>"
+XML = (
+    "<domain><memory unit='KiB'>524288</memory>"
+    "<devices><memballoon model='virtio'><stats period='1'/></memballoon></devices></domain>"
+)
+
+
+class FakeError(Exception):
+    """Stands for libvirt.libvirtError."""
+
+    def __init__(self, code: int, domain: int = 10, text: str = "it failed") -> None:
+        super().__init__(text)
+        self._code, self._domain = code, domain
+
+    def get_error_code(self) -> int:
+        return self._code
+
+    def get_error_domain(self) -> int:
+        return self._domain
+
+
+class FakeDomain:
+    def __init__(self, connection: FakeConnection, number: int) -> None:
+        self._connection, self._number = connection, number
+
+    def connect(self) -> FakeConnection:
+        return self._connection
+
+    def name(self) -> str:
+        return f"d{self._number}"
+
+    def UUIDString(self) -> str:
+        return f"u{self._number}"
+
+    def UUID(self) -> str:
+        return self.UUIDString()
+
+    def ID(self) -> int:
+        return self._connection.world.ids.get(self._number, self._number)
+
+    def __getattr__(self, call: str) -> Callable[..., Any]:
+        return lambda *arguments: self._connection.world.answer(self._number, call, arguments)
+
+
+class FakeConnection:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def getCPUMap(self) -> tuple[int, list[bool], int]:
+        return 2, [True, True], 2
+
+    def getCapabilities(self) -> str:
+        return CAPABILITIES
+
+    def getType(self) -> str:
+        return "QEMU"
+
+    def getAllDomainStats(self, *_flags: int) -> list[tuple[FakeDomain, dict[str, int]]]:
+        return [(FakeDomain(self, number), {"state.state": 1}) for number in self.world.numbers]
+
+    def domainListGetStats(self, domains: list[FakeDomain], *_flags: int) -> list[tuple[FakeDomain, dict[str, int]]]:
+        return [(domain, domain.statistics()) for domain in domains]
+
+    def lookupByUUID(self, uuid: str) -> FakeDomain:
+        return FakeDomain(self, int(uuid[1:]))
+
+    lookupByUUIDString = lookupByUUID
+
+    def close(self) -> None:
+        self.world.closed += 1
+
+
+class World:
+    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails."""
+
+    def __init__(self, domains: int) -> None:
+        self.numbers = range(domains)
+        self.ids: dict[int, int] = {}
+        self.hangs: set[tuple[int, str]] = set()
+        self.errors: dict[tuple[int, str], FakeError] = {}
+        self.over = threading.Event()
+        self.written: list[tuple[int, str]] = []
+        self.opened = self.closed = 0
+
+    def answer(self, number: int, call: str, arguments: tuple[Any, ...]) -> Any:
+        if (number, call) in self.hangs:
+            self.over.wait()
+        if (number, call) in self.errors:
+            raise self.errors[number, call]
+        if call.startswith(("set", "pin")):
+            self.written.append((number, call))
+        return {
+            "XMLDesc": XML,
+            "isPersistent": 0,
+            "controlInfo": [0, 0, 0],
+            "jobInfo": [0],
+            "vcpus": ([(0, 1, 0, 0)], [(True, True)]),
+            "statistics": {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1},
+        }.get(call, 0)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(40)  # more than one bulk call's worth
+    constants = {
+        "libvirtError": FakeError,
+        "VIR_ERR_NO_DOMAIN": 42,
+        "VIR_ERR_OPERATION_TIMEOUT": 68,
+        "VIR_ERR_OPERATION_DENIED": 29,
+        "VIR_ERR_ACCESS_DENIED": 88,
+        "VIR_ERR_NO_SUPPORT": 3,
+        "VIR_ERR_ARGUMENT_UNSUPPORTED": 74,
+        "VIR_ERR_OPERATION_INVALID": 55,
+        "VIR_FROM_RPC": 7,
+        "VIR_DOMAIN_CONTROL_OK": 0,
+        "VIR_DOMAIN_JOB_NONE": 0,
+        "VIR_DOMAIN_METADATA_ELEMENT": 2,
+        "VIR_DOMAIN_AFFECT_LIVE": 1,
+        "VIR_DOMAIN_STATS_STATE": 1,
+        "VIR_DOMAIN_STATS_VCPU": 8,
+        "VIR_DOMAIN_STATS_BALLOON": 4,
+        "VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE": 1,
+        "VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT": 4,
+    }
+
+    def open_fake(*_arguments: object) -> FakeConnection:
+        world.opened += 1
+        return FakeConnection(world)
+
+    monkeypatch.setattr(hypervisor, "libvirt", SimpleNamespace(**constants))
+    monkeypatch.setattr(hypervisor, "_open", open_fake)
+    # A remote URI: nothing is read from this machine's /proc.
+    monkeypatch.setattr(hypervisor, "_host_memory", lambda _connection: None)
+    # What a test injects, it does not have to wait for as long as a host would.
+    monkeypatch.setattr(hypervisor, "_STALL_S", 0.1)
+    monkeypatch.setattr(hypervisor, "_STALL_PER_DOMAIN_S", 0.005)
+    yield world
+    world.over.set()
+    while HOSTS:
+        HOSTS.pop().close()
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD:
+            thread.join(5)
+
+
+HOSTS: list[Hypervisor] = []
+
+
+def host(deadline_s: float = 5) -> Hypervisor:
+    HOSTS.append(Hypervisor("qemu+ssh://elsewhere/system", read_only=False, deadline_s=deadline_s))
+    return HOSTS[-1]
+
+
+@pytest.mark.parametrize("call", ["XMLDesc", "vcpus", "controlInfo", "statistics"])
+@pytest.mark.parametrize("sick", [{0}, {7, 8, 39}])
+def test_domains_that_hang_cost_only_their_own_turn(world: World, call: str, sick: set[int]) -> None:
+    world.hangs = {(number, call) for number in sick}
+    snapshot = host().observe()
+    assert {skip.domain for skip in snapshot.skips} == {f"d{number}" for number in sick}
+    assert {skip.code for skip in snapshot.skips} == {"hung"}
+    assert len(snapshot.domains) == 40 - len(sick)
+    assert all(domain.balloon and domain.balloon.actual_kib == 400000 for domain in snapshot.domains)
+
+
+def test_a_healthy_host_is_asked_over_one_connection(world: World) -> None:
+    hyper = host()
+    assert len(hyper.observe().domains) == len(hyper.observe().domains) == 40
+    assert world.opened == 1
+
+
+def test_an_open_that_never_returns_is_an_error_not_a_hang(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hypervisor, "_open", lambda *_arguments: world.over.wait() and FakeConnection(world))
+    with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s \(deadline\)"):
+        host(deadline_s=0.2).observe()
+
+
+def test_a_domain_that_vanishes_is_skipped(world: World) -> None:
+    world.errors[3, "XMLDesc"] = FakeError(42)
+    (skip,) = host().observe().skips
+    assert (skip.domain, skip.code) == ("d3", "gone")
+
+
+def test_a_connection_that_is_lost_ends_the_pass_in_one_line(world: World) -> None:
+    world.errors[3, "vcpus"] = FakeError(38, domain=7, text="End of file while\nreading data")
+    with pytest.raises(Unavailable, match="went away: End of file while reading data"):
+        host().observe()
+
+
+def changes(hyper: Hypervisor, *numbers: int) -> list[Change]:
+    domains = {domain.name: domain for domain in hyper.observe().domains}
+    return [
+        Change(domains[f"d{n}"], Record("host", n), (BalloonMove(f"d{n}", f"u{n}", 400000, 300000, "because"),))
+        for n in numbers
+    ]
+
+
+def test_the_record_comes_before_the_change(world: World) -> None:
+    hyper = host()
+    outcome = hyper.apply(changes(hyper, 1))
+    assert world.written == [(1, "setMetadata"), (1, "setMemory")]
+    assert [move.domain for move in outcome.moves] == ["d1"]
+
+
+def test_without_its_record_a_domain_is_not_changed(world: World) -> None:
+    world.errors[1, "setMetadata"] = FakeError(68)
+    hyper = host()
+    outcome = hyper.apply(changes(hyper, 1, 2))
+    assert (1, "setMemory") not in world.written
+    assert [move.domain for move in outcome.moves] == ["d2"]
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "busy")]
+
+
+@pytest.mark.parametrize("call", ["setMetadata", "setMemory"])
+def test_a_write_that_hangs_is_abandoned_and_the_others_are_made(world: World, call: str) -> None:
+    hyper = host()
+    planned = changes(hyper, 1, 2, 3)
+    world.hangs = {(2, call)}
+    outcome = hyper.apply(planned)
+    assert [move.domain for move in outcome.moves] == ["d1", "d3"]
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d2", "hung")]
+
+
+def test_a_domain_that_was_restarted_meanwhile_is_not_changed(world: World) -> None:
+    hyper = host()
+    planned = changes(hyper, 1)
+    world.ids[1] = 99
+    outcome = hyper.apply(planned)
+    assert world.written == [] and outcome.failures[0].code == "gone"
+
+
+@pytest.mark.parametrize(
+    ("code", "domain", "word"),
+    [
+        (42, 10, "gone"),
+        (55, 10, "gone"),
+        (68, 10, "busy"),
+        (29, 20, "denied"),
+        (88, 55, "denied"),
+        (74, 10, "unsupported"),
+        (1, 10, "error"),
+    ],
+)
+def test_errors_have_names(world: World, code: int, domain: int, word: str) -> None:
+    assert hypervisor.explain(FakeError(code, domain))[0] == word
+
+
+def test_a_line_gives_its_connection_back(world: World) -> None:
+    line = Line("test", read_only=True)
+    assert line.run(lambda connection: connection.getType(), 5) == "QEMU"
+    line.close()
+    for _ in range(100):
+        if world.closed:
+            break
+        threading.Event().wait(0.01)
+    assert world.closed == 1
+
+
+def test_only_this_host_may_be_changed() -> None:
+    for uri in ("qemu:///system", "qemu:///session", "test:///default"):
+        assert hypervisor.acting_refusal(uri) is None
+    for uri in ("qemu+ssh://host/system", "xen:///", "lxc:///", "", "qemu:///embed?root=/x"):
+        assert "allowed: qemu:///system" in str(hypervisor.acting_refusal(uri))

@@ -11,12 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
 from .kvmsched import config, model, passes
+from .kvmsched.policy.load import measure
 
 # Where distributions put the Python that their python3-libvirt belongs to.
 DISTRIBUTION_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
@@ -126,7 +127,7 @@ def require_libvirt(module: AnsibleModule) -> None:
 # ---------------------------------------------------------------- the passes
 
 
-def run_memory(module: AnsibleModule) -> NoReturn:
+def run_memory(module: AnsibleModule) -> None:
     """One pass of kvm_mem_balance; ends the process."""
     require_libvirt(module)
     names = ("strategy", "starvation", "waste", "host_reserve", "floor", "reclaim", "cache")
@@ -135,12 +136,11 @@ def run_memory(module: AnsibleModule) -> NoReturn:
     try:
         result = passes.run_memory(how, policy.memory, release=_releases(module))
     except passes.PassError as error:
-        module.fail_json(msg=str(error))
-    plan = result.plan
-    _finish(module, result, {"unmet": model.to_json(plan.unmet)})
+        _fail(module, str(error))
+    _finish(module, result, {"unmet": model.to_json(result.plan.unmet)})
 
 
-def run_vcpu(module: AnsibleModule) -> NoReturn:
+def run_vcpu(module: AnsibleModule) -> None:
     """One pass of kvm_vcpu_pin; ends the process."""
     require_libvirt(module)
     names = ("interval", "threshold", "granularity", "pcpus", "reserved", "max_moves", "emulator")
@@ -149,19 +149,19 @@ def run_vcpu(module: AnsibleModule) -> NoReturn:
     try:
         result = passes.run_vcpu(how, policy.vcpu, release=_releases(module))
     except passes.PassError as error:
-        module.fail_json(msg=str(error))
+        _fail(module, str(error))
     plan = result.plan
     _finish(module, result, {"moves_bound": plan.moves_bound, "placed": plan.placed, "trigger": plan.trigger})
 
 
-def run_info(module: AnsibleModule) -> NoReturn:
+def run_info(module: AnsibleModule) -> None:
     """Observe for kvm_sched_info; ends the process."""
     require_libvirt(module)
     policy = _policy(module, "vcpu", ("interval",))
     try:
         samples, timings_s = passes.run_info(_conduct(module, policy), policy.vcpu.interval_s)
     except passes.PassError as error:
-        module.fail_json(msg=str(error))
+        _fail(module, str(error))
     selection, subsets = policy.vcpu.selection, module.params["subsets"]
     last = replace(samples[-1], domains=tuple(d for d in samples[-1].domains if selection.matches(d)))
     vcpus = sum(len(domain.vcpus) for domain in last.domains)
@@ -170,7 +170,7 @@ def run_info(module: AnsibleModule) -> NoReturn:
         changed=False,
         msg=f"{last.host.name}: {len(last.domains)} running domains, {vcpus} vCPUs on {pcpus} pCPUs",
         snapshot=_subset(model.to_json(last), subsets),
-        load=_load(samples[0], last, subsets),
+        load=_load(samples, last.domains, subsets),
         unmatched=list(selection.unmatched(samples[-1].domains)),
         timings_s=timings_s,
     )
@@ -189,7 +189,12 @@ def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Po
     except config.ConfigError as error:
         prefix = f"{part}."
         mistakes = [line[len(prefix) :] if line.startswith(prefix) else line for line in error.mistakes]
-        module.fail_json(msg="; ".join(mistakes))
+        _fail(module, "; ".join(mistakes))
+
+
+def _fail(module: AnsibleModule, line: str) -> NoReturn:
+    module.fail_json(msg=line)
+    raise SystemExit(1)  # never reached; for type checkers that don't see into ansible-core
 
 
 def _without_none(value: Any) -> Any:
@@ -221,7 +226,7 @@ def _releases(module: AnsibleModule) -> bool:
 _SHOWN_SKIPS = 20
 
 
-def _finish(module: AnsibleModule, result: passes.Result, more: dict[str, Any]) -> NoReturn:
+def _finish(module: AnsibleModule, result: passes.Result[Any], more: dict[str, Any]) -> None:
     plan, outcome = result.plan, result.outcome
     moves = plan.moves if module.check_mode else outcome.moves
     values = {
@@ -255,7 +260,7 @@ def _diff(moves: Iterable[model.Move]) -> dict[str, str]:
     }
 
 
-def _summary(module: AnsibleModule, result: passes.Result, moves: int) -> str:
+def _summary(module: AnsibleModule, result: passes.Result[Any], moves: int) -> str:
     if not result.snapshot.domains:
         return f"no running domain on {result.snapshot.host.name}, nothing to do"
     verb = "would make" if module.check_mode else "made"
@@ -289,26 +294,27 @@ def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
     return snapshot
 
 
-def _load(first: model.Snapshot, last: model.Snapshot, subsets: list[str]) -> dict[str, Any]:
+def _load(samples: list[model.Snapshot], domains: Iterable[model.Domain], subsets: list[str]) -> dict[str, Any]:
     """How busy each pCPU was, and how much each vCPU ran and waited, in percent of one pCPU."""
-    measured = model.measure(first, last)
-    load: dict[str, Any] = {"interval_s": round(measured.interval_s, 3)}
+    loads = measure(samples, lambda _domain, vcpu: vcpu.affinity or vcpu.pin)
+    result: dict[str, Any] = {"interval_s": round(loads.window_s, 3)}
     if "topology" in subsets:
-        load["pcpus"] = [{"id": cpu, "busy_pct": _pct(busy)} for cpu, busy in sorted(measured.busy.items())]
+        result["pcpus"] = [{"id": pcpu, "busy_pct": _pct(busy)} for pcpu, busy in sorted(loads.busy.items())]
     if "vcpus" in subsets:
-        load["vcpus"] = [
+        result["vcpus"] = [
             {
                 "domain": domain.name,
                 "uuid": domain.uuid,
                 "id": vcpu.id,
-                "run_pct": _pct(measured.run.get((domain.uuid, vcpu.id))),
-                "delay_pct": _pct(measured.delay.get((domain.uuid, vcpu.id))),
+                "run_pct": _pct(demand.run) if demand else None,
+                "delay_pct": _pct(demand.wait) if demand else None,
             }
-            for domain in last.domains
+            for domain in domains
             for vcpu in domain.vcpus
+            for demand in [loads.demand.get((domain.uuid, vcpu.id))]
         ]
-    return load
+    return result
 
 
-def _pct(fraction: Optional[float]) -> Optional[float]:
-    return None if fraction is None else round(fraction * 100, 1)
+def _pct(fraction: float) -> float:
+    return round(fraction * 100, 1)

@@ -62,7 +62,7 @@ DOMAIN = f"""<domain type='kvm' id='3'><name>db1</name><metadata>
  <memory unit='MiB'>2048</memory><currentMemory unit='KiB'>1048576</currentMemory>
  <vcpu placement='static' cpuset='0-5' current='2'>4</vcpu><iothreads>2</iothreads>
  <cputune><vcpupin vcpu='0' cpuset='1'/><vcpupin vcpu='2' cpuset='2-3'/><emulatorpin cpuset='5'/>
-  <iothreadpin iothread='2' cpuset='4'/>
+  <iothreadpin iothread='2' cpuset='4'/><period>50000</period><quota>25000</quota>
   <vcpusched vcpus='2-3' scheduler='fifo' priority='1'/><vcpusched vcpus='0' scheduler='batch'/></cputune>
  <numatune><memory mode='strict' nodeset='1'/></numatune>
  <memtune><hard_limit unit='KiB'>3145728</hard_limit></memtune>
@@ -81,6 +81,7 @@ def test_a_domain_with_everything() -> None:
         ("iothread", 1, set(range(6))),
         ("iothread", 2, {4}),
     ]
+    assert domain.vcpu_quota == 0.5
     assert domain.schedulers == {2: "fifo", 3: "fifo"}
     assert (domain.nodeset, domain.memory_strict) == ({1}, True)
     assert (domain.maximum_kib, domain.hard_limit_kib) == (2 * 1024**2, 3 * 1024**2)

@@ -314,6 +314,7 @@ class Hypervisor:
             cpuset=live.cpuset,
             numa_pcpus=numa,
             cgroup_pcpus=cgroup_cpus,
+            vcpu_quota=live.vcpu_quota,
             vcpus=_vcpus(handle, live, libvirt_xml.parse_definition_pins(inactive), pins, default),
             threads=live.threads,
             balloon=Balloon(

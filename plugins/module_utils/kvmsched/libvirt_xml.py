@@ -94,6 +94,7 @@ class DomainDefinition:
     pins: dict[int, CpuSet]
     threads: tuple[Thread, ...]
     schedulers: dict[int, str]
+    vcpu_quota: Optional[float]
     maximum_kib: int
     balloon_device: bool
     autodeflate: bool
@@ -122,6 +123,7 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
         pins=parse_pins(root),
         threads=_threads(root, cpuset or online),
         schedulers=_schedulers(root),
+        vcpu_quota=_vcpu_quota(root),
         maximum_kib=_kib(root.find("memory")) or 0,
         balloon_device=balloon is not None and balloon.get("model") != "none",
         autodeflate=balloon is not None and balloon.get("autodeflate") == "on",
@@ -162,6 +164,13 @@ def _schedulers(root: ET.Element) -> dict[int, str]:
         if element.get("scheduler") in ("fifo", "rr"):
             schedulers.update(dict.fromkeys(_cpus(element.get("vcpus")) or (), element.get("scheduler", "")))
     return schedulers
+
+
+def _vcpu_quota(root: ET.Element) -> Optional[float]:
+    """The share of a pCPU that ``<quota>`` leaves each vCPU; not positive is no limit, the default period 0.1 s."""
+    quota_us = int(root.findtext("cputune/quota", "0"))
+    period_us = int(root.findtext("cputune/period", "100000"))
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
 
 def _hard_limit(root: ET.Element) -> Optional[int]:

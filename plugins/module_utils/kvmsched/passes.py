@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable, Iterator, Optional, Sequence
+from typing import Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar
 
 from . import baseline, lock
 from .config import MemoryPolicy, VcpuPolicy
@@ -23,10 +23,10 @@ from .model import (
     Move,
     Outcome,
     PeriodMove,
-    Plan,
     Record,
     Skip,
     Snapshot,
+    VcpuPlan,
 )
 from .policy import memory, vcpu
 
@@ -52,8 +52,11 @@ class Conduct:
     holder: str = "kvmsched"
 
 
+P = TypeVar("P", MemoryPlan, VcpuPlan)
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Generic[P]):
     """What a pass planned and what came of it.
 
     ``timings_s`` is seconds by phase, waiting for samples included in observe; ``failed`` is why the
@@ -61,7 +64,7 @@ class Result:
     """
 
     snapshot: Snapshot
-    plan: Plan
+    plan: P
     outcome: Outcome
     timings_s: dict[str, float]
     not_restored: tuple[str, ...] = ()
@@ -82,7 +85,7 @@ def run_memory(
     policy: MemoryPolicy,
     release: bool = False,
     history: Optional[memory.MemoryHistory] = None,
-) -> Result:
+) -> Result[MemoryPlan]:
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
     with _session(how) as (host, watch):
         samples = _sample_memory(host)
@@ -106,7 +109,7 @@ def run_vcpu(
     policy: VcpuPolicy,
     release: bool = False,
     history: Optional[vcpu.VcpuHistory] = None,
-) -> Result:
+) -> Result[VcpuPlan]:
     """Balance (or *release*) the pins of one host's vCPUs, once, by their load over the interval. Raises PassError."""
     with _session(how) as (host, watch):
         samples = [host.observe()] if release else _sample_load(host, policy.interval_s)
@@ -320,7 +323,7 @@ def _session(how: Conduct) -> Iterator[tuple[Hypervisor, _Watch]]:
         host.close()
 
 
-def _result(how: Conduct, snapshot: Snapshot, plan: Plan, work: _Work, watch: _Watch) -> Result:
+def _result(how: Conduct, snapshot: Snapshot, plan: P, work: _Work, watch: _Watch) -> Result[P]:
     outcome = Outcome(tuple(work.moves), tuple(work.failures))
     warnings = list(plan.warnings)
     if outcome.failures:

@@ -61,7 +61,8 @@ class Guest:
     """One domain that the policy may touch, as this pass sees it.
 
     ``held_kib`` is what it has or was promised: actual, or a higher target that it has not reached.
-    ``pending_kib`` is a target not reached yet. ``lower_kib`` is L, below which no target goes
+    ``pending_kib`` is a target not reached yet. ``ceiling_kib`` is how far it may grow,
+    ``hard_ceiling_kib`` how far it could if nobody had set it a ceiling. ``lower_kib`` is L, below which no target goes
     (decision 1), ``soft_kib`` the same with a cushion and the recent rise. ``judged``: demand is
     known and no skip stands in the way; ``settled``: known well enough to take from it.
     """
@@ -87,6 +88,7 @@ class Guest:
     lower_kib: int = 0
     soft_kib: int = 0
     ceiling_kib: int = 0
+    hard_ceiling_kib: int = 0
     futile: bool = False
     rebooted: bool = False
 
@@ -116,18 +118,25 @@ class Reader:
         self._plain: dict[int, Limits] = {}
         self._free_kib = {cell.id: cell.free_kib or 0 for cell in self.now.host.topology.cells}
 
-    def read(self, domain: Domain) -> Union[Guest, Skip]:
-        """Return the domain's Guest, or the Skip that says why nothing at all can be said of it."""
+    def read(self, domain: Domain, release: bool = False) -> Union[Guest, Skip]:
+        """Return the domain's Guest, or the Skip that says why it is not this policy's business at all.
+
+        *release*: what was changed is put back whatever the settings say now; where they can't be
+        understood there is no knowing how far the domain may shrink, so it only grows.
+        """
         try:
             limits = self._limits(domain)
         except ValueError as error:
-            return skip(domain, "bad-policy", str(error))
+            if not release:
+                return skip(domain, "bad-policy", str(error))
+            limits = limits_of(MemorySettings(mode="grow-only"), self.policy, _maximum(domain))
         balloon = domain.balloon
-        if limits.mode == "ignore":
+        if limits.mode == "ignore" and not release:
             return skip(domain, "ignored", "mode ignore, by a rule or by its owner")
         if balloon is None or not balloon.device:
             return skip(domain, "no-balloon", "it has no balloon device")
         pending_kib = pending(domain)
+        hard_ceiling_kib = self._hard_ceiling(balloon)
         guest = Guest(
             domain=domain,
             balloon=balloon,
@@ -136,7 +145,8 @@ class Reader:
             actual_kib=balloon.actual_kib,
             held_kib=max(balloon.actual_kib, pending_kib or 0),
             pending_kib=pending_kib,
-            ceiling_kib=self._ceiling(limits, balloon),
+            ceiling_kib=min(limits.ceiling_kib, hard_ceiling_kib),
+            hard_ceiling_kib=hard_ceiling_kib,
         )
         guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
         if guest.skip is None:
@@ -147,7 +157,7 @@ class Reader:
     # ---------------------------------------------------------------- limits
 
     def _limits(self, domain: Domain) -> Limits:
-        maximum_kib = domain.balloon.maximum_kib if domain.balloon else 0
+        maximum_kib = _maximum(domain)
         if self.policy.rules or domain.owner.settings or domain.owner.error:
             return limits_of(self.policy.settings_for(domain), self.policy, maximum_kib)
         known = self._plain.get(maximum_kib)
@@ -156,9 +166,9 @@ class Reader:
             self._plain[maximum_kib] = known
         return known
 
-    def _ceiling(self, limits: Limits, balloon: Balloon) -> int:
-        """How far it may grow: its maximum or ceiling, the limits on its QEMU process, and its cells' free memory."""
-        ceiling_kib = limits.ceiling_kib
+    def _hard_ceiling(self, balloon: Balloon) -> int:
+        """How far it could grow: its maximum, the limits on its QEMU process, and its cells' free memory."""
+        ceiling_kib = balloon.maximum_kib
         if balloon.limit_kib is not None:
             overhead_kib = max(QEMU_OVERHEAD_KIB, (balloon.rss_kib or 0) - balloon.actual_kib)
             ceiling_kib = min(ceiling_kib, balloon.limit_kib - overhead_kib)
@@ -285,6 +295,10 @@ class Reader:
 
 
 # ---------------------------------------------------------------- single questions
+
+
+def _maximum(domain: Domain) -> int:
+    return domain.balloon.maximum_kib if domain.balloon else 0
 
 
 def skip(domain: Domain, code: str, reason: str) -> Skip:
@@ -421,7 +435,7 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     if asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS:
         return None
     times = seen.stuck_times if seen is not None else 0
-    pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S * 2 ** min(times, 10))
+    pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S * 2 ** min(max(0, times - 1), 10))
     age_s = wall_s - record.when_s
     if STUCK_AFTER_S <= age_s < pause_s:
         asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"

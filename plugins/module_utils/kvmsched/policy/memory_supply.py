@@ -185,15 +185,17 @@ def _rest(need: Need, paid_kib: int) -> Need:
 
 
 def _worthwhile(needs: Sequence[Need], pool_kib: int) -> dict[str, int]:
-    """Share the pool so that each share is worth a command: where it is too thin, the most urgent half is served."""
+    """Share the pool so that each share is worth a command: of those too thin, the more urgent half stays."""
     served = list(needs)
     while served and pool_kib > 0:
         shares = _by_urgency(served, pool_kib)
-        thin = [n for n, kib in zip(served, shares) if kib < min(n.guest.limits.min_change_kib, n.total_kib)]
+        fat, thin = [], []
+        for need, kib in zip(served, shares):
+            worthwhile = kib >= min(need.guest.limits.min_change_kib, need.total_kib)
+            (fat if worthwhile else thin).append(need)
         if not thin:
             return {need.guest.uuid: kib for need, kib in zip(served, shares) if kib > 0}
-        served.sort(key=_urgency)
-        del served[max(len(served) // 2, 1 if len(served) > 1 else 0) :]
+        served = fat + sorted(thin, key=_urgency)[: len(thin) // 2]
     return {}
 
 

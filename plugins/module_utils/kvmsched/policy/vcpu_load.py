@@ -1,0 +1,185 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How much each vCPU wants to run and what else a pCPU has to do, from the counters of two snapshots.
+
+All loads are fractions of one pCPU over the window between the two.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
+
+from ..model import Domain, Snapshot, Vcpu
+from ..units import CpuSet
+
+# A pCPU that was busy for more than the second share of the window could not serve all that was wanted; below the
+# first it could. Between them run-queue delay is believed in part, so that no estimate jumps at an edge.
+NEARLY_SATURATED, SATURATED = 0.90, 0.97
+
+# vcpu.N.time is utime + stime of the thread, which the kernel reports in ticks (proc_pid_stat(5)).
+TICK_S = 0.01
+
+VcpuKey = tuple[str, int]
+
+
+class Demand(NamedTuple):
+    """What one vCPU wants: between ``low`` and ``high``.
+
+    It ran for ``run`` and was runnable, but waiting, for ``wait``. ``high`` = run + wait, at most 1
+    and its quota: right for a vCPU that never has enough. ``low`` counts the wait only as far as its
+    pCPU was saturated: elsewhere a wait is short queueing, and all work was served (decision 25).
+    """
+
+    run: float
+    wait: float
+    low: float
+    high: float
+
+    @property
+    def unsure(self) -> float:
+        """How much of the demand was never seen running."""
+        return self.high - self.run
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Loads over a window. A vCPU that is not in ``demand`` has no known load.
+
+    ``busy`` is the non-idle share of each pCPU, ``foreign`` the part of it that no vCPU of any
+    domain used: host processes, interrupts, emulator and I/O threads.
+    """
+
+    window_s: float = 0.0
+    demand: Mapping[VcpuKey, Demand] = field(default_factory=dict)
+    busy: Mapping[int, float] = field(default_factory=dict)
+    foreign: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def resolution(self) -> float:
+        """The least load that can be told from none: one tick of the window."""
+        return TICK_S / self.window_s if self.window_s else 0.0
+
+
+def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], CpuSet]) -> Loads:
+    """The loads between the first and the last of *snapshots*; *runs_on* says where a vCPU could really run.
+
+    Unknown, which is not 0: one snapshot only, a vCPU or domain that is new (a domain that started
+    again has a new id), a counter that is missing or went back.
+    """
+    first, last = snapshots[0], snapshots[-1]
+    window_s = last.monotonic_s - first.monotonic_s
+    if window_s <= 0:
+        return Loads()
+    raw = _raw_rates(first, last, window_s)
+    places = {key: runs_on(domain, vcpu) for key, (domain, vcpu, _, _) in raw.items()}
+    pinned, floating = _sum_by_place((places[key], run) for key, (_, _, run, _) in raw.items())
+    online = [pcpu.id for pcpu in last.host.topology.pcpus]
+    busy = _busy(first, last, window_s, online, pinned, floating)
+    foreign = _foreign(busy, pinned, floating)
+    saturation = _Saturation(busy)
+    demand = {
+        key: _demand(run, wait, saturation.of(places[key]), domain.vcpu_quota)
+        for key, (domain, _, run, wait) in raw.items()
+    }
+    return Loads(window_s, demand, busy, foreign)
+
+
+_Raw = dict[VcpuKey, tuple[Domain, Vcpu, float, float]]
+
+
+def _raw_rates(first: Snapshot, last: Snapshot, window_s: float) -> _Raw:
+    """(uuid, vCPU id) -> domain, vCPU, share run, share waited."""
+    before = {(d.uuid, d.id): {v.id: v for v in d.vcpus} for d in first.domains}
+    window_ns = window_s * 1e9
+    rates: _Raw = {}
+    for domain in last.domains:
+        earlier = before.get((domain.uuid, domain.id), {})
+        for vcpu in domain.vcpus:
+            old = earlier.get(vcpu.id)
+            run_ns = _grown(old.time_ns, vcpu.time_ns) if old else None
+            if old is None or run_ns is None:
+                continue
+            wait_ns = _grown(old.delay_ns, vcpu.delay_ns) or 0
+            rates[domain.uuid, vcpu.id] = (domain, vcpu, min(1.0, run_ns / window_ns), wait_ns / window_ns)
+    return rates
+
+
+def _grown(before: Optional[int], after: Optional[int]) -> Optional[int]:
+    """The growth of a counter; None if it is not known or went back."""
+    if before is None or after is None or after < before:
+        return None
+    return after - before
+
+
+def _sum_by_place(runs: Iterable[tuple[CpuSet, float]]) -> tuple[dict[int, float], dict[CpuSet, float]]:
+    """What ran on one pCPU for sure, by pCPU; what floated, by the set that it floats over."""
+    pinned: dict[int, float] = defaultdict(float)
+    floating: dict[CpuSet, float] = defaultdict(float)
+    for place, run in runs:
+        if len(place) == 1:
+            (pcpu,) = place
+            pinned[pcpu] += run
+        elif place:
+            floating[place] += run
+    return pinned, floating
+
+
+def _busy(
+    first: Snapshot,
+    last: Snapshot,
+    window_s: float,
+    online: Sequence[int],
+    pinned: Mapping[int, float],
+    floating: Mapping[CpuSet, float],
+) -> dict[int, float]:
+    """The non-idle share of each pCPU; where the host does not tell, what its vCPUs ran."""
+    managed = dict.fromkeys(online, 0.0)
+    for pcpu, run in pinned.items():
+        if pcpu in managed:
+            managed[pcpu] += run
+    for place, run in floating.items():
+        for pcpu in place:
+            if pcpu in managed:
+                managed[pcpu] += run / len(place)
+    busy = {}
+    for pcpu in online:
+        grown_ns = _grown(first.host.busy_ns.get(pcpu), last.host.busy_ns.get(pcpu))
+        busy[pcpu] = min(1.0, managed[pcpu] if grown_ns is None else grown_ns / (window_s * 1e9))
+    return busy
+
+
+def _foreign(
+    busy: Mapping[int, float], pinned: Mapping[int, float], floating: Mapping[CpuSet, float]
+) -> dict[int, float]:
+    """Busy time that no vCPU explains. What floated is taken to have run where busy time is left to explain."""
+    left = {pcpu: max(0.0, share - pinned.get(pcpu, 0.0)) for pcpu, share in busy.items()}
+    for place, run in sorted(floating.items(), key=lambda item: (len(item[0]), sorted(item[0]))):
+        room = sum(left.get(pcpu, 0.0) for pcpu in place)
+        if room > 0:
+            stays = max(0.0, 1 - run / room)
+            for pcpu in place:
+                if pcpu in left:
+                    left[pcpu] *= stays
+    return left
+
+
+class _Saturation:
+    """How far the pCPUs of a set could not serve what was wanted: 0 (they could) to 1."""
+
+    def __init__(self, busy: Mapping[int, float]) -> None:
+        self._busy = busy
+        self._known: dict[CpuSet, float] = {}
+
+    def of(self, place: CpuSet) -> float:
+        if place not in self._known:
+            mean = sum(self._busy.get(pcpu, 0.0) for pcpu in place) / len(place) if place else 0.0
+            self._known[place] = min(1.0, max(0.0, (mean - NEARLY_SATURATED) / (SATURATED - NEARLY_SATURATED)))
+        return self._known[place]
+
+
+def _demand(run: float, wait: float, saturation: float, quota: Optional[float]) -> Demand:
+    high = max(run, min(1.0, run + wait, 1.0 if quota is None else quota))
+    return Demand(run, wait, run + saturation * (high - run), high)

@@ -1,0 +1,273 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The placement problem in numbers: items (vCPUs) in bins (a pCPU, or a group of them), and what no plan can beat.
+
+The *pressure* on a bin is its load per pCPU, plus kappa times that of each SMT sibling: two busy
+threads of a core slow each other down. Without SMT it is the load per pCPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Iterable, Iterator, Optional, Sequence
+
+# What a second busy thread adds to the work that a core gets done (numad: 20 %, vendors: 20-30 %).
+SMT_GAIN = 0.25
+
+# Loads below this difference are equal: far below any measurement, far above rounding.
+EPSILON = 1e-9
+
+NOWHERE = -1
+
+
+def kappa(threads: int) -> float:
+    """How much a busy sibling weighs, so that *threads* busy ones share a capacity of 1 + SMT_GAIN per extra thread.
+
+    For two threads this is (1 - g) / (1 + g).
+    """
+    return 0.0 if threads < 2 else (threads / (1 + SMT_GAIN * (threads - 1)) - 1) / (threads - 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Items and bins, by index. Loads are in pCPUs.
+
+    Per bin: ``capacity`` (its number of pCPUs), ``fixed`` (load that no move changes), ``mates``
+    (SMT siblings that are bins too), ``kappa``. Per item: ``load``, ``now`` (its bin, or NOWHERE if
+    it has none), ``owner`` (its domain), ``reach`` (index in ``classes``, which list the bins that an
+    item may be given) and ``held`` (it stays where it is).
+    """
+
+    capacity: Sequence[int]
+    fixed: Sequence[float]
+    mates: Sequence[Sequence[int]]
+    kappa: Sequence[float]
+    load: Sequence[float]
+    now: Sequence[int]
+    owner: Sequence[int]
+    reach: Sequence[int]
+    classes: Sequence[Sequence[int]]
+    held: Sequence[bool]
+
+    @property
+    def smt(self) -> bool:
+        return any(self.mates)
+
+    def on_bins(self, where: Sequence[int], load: Optional[Sequence[float]] = None) -> list[float]:
+        """The load of each bin, in pCPUs, if every item is *where*; *load* replaces the items' own."""
+        totals = list(self.fixed)
+        for bin_, weight in zip(where, self.load if load is None else load):
+            if bin_ != NOWHERE:
+                totals[bin_] += weight
+        return totals
+
+    def pressures(self, totals: Sequence[float]) -> list[float]:
+        """The pressure on each bin that holds *totals*."""
+        if not self.smt:
+            return [total / size for total, size in zip(totals, self.capacity)]
+        return [
+            totals[b] / self.capacity[b] + self.kappa[b] * sum(totals[mate] for mate in self.mates[b])
+            for b in range(len(totals))
+        ]
+
+    def imbalance(self, totals: Sequence[float]) -> float:
+        """Standard deviation of the pressure over pCPUs, scaled so that an even host shows its plain load."""
+        shown = [
+            pressure / (1 + self.kappa[b] * len(self.mates[b])) for b, pressure in enumerate(self.pressures(totals))
+        ]
+        pcpus = sum(self.capacity)
+        mean = sum(x * size for x, size in zip(shown, self.capacity)) / pcpus
+        return math.sqrt(sum(size * (x - mean) ** 2 for x, size in zip(shown, self.capacity)) / pcpus)
+
+
+# ---------------------------------------------------------------- lower bounds
+
+
+def load_bound(problem: Problem) -> float:
+    """A load per pCPU that the fullest bin has in any assignment of the items within their classes."""
+    bound = max((fixed / size for fixed, size in zip(problem.fixed, problem.capacity)), default=0.0)
+    for bins, loads in _confined(problem):
+        bound = max(bound, _fluid(problem, bins, sum(loads)), *_pigeonholes(problem, bins, loads))
+    for index, bins in enumerate(problem.classes):
+        biggest = max((problem.load[i] for i, reach in enumerate(problem.reach) if reach == index), default=None)
+        if biggest is not None:
+            bound = max(bound, min((problem.fixed[b] + biggest) / problem.capacity[b] for b in bins))
+    return bound
+
+
+# Beyond this number of different sets only the widest are looked at: still a true bound, perhaps a weaker one.
+_MOST_CLASSES = 64
+
+
+def _confined(problem: Problem) -> Iterator[tuple[Sequence[int], list[float]]]:
+    """Sets of bins, each with the loads, largest first, that can't leave it."""
+    by_class: dict[int, list[float]] = defaultdict(list)
+    for load, reach in zip(problem.load, problem.reach):
+        by_class[reach].append(load)
+    sets = {reach: frozenset(problem.classes[reach]) for reach in by_class}
+    everything = frozenset().union(*sets.values())
+    widest = sorted({everything, *sets.values()}, key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
+    for bins in widest:
+        inside = [load for reach, loads in by_class.items() if sets[reach] <= bins for load in loads]
+        if inside:
+            yield sorted(bins), sorted(inside, reverse=True)
+
+
+def _fluid(problem: Problem, bins: Iterable[int], load: float) -> float:
+    """The level to which *load* fills *bins* above what is fixed there, were it a fluid."""
+    filled = sorted((problem.fixed[b] / problem.capacity[b], problem.capacity[b]) for b in bins)
+    size, volume = 0, load
+    level = math.inf
+    for fixed, capacity in filled:
+        if level <= fixed:
+            break
+        size += capacity
+        volume += fixed * capacity
+        level = volume / size
+    return level
+
+
+def _pigeonholes(problem: Problem, bins: Sequence[int], loads: Sequence[float]) -> list[float]:
+    """k * m + 1 items in m bins put k + 1 of them into one, which is at least the k + 1 smallest of them."""
+    size = max(problem.capacity[b] for b in bins)
+    fixed = min(problem.fixed[b] / problem.capacity[b] for b in bins)
+    bounds = [0.0]
+    m = len(bins)
+    for k in range(1, 5):
+        first = k * m + 1
+        if first > len(loads):
+            break
+        bounds.append(fixed + sum(loads[first - k - 1 : first]) / size)
+    return bounds
+
+
+def moves_bound(problem: Problem, target: float) -> int:
+    """Moves that any plan needs before each bin is at most *target*, or holds one item beside its fixed load.
+
+    Per bin: the fewest items, largest first, that cover what is too much. Where one item alone is
+    over the target all others may leave instead. Items without a bin need no move to be counted here.
+    """
+    on: list[list[float]] = [[] for _ in problem.capacity]
+    for load, bin_ in zip(problem.load, problem.now):
+        if bin_ != NOWHERE:
+            on[bin_].append(load)
+    return sum(_fewest_out(problem, b, loads, target) for b, loads in enumerate(on))
+
+
+def _fewest_out(problem: Problem, bin_: int, loads: list[float], target: float) -> int:
+    excess = sum(loads) + problem.fixed[bin_] - target * problem.capacity[bin_] - EPSILON
+    if excess <= 0:
+        return 0
+    ordered = sorted((load for load in loads if load > 0), reverse=True)
+    enough = next((count for count, out in enumerate(accumulate(ordered), 1) if out >= excess), len(ordered))
+    return max(0, min(enough, len(ordered) - 1))
+
+
+# ---------------------------------------------------------------- targets
+
+
+def targets(problem: Problem, slack: float) -> list[float]:
+    """The pressure to aim at, per bin: the lexicographic lower bound plus *slack* (decision 26).
+
+    The set of bins whose own items fill it highest sets the level of its bins; then the level is
+    taken again over the rest. Items that fill a pCPU alone are set aside with it first.
+    """
+    left = frozenset(b for bins in problem.classes for b in bins)
+    aim = [math.inf] * len(problem.capacity)
+    reach = [frozenset(bins) for bins in problem.classes]
+    items = sorted(range(len(problem.load)), key=lambda i: -problem.load[i])
+    for _ in range(_MOST_CLASSES):
+        level, bins = _highest(problem, left, reach, items)
+        for b in bins:
+            aim[b] = level + slack
+        left -= bins
+        if not left:
+            break
+        items = [i for i in items if not reach[problem.reach[i]] <= bins]
+        reach = [bins_ - bins for bins_ in reach]
+    return aim
+
+
+def _highest(
+    problem: Problem, left: frozenset[int], reach: list[frozenset[int]], items: list[int]
+) -> tuple[float, frozenset[int]]:
+    """The level and the set of bins, among those *left*, that is filled highest by the items it confines."""
+    wanted = {left, *(reach[problem.reach[i]] for i in items)} if len(problem.classes) > 1 else {left}
+    sets = sorted((s for s in wanted if s), key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
+    best, best_bins = -1.0, left
+    for bins in sets:
+        loads = [problem.load[i] for i in items if reach[problem.reach[i]] <= bins] if bins != left else None
+        level = _level(problem, bins, [problem.load[i] for i in items] if loads is None else loads)
+        if level > best + EPSILON:
+            best, best_bins = level, bins
+    return best, best_bins
+
+
+def _level(problem: Problem, bins: Iterable[int], loads: list[float]) -> float:
+    """The level of *bins* under *loads* (largest first), where what fills a bin alone is set aside with its bin."""
+    free = sorted(bins, key=lambda b: problem.fixed[b] / problem.capacity[b])
+    heavier = 1 + max(problem.kappa[b] * len(problem.mates[b]) for b in free)
+    size = problem.capacity[free[0]]
+    while True:
+        level = heavier * _fluid(problem, free, sum(loads))
+        lowest = problem.fixed[free[0]] / problem.capacity[free[0]]
+        alone = sum(1 for load in loads if lowest + load / size > level + EPSILON)
+        if not alone or alone >= len(free):
+            break
+        loads, free = loads[alone:], free[alone:]
+    return max(level, *_pigeonholes(problem, free, loads))
+
+
+# ---------------------------------------------------------------- parts that have nothing to do with each other
+
+
+def components(problem: Problem) -> list[tuple[list[int], list[int]]]:
+    """(bins, items) of each part of the problem that shares no bin with another one."""
+    parent = list(range(len(problem.capacity)))
+
+    def root(b: int) -> int:
+        while parent[b] != b:
+            parent[b] = parent[parent[b]]
+            b = parent[b]
+        return b
+
+    def join(bins: Sequence[int]) -> None:
+        for b in bins[1:]:
+            parent[root(b)] = root(bins[0])
+
+    for bins in problem.classes:
+        join(bins)
+    for b, mates in enumerate(problem.mates):
+        join([b, *mates])
+    parts: dict[int, tuple[list[int], list[int]]] = {}
+    for b in range(len(problem.capacity)):
+        parts.setdefault(root(b), ([], []))[0].append(b)
+    for i, reach in enumerate(problem.reach):
+        parts[root(problem.classes[reach][0])][1].append(i)
+    return [parts[key] for key in sorted(parts)]
+
+
+def part_of(problem: Problem, bins: Sequence[int], items: Sequence[int]) -> Problem:
+    """The sub-problem of *bins* and *items*, indexed anew in their order."""
+    if len(bins) == len(problem.capacity):
+        return problem
+    new_bin = {b: index for index, b in enumerate(bins)}
+    used = sorted({problem.reach[i] for i in items})
+    new_class = {c: index for index, c in enumerate(used)}
+    return replace(
+        problem,
+        capacity=[problem.capacity[b] for b in bins],
+        fixed=[problem.fixed[b] for b in bins],
+        mates=[[new_bin[mate] for mate in problem.mates[b]] for b in bins],
+        kappa=[problem.kappa[b] for b in bins],
+        load=[problem.load[i] for i in items],
+        now=[new_bin.get(problem.now[i], NOWHERE) for i in items],
+        owner=[problem.owner[i] for i in items],
+        reach=[new_class[problem.reach[i]] for i in items],
+        classes=[[new_bin[b] for b in problem.classes[c]] for c in used],
+        held=[problem.held[i] for i in items],
+    )

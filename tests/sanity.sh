@@ -31,7 +31,7 @@ make_home() {
     mkdir -p "$home/.ansible/test/cache" "$home/.pip" "$home/.config/pip"
     [[ ! -e $HOME/.config/pip/pip.conf ]] || cp "$HOME/.config/pip/pip.conf" "$home/.pip/pip.conf"
     {
-        printf '%s\n' "[global]" "quiet = 1"
+        printf '%s\n' "[global]" "quiet = 2"
         env | sed -n 's/^PIP_\([A-Z_]*\)=/\1 = /p' | while read -r key rest; do
             key="${key,,}"
             echo "${key//_/-} $rest"

@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
 from .kvmsched import config, model, passes
-from .kvmsched.policy.load import measure
+from .kvmsched.policy.vcpu_load import measure
 
 # Where distributions put the Python that their python3-libvirt belongs to.
 DISTRIBUTION_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")

@@ -5,6 +5,8 @@
 
 from .guest import Guest
 from .lab import Lab, RunningGuest
+from .own import OwnLibvirtd
+from .tiny import TinyGuest
 from .truth import Report, Share
 
-__all__ = ["Guest", "Lab", "Report", "RunningGuest", "Share"]
+__all__ = ["Guest", "Lab", "OwnLibvirtd", "Report", "RunningGuest", "Share", "TinyGuest"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import lab, machine
+from . import lab, machine, own
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     if options.verb == "prepare":
         machine.prepare(print)
     elif options.verb == "clean":
-        print("removed:", " ".join(lab.clean(machine.connect(), everybody=options.all)) or "nothing")
+        removed = own.clean() + lab.clean(machine.connect(), everybody=options.all)
+        print("removed:", " ".join(removed) or "nothing")
     else:
         print("ended:", " ".join(machine.stop_daemons()) or "nothing")
     return 0

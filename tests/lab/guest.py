@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,22 +28,22 @@ def require_own(name: str) -> str:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a guest's console (a file), its control port (a unix socket) and its swap disk are."""
+    """Where a guest's console (a file), its control port (a unix socket) and its own disk are."""
 
     console: Path
     control: Path
-    swap: Path
+    disk: Path
 
     @classmethod
     def of(cls, name: str, directory: Path) -> Files:
-        return cls(*(directory / f"{require_own(name)}.{kind}" for kind in ("console", "control", "swap")))
+        return cls(*(directory / f"{require_own(name)}.{kind}" for kind in ("console", "control", "disk")))
 
     def remove(self) -> None:
-        for path in (self.console, self.control, self.swap):
+        for path in (self.console, self.control, self.disk):
             path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guest:
     """A guest to boot. Everything but its name has a default: one idle vCPU in 256 MiB.
 
@@ -103,10 +104,15 @@ class Guest:
             arguments += f' lab="{load}"'
         return arguments
 
+    def write_disk(self, disk: Path) -> None:
+        """Make the disk that only this guest has: an empty one to swap on."""
+        if self.swap_mib:
+            disk.touch()
+            os.truncate(disk, self.swap_mib << 20)
+
     def xml(self, image: Image, files: Files, hypervisor: str, owner: str) -> str:
         """The domain XML. *hypervisor* is libvirt's domain type: kvm, or qemu for TCG."""
         cpuset = f" cpuset='{self.cpuset}'" if self.cpuset else ""
-        swap = _disk(files.swap, "vdb", "") if self.swap_mib else ""
         return f"""
 <domain type='{hypervisor}'>
   <name>{self.name}</name>
@@ -115,27 +121,36 @@ class Guest:
   <currentMemory unit='MiB'>{self.current_mib or self.memory_mib}</currentMemory>
   <vcpu placement='static'{cpuset} current='{self.vcpus}'>{self.max_vcpus or self.vcpus}</vcpu>
   <cputune>{self.cputune}</cputune>
-  <os><type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>{image.kernel}</kernel><initrd>{image.initramfs}</initrd>
-    <cmdline>{self.kernel_arguments(hypervisor).replace('"', "&quot;")}</cmdline>
-  </os>
+  {self.boot_xml(image, hypervisor)}
   <features><acpi/></features>
   <devices>
-    {_disk(image.blank, "vda", "<readonly/><shareable/>")}{swap}
+    {self.disks_xml(image, files)}
     <controller type='usb' model='none'/>
     <serial type='file'><source path='{files.console}'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='{files.control}'/><target port='1'/></serial>
-    {self._balloon()}
+    {self._balloon_xml()}
   </devices>
   {self.extra}
 </domain>"""
 
-    def _balloon(self) -> str:
+    def boot_xml(self, image: Image, hypervisor: str) -> str:
+        """What it boots."""
+        arguments = self.kernel_arguments(hypervisor).replace('"', "&quot;")
+        return f"""<os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{image.kernel}</kernel><initrd>{image.initramfs}</initrd><cmdline>{arguments}</cmdline>
+  </os>"""
+
+    def disks_xml(self, image: Image, files: Files) -> str:
+        """The blank disk that all guests share, and its own."""
+        swap = _disk_xml(files.disk, "vdb", "") if self.swap_mib else ""
+        return _disk_xml(image.blank, "vda", "<readonly/><shareable/>") + swap
+
+    def _balloon_xml(self) -> str:
         period = f"<stats period='{self.stats_period_s}'/>" if self.stats_period_s and self.balloon != "none" else ""
         return f"<memballoon model='{self.balloon}'>{period}</memballoon>"
 
 
-def _disk(path: Path, target: str, flags: str) -> str:
+def _disk_xml(path: Path, target: str, flags: str) -> str:
     return (
         f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{path}'/>"
         f"<target dev='{target}' bus='virtio'/>{flags}</disk>"

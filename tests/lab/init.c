@@ -47,6 +47,7 @@ static struct load { /* shared with the children */
 } *load;
 
 static struct later { double when_s; char command[LINE]; } later[MAX_LATER];
+static int port = -1; /* where commands come from */
 static int disk = -1; /* kept open: the page cache of a block device goes with its last user */
 static pid_t hog_pid;
 
@@ -77,6 +78,17 @@ static void say(const char *format, ...)
 	va_end(arguments);
 	line[length++] = '\n';
 	if (write(1, line, length) < 0)
+		return;
+}
+
+/* What was done goes to who asked for it, too, where no kernel message can get in between. */
+static void did(const char *what)
+{
+	char line[LINE + 32];
+	int length = snprintf(line, sizeof line, "%.3f did %s\n", now_s(), what);
+
+	say("did %s", what);
+	if (write(port, line, length) < 0)
 		return;
 }
 
@@ -192,12 +204,14 @@ static void set_memory(const char *arguments)
 	}
 }
 
-static void set_cache(long kib)
+static void set_cache(const char *line)
 {
+	long kib = atol(line + strlen("cache ")) << 10;
+
 	posix_fadvise(disk, kib << 10, 0, POSIX_FADV_DONTNEED);
 	if (child("-1000", 0) == 0) {
 		read_disk(kib);
-		say("did cache %ld", kib >> 10);
+		did(line);
 		_exit(0);
 	}
 }
@@ -233,7 +247,7 @@ static void command(const char *line)
 	else if (starts(line, "mem "))
 		set_memory(line + 4);
 	else if (starts(line, "cache "))
-		set_cache(atol(line + 6) << 10);
+		set_cache(line);
 	else if (starts(line, "at "))
 		set_later(line + 3);
 	else if (starts(line, "reboot"))
@@ -247,7 +261,7 @@ static void command(const char *line)
 		return;
 	}
 	if (*line && !starts(line, "cache ")) /* the reader says when it is done */
-		say("did %s", line);
+		did(line);
 }
 
 static void run_due(void)
@@ -259,7 +273,7 @@ static void run_due(void)
 		}
 }
 
-static void obey(int port)
+static void obey(void)
 {
 	static char line[LINE];
 	static int length;
@@ -384,6 +398,7 @@ static void start(void)
 	for (int fd = 0; fd < 3; fd++)
 		dup2(open("/dev/console", O_RDWR), fd);
 	load_modules();
+	port = open_port("/dev/ttyS1");
 	disk = open("/dev/vda", O_RDONLY);
 	use_swap("/dev/vdb");
 	load = mmap(NULL, sizeof *load, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -397,10 +412,8 @@ static void start(void)
 int main(void)
 {
 	double next_report_s = 0;
-	struct pollfd port;
 
 	start();
-	port = (struct pollfd){ open_port("/dev/ttyS1"), POLLIN, 0 };
 	say("ready");
 	for (;;) {
 		reap();
@@ -410,7 +423,7 @@ int main(void)
 			report();
 			next_report_s = now_s() + 1;
 		}
-		poll(&port, 1, 100);
-		obey(port.fd);
+		poll(&(struct pollfd){ port, POLLIN, 0 }, 1, 100);
+		obey();
 	}
 }

@@ -14,25 +14,33 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Iterable, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 
 from . import image, machine, truth
 from .guest import NAME, OWNER, Files, Guest, require_own
+from .own import OwnLibvirtd
 
 KIB_PER_MIB = 1024
 BALLOON_TOLERANCE_KIB = 1024
 POLL_S = 0.1
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunningGuest:
     """A guest that runs: what to tell it, and the truth about it. ``domain`` is its virDomain."""
 
-    def __init__(self, guest: Guest, files: Files, domain: Any) -> None:
+    def __init__(self, guest: Guest, files: Files, domain: Any, run_directory: Path) -> None:
         self.guest = guest
         self.name = guest.name
         self.files = files
         self.domain = domain
-        self.pid = int(Path(f"/run/libvirt/qemu/{self.name}.pid").read_text(encoding="utf-8"))
+        self._told_up_s = 0.0
+        self._pid_file = run_directory / "qemu" / f"{self.name}.pid"
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look up its QEMU process, which is another one after a restore or a new start."""
+        self.pid = int(self._pid_file.read_text(encoding="utf-8"))
         self._start = machine.process_start(self.pid)
 
     # -- its load
@@ -51,13 +59,20 @@ class RunningGuest:
 
     def tell(self, command: str, timeout_s: float = 20) -> None:
         """Send one command of init.c and wait until the guest says that it did it."""
-        done = f" did {command}\n"
-        before = self.console().count(done)
+        answer = bytearray()
         with socket.socket(socket.AF_UNIX) as port:
-            port.settimeout(timeout_s)
             port.connect(str(self.files.control))
             port.sendall(f"{command}\n".encode())
-            self._wait(lambda: self.console().count(done) > before, timeout_s, f"to do {command!r}")
+            port.setblocking(False)
+
+            def done() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    answer.extend(port.recv(4096))
+                found = re.search(rb"([\d.]+) did %b\n" % re.escape(command).encode(), answer)
+                self._told_up_s = float(found[1]) if found else self._told_up_s
+                return bool(found)
+
+            self._wait(done, timeout_s, f"to do {command!r}")
 
     def tell_all(self, commands: Sequence[str]) -> None:
         for command in commands:
@@ -77,15 +92,24 @@ class RunningGuest:
         return truth.reports(self.console())
 
     def report(self, timeout_s: float = 20) -> truth.Report:
-        """A report that is newer than this call."""
+        """A report that is newer than this call, and than the last command."""
         before = len(self.reports())
-        self._wait(lambda: len(self.reports()) > before, timeout_s, "to report")
+        self._wait(lambda: len(self.reports()) > before and self._is_up_to_date(), timeout_s, "to report")
         return self.reports()[-1]
 
     def wait_held(self, timeout_s: float = 60) -> truth.Report:
         """Wait until it holds what it was last told (or its hog was killed for it)."""
-        self._wait(lambda: _holds(self.console()), timeout_s, "to hold its memory")
+
+        def held() -> bool:
+            return self._is_up_to_date() and self.reports()[-1].held_kib == self.reports()[-1].target_kib
+
+        self._wait(held, timeout_s, "to hold its memory")
         return self.reports()[-1]
+
+    def _is_up_to_date(self) -> bool:
+        """Whether its last report is newer than the last command (one that is far older comes after a reboot)."""
+        up_s = next((report.up_s for report in reversed(self.reports())), self._told_up_s)
+        return up_s > self._told_up_s or up_s < self._told_up_s - 5
 
     @property
     def hog_kills(self) -> int:
@@ -161,16 +185,21 @@ class Lab:
     """The place where guests run: ``with Lab() as lab: one, two = lab.start(Guest(...), Guest(...))``.
 
     However the block ends (an error, Ctrl-C, SIGTERM), all guests that it started are gone then.
+    They run on the machine's libvirtd, or on an OwnLibvirtd.
     """
 
-    def __init__(self, uri: str = "qemu:///system", say: machine.Say = machine.quiet) -> None:
-        self.uri = uri
+    def __init__(self, say: machine.Say = machine.quiet, own: Optional[OwnLibvirtd] = None) -> None:
         self.say = say
+        self.own = own
+        self.uri = own.uri if own else "qemu:///system"
+        self.directory = own.directory if own else machine.DIRECTORY
         self.guests: dict[str, RunningGuest] = {}
-        self._sigterm: Any = None
+        self._names: set[str] = set()  # of all guests that were begun: one may be there before it is in guests
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Lab:
-        machine.prepare(self.say)
+        if not self.own:
+            machine.prepare(self.say)
         with machine.exclusive():
             machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
             self.image = image.build(machine.DIRECTORY)
@@ -178,19 +207,16 @@ class Lab:
         self.connection = machine.connect(self.uri)
         clean(self.connection, ownerless=False)
         if threading.current_thread() is threading.main_thread():
-            self._sigterm = signal.signal(signal.SIGTERM, _exit)
+            self._handlers = {number: signal.signal(number, _exit) for number in ENDINGS[1:]}
         return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        try:
+        with _undisturbed(), contextlib.closing(self.connection):
             self.stop()
-        finally:
-            if self._sigterm is not None:
-                signal.signal(signal.SIGTERM, self._sigterm)
-            with contextlib.suppress(Exception):
-                self.connection.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def __getitem__(self, name: str) -> RunningGuest:
         return self.guests[name]
@@ -205,7 +231,8 @@ class Lab:
         for one in to_load:
             one.tell_all(one.guest.memory_commands())
         for one in running:
-            one.wait_held(timeout_s)
+            if one.guest.memory_commands():
+                one.wait_held(timeout_s)
         for one in to_load:
             one.tell_all(one.guest.cpu_commands())
         for one in running:
@@ -217,18 +244,20 @@ class Lab:
         return running
 
     def _create(self, guest: Guest) -> RunningGuest:
-        files = Files.of(guest.name, machine.DIRECTORY)
+        if guest.name in [domain.name() for domain in self.connection.listAllDomains()]:
+            raise RuntimeError(f"a guest {guest.name} is there already: is another test running?")
+        self._names.add(guest.name)
+        files = Files.of(guest.name, self.directory)
         files.remove()
-        if guest.swap_mib:
-            files.swap.touch()
-            os.truncate(files.swap, guest.swap_mib * KIB_PER_MIB * KIB_PER_MIB)
+        guest.write_disk(files.disk)
         xml = guest.xml(self.image, files, self.hypervisor, _identity(os.getpid()))
         if guest.persistent:
             domain = self.connection.defineXML(xml)
             domain.create()
         else:
             domain = self.connection.createXML(xml)
-        self.guests[guest.name] = RunningGuest(guest, files, domain)
+        run_directory = self.own.run_directory if self.own else Path("/run/libvirt")
+        self.guests[guest.name] = RunningGuest(guest, files, domain, run_directory)
         return self.guests[guest.name]
 
     def apply_pins(self, running: RunningGuest) -> None:
@@ -253,15 +282,18 @@ class Lab:
 
     def stop(self, names: Optional[Iterable[str]] = None) -> None:
         """End and forget guests: those named, or all."""
-        chosen = [self.guests.pop(name) for name in list(self.guests if names is None else names)]
-        for one in chosen:  # at once, and also if it is stopped or libvirt is away
-            with contextlib.suppress(ProcessLookupError):
-                one.signal_qemu(signal.SIGKILL)
-            one.files.remove()
-        connection = machine.connect(self.uri, wait_s=3)  # our own may have been lost in a test
-        for one in chosen:
-            _remove(connection, one.name)
-        connection.close()
+        chosen = sorted(self._names if names is None else names)
+        for name in chosen:  # at once, and also if it is stopped or libvirt is away
+            if name in self.guests:
+                with contextlib.suppress(ProcessLookupError):
+                    self.guests.pop(name).signal_qemu(signal.SIGKILL)
+        if self.own:
+            self.own.ensure()
+        with contextlib.closing(machine.connect(self.uri, wait_s=5)) as connection:  # ours may be lost
+            for name in chosen:
+                _remove(connection, name)
+                Files.of(name, self.directory).remove()
+                self._names.discard(name)
 
 
 # ---------------------------------------------------------------- cleaning up
@@ -272,13 +304,16 @@ def clean(connection: Any, ownerless: bool = True, everybody: bool = False) -> l
 
     ``ownerless`` includes guests with a lab name that no Lab started, ``everybody`` those still in use.
     """
+    import libvirt
+
     removed = []
     for domain in connection.listAllDomains():
-        name = domain.name()
-        if NAME.fullmatch(name) and (everybody or _left_over(_owner(domain), ownerless)):
-            _remove(connection, name)
-            Files.of(name, machine.DIRECTORY).remove()
-            removed.append(name)
+        with contextlib.suppress(libvirt.libvirtError):  # another process may have removed it meanwhile
+            name = domain.name()
+            if NAME.fullmatch(name) and (everybody or _left_over(_owner(domain), ownerless)):
+                _remove(connection, name)
+                Files.of(name, machine.DIRECTORY).remove()
+                removed.append(name)
     return removed
 
 
@@ -304,26 +339,40 @@ def _remove(connection: Any, name: str) -> None:
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     )
-    for end in (lambda domain: domain.destroy(), lambda domain: domain.undefineFlags(keep_nothing)):
+    deadline = time.monotonic() + 20
+    while True:
         try:
-            end(connection.lookupByName(require_own(name)))
+            domain = connection.lookupByName(require_own(name))
+            if domain.isActive():
+                domain.destroy()
+            domain.undefineFlags(keep_nothing)
         except libvirt.libvirtError as error:
-            gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
-            if error.get_error_code() not in gone:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            if time.monotonic() > deadline:
                 raise
+            time.sleep(POLL_S)  # it may just be dying
 
 
 # ---------------------------------------------------------------- small things
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let nobody interrupt the cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _exit(number: int, _frame: Any) -> None:
     raise SystemExit(128 + number)
-
-
-def _holds(console: str) -> bool:
-    """Whether the newest report since the last order to hold memory says that it is done."""
-    since = truth.reports(console[max(console.rfind(" did mem "), 0) :])
-    return bool(since) and since[-1].held_kib == since[-1].target_kib
 
 
 def _cpu_times(one: RunningGuest) -> dict[int, truth.CpuTime]:

@@ -78,6 +78,11 @@ def missing_packages() -> list[str]:
     return missing if kernels else [*missing, KERNELS[0]]
 
 
+def environment() -> dict[str, str]:
+    """The environment for programs that a user's PATH may not have."""
+    return {**os.environ, "PATH": _path()}
+
+
 def _path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -90,10 +95,9 @@ def _available_kernel() -> str:
 
 
 def _apt(*arguments: str) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(
         ["apt-get", "--quiet", *arguments],
-        env=environment,
+        env={**environment(), "DEBIAN_FRONTEND": "noninteractive"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,7 +141,7 @@ def start_daemons(say: Say = quiet) -> None:
         for daemon in DAEMONS:
             if not _daemon_pid(daemon):
                 say(f"starting {daemon}")
-                subprocess.run([daemon, "--daemon"], check=True, env={**os.environ, "PATH": _path()})
+                subprocess.run([daemon, "--daemon"], check=True, env=environment())
                 _note(daemon).write_text(_daemon_identity(daemon), encoding="utf-8")
     connect().close()
 

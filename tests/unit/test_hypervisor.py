@@ -87,6 +87,9 @@ class FakeConnection:
 
     lookupByUUIDString = lookupByUUID
 
+    def listAllDomains(self, *_flags: int) -> list[FakeDomain]:
+        return []
+
     def close(self) -> None:
         self.world.closed += 1
 
@@ -112,7 +115,6 @@ class World:
             self.written.append((number, call))
         return {
             "XMLDesc": XML,
-            "isPersistent": 0,
             "controlInfo": [0, 0, 0],
             "jobInfo": [0],
             "vcpus": ([(0, 1, 0, 0)], [(True, True)]),
@@ -137,6 +139,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         "VIR_DOMAIN_JOB_NONE": 0,
         "VIR_DOMAIN_METADATA_ELEMENT": 2,
         "VIR_DOMAIN_AFFECT_LIVE": 1,
+        "VIR_CONNECT_LIST_DOMAINS_ACTIVE": 1,
+        "VIR_CONNECT_LIST_DOMAINS_PERSISTENT": 4,
         "VIR_DOMAIN_STATS_STATE": 1,
         "VIR_DOMAIN_STATS_VCPU": 8,
         "VIR_DOMAIN_STATS_BALLOON": 4,

@@ -33,6 +33,8 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
     def matches(self, domain: Domain) -> bool:
+        if self.domains == ("*",) and not self.exclude:
+            return True
         return _matches_any(self.domains, domain) and not _matches_any(self.exclude, domain)
 
     def unmatched(self, domains: Iterable[Domain]) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ _OCCUPIED_MS = 1000
 
 T = TypeVar("T")
 
+ALL_PARTS = ("memory", "vcpus")
+
 
 class Unavailable(Exception):
     """libvirt itself can't be reached or does not answer; the text is one line for people."""
@@ -191,6 +193,7 @@ class _Inventory:
     driver: str
     handles: tuple[Any, ...]
     states: dict[str, str]
+    persistent: frozenset[str]
 
 
 @dataclass
@@ -217,10 +220,13 @@ class _Seen:
 
 
 class Hypervisor:
-    """One host's libvirt at *uri*. *deadline_s* is the time that whatever hangs may cost a pass in all."""
+    """One host's libvirt at *uri*. *deadline_s* is the time that whatever hangs may cost a pass in all.
 
-    def __init__(self, uri: str, read_only: bool, deadline_s: float) -> None:
-        self.uri, self.read_only, self.deadline_s = uri, read_only, deadline_s
+    *parts* is what is observed of the domains, for each part costs libvirt questions to every QEMU.
+    """
+
+    def __init__(self, uri: str, read_only: bool, deadline_s: float, parts: Sequence[str] = ALL_PARTS) -> None:
+        self.uri, self.read_only, self.deadline_s, self.parts = uri, read_only, deadline_s, parts
         parts = urlsplit(uri)
         # Whether this process sees the same kernel as that libvirt: /proc and /sys are then the better sources.
         self.local = not parts.netloc and "+" not in parts.scheme and parts.scheme != "test"
@@ -243,7 +249,7 @@ class Hypervisor:
                 seen.domains[handle.UUIDString()] = _bare(handle, inventory)
         answering = [h for h in inventory.handles if (d := seen.domains.get(h.UUIDString())) and not _silent(d)]
         began_s = time.monotonic()
-        self._each(answering, lambda handles: _statistics(handles, inventory, seen.domains), seen)
+        self._each(answering, lambda handles: self._statistics(handles, inventory, seen.domains), seen)
         stamp_s = (began_s + time.monotonic()) / 2
         host = self._host(inventory)
         domains = tuple(sorted(seen.domains.values(), key=lambda domain: domain.uuid))
@@ -293,10 +299,25 @@ class Hypervisor:
 
         return work
 
+    def _statistics(
+        self, handles: Sequence[Any], inventory: _Inventory, known: dict[str, Domain]
+    ) -> Callable[[Any], dict[str, Domain]]:
+        memory, vcpus = "memory" in self.parts, "vcpus" in self.parts
+        groups = (libvirt.VIR_DOMAIN_STATS_BALLOON if memory else 0) | (libvirt.VIR_DOMAIN_STATS_VCPU if vcpus else 0)
+
+        def work(connection: Any) -> dict[str, Domain]:
+            here = [_here(connection, handle) for handle in handles]
+            if inventory.driver != "QEMU":
+                return {h.UUIDString(): _with_test_statistics(h, known[h.UUIDString()], memory, vcpus) for h in here}
+            records = connection.domainListGetStats(here, groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+            return {h.UUIDString(): _with_statistics(known[h.UUIDString()], record) for h, record in records}
+
+        return work
+
     def _domain(self, handle: Any, inventory: _Inventory) -> Domain:
         """Everything about one domain but its statistics; none of these calls asks QEMU."""
         live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
-        persistent = bool(handle.isPersistent())
+        persistent = handle.UUIDString() in inventory.persistent
         inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
         process = procfs.qemu_process(handle.name(), self.session) if self.local else None
         pins = live.pins
@@ -315,24 +336,35 @@ class Hypervisor:
             numa_pcpus=numa,
             cgroup_pcpus=cgroup_cpus,
             vcpu_quota=live.vcpu_quota,
-            vcpus=_vcpus(handle, live, libvirt_xml.parse_definition_pins(inactive), pins, default),
+            vcpus=self._vcpus(handle, live, libvirt_xml.parse_definition_pins(inactive), pins, default),
             threads=live.threads,
-            balloon=Balloon(
-                actual_kib=live.maximum_kib,
-                maximum_kib=live.maximum_kib,
-                device=live.balloon_device,
-                period_s=live.period_s,
-                autodeflate=live.autodeflate,
-                inhibitors=live.inhibitors,
-                limit_kib=min(
-                    (x for x in (live.hard_limit_kib, process.memory_max_kib if process else None) if x is not None),
-                    default=None,
-                ),
-                cells=live.nodeset if live.memory_strict else None,
-            ),
+            balloon=_balloon(live, process) if "memory" in self.parts else None,
             owner=live.owner,
             record=live.record,
             record_error=live.record_error or _copied_record(live.record, inactive),
+        )
+
+    def _vcpus(
+        self,
+        handle: Any,
+        live: libvirt_xml.DomainDefinition,
+        definition: dict[int, CpuSet],
+        pins: dict[int, CpuSet],
+        default: CpuSet,
+    ) -> tuple[Vcpu, ...]:
+        """The online vCPUs. Their ids may have gaps: rows carry the true id, positions don't."""
+        if "vcpus" not in self.parts:
+            return ()
+        infos, maps = handle.vcpus()
+        return tuple(
+            Vcpu(
+                id=info[0],
+                pin=pins.get(info[0], default),
+                affinity=frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed),
+                definition=definition.get(info[0]),
+                scheduler=live.schedulers.get(info[0]),
+            )
+            for info, cpu_map in zip(infos, maps)
         )
 
     def _host(self, inventory: _Inventory) -> Host:
@@ -379,7 +411,11 @@ def _inventory(local: bool) -> Callable[[Any], _Inventory]:
             handle.UUIDString(): _STATES.get(record.get("state.state", 0), "unknown") for handle, record in records
         }
         handles = tuple(handle for handle, _record in records)
-        return _Inventory(online, capabilities.topology, capabilities.host_uuid, connection.getType(), handles, states)
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
+        persistent = frozenset(handle.UUIDString() for handle in connection.listAllDomains(flags))
+        return _Inventory(
+            online, capabilities.topology, capabilities.host_uuid, connection.getType(), handles, states, persistent
+        )
 
     return work
 
@@ -428,44 +464,24 @@ def _copied_record(live: Optional[Record], inactive: str) -> Optional[str]:
     return None
 
 
-def _vcpus(
-    handle: Any,
-    live: libvirt_xml.DomainDefinition,
-    definition: dict[int, CpuSet],
-    pins: dict[int, CpuSet],
-    default: CpuSet,
-) -> tuple[Vcpu, ...]:
-    """The online vCPUs. Their ids may have gaps: rows carry the true id, positions don't."""
-    infos, maps = handle.vcpus()
-    return tuple(
-        Vcpu(
-            id=info[0],
-            pin=pins.get(info[0], default),
-            affinity=frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed),
-            definition=definition.get(info[0]),
-            scheduler=live.schedulers.get(info[0]),
-        )
-        for info, cpu_map in zip(infos, maps)
+def _balloon(live: libvirt_xml.DomainDefinition, process: Optional[procfs.Process]) -> Balloon:
+    """What is known of a domain's memory before its statistics are."""
+    limits = (live.hard_limit_kib, process.memory_max_kib if process else None)
+    return Balloon(
+        actual_kib=live.maximum_kib,
+        maximum_kib=live.maximum_kib,
+        device=live.balloon_device,
+        period_s=live.period_s,
+        autodeflate=live.autodeflate,
+        inhibitors=live.inhibitors,
+        limit_kib=min((limit for limit in limits if limit is not None), default=None),
+        cells=live.nodeset if live.memory_strict else None,
     )
 
 
 def _reported_pins(handle: Any) -> dict[int, CpuSet]:
     rows = handle.vcpuPinInfo(libvirt.VIR_DOMAIN_AFFECT_LIVE)
     return {number: frozenset(cpu for cpu, allowed in enumerate(row) if allowed) for number, row in enumerate(rows)}
-
-
-def _statistics(
-    handles: Sequence[Any], inventory: _Inventory, known: dict[str, Domain]
-) -> Callable[[Any], dict[str, Domain]]:
-    def work(connection: Any) -> dict[str, Domain]:
-        if inventory.driver != "QEMU":
-            return {h.UUIDString(): _with_test_statistics(h, known[h.UUIDString()]) for h in handles}
-        here = [_here(connection, handle) for handle in handles]
-        groups = libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
-        records = connection.domainListGetStats(here, groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-        return {h.UUIDString(): _with_statistics(known[h.UUIDString()], record) for h, record in records}
-
-    return work
 
 
 def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
@@ -506,13 +522,16 @@ def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
     )
 
 
-def _with_test_statistics(handle: Any, domain: Domain) -> Domain:
+def _with_test_statistics(handle: Any, domain: Domain, memory: bool, vcpus: bool) -> Domain:
     """The same from libvirt's test driver, which has no bulk statistics; its figures are constants."""
-    stats = handle.memoryStats()
-    record = {f"balloon.{key}": value for key, value in stats.items()}
-    record["balloon.current"], record["balloon.maximum"] = handle.info()[2], handle.info()[1]
-    record["balloon.last-update"] = stats.get("last_update", 0)
-    record.update({f"vcpu.{info[0]}.time": info[2] for info in handle.vcpus()[0]})
+    record: dict[str, Any] = {}
+    if memory:
+        stats = handle.memoryStats()
+        record = {f"balloon.{key}": value for key, value in stats.items()}
+        record["balloon.current"], record["balloon.maximum"] = handle.info()[2], handle.info()[1]
+        record["balloon.last-update"] = stats.get("last_update", 0)
+    if vcpus:
+        record.update({f"vcpu.{info[0]}.time": info[2] for info in handle.vcpus()[0]})
     return _with_statistics(domain, record)
 
 

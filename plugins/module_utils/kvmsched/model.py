@@ -230,7 +230,6 @@ class Domain:
     (migration, backup, a monitor that does not answer); ``record_error`` why the record on the
     domain can't be used. ``cpuset`` is ``<vcpu cpuset>``, ``numa_pcpus`` the pCPUs of its numatune or
     automatic nodeset, ``cgroup_pcpus`` the effective cpuset of its machine cgroup; None: no limit.
-    ``vcpu_quota`` is the share of a pCPU that ``<cputune><quota>`` leaves each vCPU; None: no limit.
     ``started_s`` is the start of its QEMU process, wall clock. ``vcpu_quota`` is the share of a pCPU that
     each vCPU may use at most (``<cputune><quota>``), where it is limited.
     """

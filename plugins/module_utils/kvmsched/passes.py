@@ -12,7 +12,7 @@ from typing import Callable, Generic, Iterable, Iterator, Optional, Sequence, Ty
 
 from . import baseline, lock
 from .config import MemoryPolicy, VcpuPolicy
-from .hypervisor import Change, Hypervisor, Unavailable, acting_refusal
+from .hypervisor import ALL_PARTS, Change, Hypervisor, Unavailable, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
     Adoption,
@@ -87,20 +87,19 @@ def run_memory(
     history: Optional[memory.MemoryHistory] = None,
 ) -> Result[MemoryPlan]:
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
-    with _session(how) as (host, watch):
+    with _session(how, "memory") as (host, watch):
         samples = _sample_memory(host)
         watch.lap("observe")
         judge = memory.release if release else memory.decide
         plan, _history = judge(samples, policy, history)
         watch.lap("decide")
-        if how.check:
-            return _result(how, samples[-1], plan, _Work(host, samples[-1]), watch)
         work = _Work(host, samples[-1])
-        work.adopt(plan.adoptions)
-        _move_memory(work, plan, policy, release)
-        if release:
-            _strike_restored(work, policy.selection.matches, memory=True, pins=False)
-        watch.lap("apply")
+        if not how.check:
+            work.adopt(plan.adoptions)
+            _move_memory(work, plan, policy, release)
+            if release:
+                _strike_restored(work, policy.selection.matches, memory=True, pins=False)
+            watch.lap("apply")
         return _result(how, samples[-1], plan, work, watch)
 
 
@@ -111,7 +110,7 @@ def run_vcpu(
     history: Optional[vcpu.VcpuHistory] = None,
 ) -> Result[VcpuPlan]:
     """Balance (or *release*) the pins of one host's vCPUs, once, by their load over the interval. Raises PassError."""
-    with _session(how) as (host, watch):
+    with _session(how, "vcpus") as (host, watch):
         samples = [host.observe()] if release else _sample_load(host, policy.interval_s)
         watch.lap("observe")
         judge = vcpu.release if release else vcpu.decide
@@ -129,7 +128,7 @@ def run_vcpu(
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
     """Two snapshots *interval_s* apart over a read-only connection, and the seconds by phase. Raises PassError."""
-    with _session(replace(how, check=True)) as (host, watch):
+    with _session(replace(how, check=True), *ALL_PARTS) as (host, watch):
         samples = _sample_load(host, interval_s)
         watch.lap("observe")
         return samples, watch.laps_s
@@ -231,9 +230,13 @@ class _Work:
                 self._domains[uuid] = replace(change.domain, record=change.record)
         return list(outcome.moves)
 
-    def record(self, uuid: str) -> Optional[Record]:
-        domain = self._domains.get(uuid)
-        return domain.record if domain else None
+    def memory_is_back(self, uuid: str, now: Snapshot) -> bool:
+        """Whether a domain has its original memory again."""
+        domain, here = self._domains.get(uuid), now.domain(uuid)
+        if domain is None or domain.record is None or here is None:
+            return False
+        left = baseline.without_restored(replace(domain.record, period=None), here, memory=True, pins=False)
+        return left is None or left.memory is None
 
     def _open(self, uuids: Iterable[str]) -> list[tuple[str, Domain]]:
         return [(uuid, self._domains[uuid]) for uuid in uuids if uuid in self._domains]
@@ -245,7 +248,7 @@ class _Work:
         return record
 
 
-def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, arrival_timeout_s: float, release: bool) -> None:
+def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: bool) -> None:
     """Take, see it arrive, then give what is proven to be there; statistics periods first, or last in a release."""
     balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
     periods = [move for move in plan.moves if isinstance(move, PeriodMove)]
@@ -254,9 +257,10 @@ def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, arrival_ti
     taken = work.make(move for move in balloons if not move.gives)
     now = _wait_for(work.host, taken, policy.arrival_timeout_s, work.planned)
     given = work.make(memory.fund(plan, policy, work.planned, now))
-    _wait_for(work.host, given, policy.arrival_timeout_s, now)
+    now = _wait_for(work.host, given, policy.arrival_timeout_s, now)
     if release:
-        work.make(periods)
+        # Without statistics no later release could shrink a domain that is not back yet.
+        work.make(move for move in periods if work.memory_is_back(move.uuid, now))
 
 
 def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Snapshot) -> Snapshot:
@@ -307,13 +311,13 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _session(how: Conduct) -> Iterator[tuple[Hypervisor, _Watch]]:
+def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
     """The host, locked if anything may be written; whatever goes wrong as a whole becomes a PassError."""
     refusal = None if how.check else acting_refusal(how.uri)
     if refusal:
         raise PassError(refusal)
     held = contextlib.nullcontext() if how.check else lock.hold(how.uri, how.lock_timeout_s, how.holder)
-    host = Hypervisor(how.uri, read_only=how.check, deadline_s=how.deadline_s)
+    host = Hypervisor(how.uri, read_only=how.check, deadline_s=how.deadline_s, parts=parts)
     try:
         with held:
             yield host, _Watch()

@@ -10,12 +10,13 @@ give, and sharing), memory_strategies (who gives, who gets), and here, where a p
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Iterable, Optional, Sequence
 
 from ..config import MemoryPolicy
 from ..model import (
     BALLOON_TOLERANCE_KIB,
     Adoption,
+    Balloon,
     BalloonMove,
     Domain,
     MemoryFigures,
@@ -29,14 +30,20 @@ from ..model import (
 from ..units import mib
 from .memory_history import MemoryHistory, Seen
 from .memory_reading import Guest, Reader, human_period, memory_record, set_by_human, skip
-from .memory_release import release_draft
+from .memory_release import retarget, way_back
 from .memory_strategies import Draft, fair, pairwise
-from .memory_supply import Grant, HostState, Need, at_risk, grant, host_state, total_at_risk
+from .memory_supply import Grant, HostState, Need, at_risk, by_uuid, grant, host_state, risks
 
 __all__ = ["MemoryHistory", "decide", "fund", "release"]
 
 # A domain that did not move for this long has no direction left to turn from.
 QUIET_S = 600
+
+# Why waste stays although nobody forbids taking it.
+_LIMITS = ("at-floor", "band")
+
+
+# ---------------------------------------------------------------- the three questions
 
 
 def decide(
@@ -47,14 +54,18 @@ def decide(
     Two snapshots a statistics tick apart, or one and *history*, prove that a domain is at rest; without
     that it may be grown if it starves, never shrunk. Same input, same plan, in any order of domains.
     """
-    scene = _Scene(snapshots, policy, history, release=False)
+    scene = _Scene(snapshots, policy, history or MemoryHistory(), release=False)
     if policy.strategy == "pairwise":
         draft = pairwise(scene.guests, scene.host, policy)
     else:
         draft = fair(scene.guests, scene.host, policy, scene.history.domains, scene.now.wall_s)
-    moves = [*_takes(draft), *_gives(draft), *_withdrawals(scene, draft), *_periods(scene)]
-    adoptions = [_adoption(guest) for guest in scene.guests if _adopts(guest)]
-    return scene.plan(draft, moves, adoptions), scene.remember(moves)
+    moves: list[Move] = [
+        *_takes(draft),
+        *_gives(draft),
+        *_withdrawals(scene.guests, draft),
+        *_periods(scene.guests, policy),
+    ]
+    return scene.plan(draft, moves), scene.remember(moves)
 
 
 def release(
@@ -65,42 +76,319 @@ def release(
     Statistics periods stand last in the plan, only for domains whose memory this plan brings home.
     What can't be restored yet is in ``not_restored``, a line each: a later release goes on.
     """
-    scene = _Scene(snapshots, policy, history, release=True)
-    draft, moves, not_restored = release_draft(scene.guests, scene.host)
-    adoptions = [_adoption(guest) for guest in scene.guests if _adopts(guest)]
-    plan = scene.plan(draft, moves, adoptions)
-    unreadable = [f"{d.name}: {d.record_error}" for d in scene.domains if d.record_error]
-    return replace(plan, not_restored=(*unreadable, *not_restored), unmet=()), scene.remember(moves)
+    scene = _Scene(snapshots, policy, history or MemoryHistory(), release=True)
+    back = way_back(scene.guests, scene.host)
+    moves: list[Move] = [*_takes(back.draft), *_gives(back.draft), *back.retargets, *back.periods]
+    plan = scene.plan(back.draft, moves)
+    return replace(plan, not_restored=tuple(back.left.values()), unmet=()), scene.remember(moves)
 
 
 def fund(plan: MemoryPlan, policy: MemoryPolicy, planned: Snapshot, now: Snapshot) -> tuple[BalloonMove, ...]:
     """Return the gives of *plan* that *now* proves payable, reduced where it does not pay them whole (decision 6).
 
     *planned* is the snapshot that the plan was made from; of *now*, read after the takes were sent, only
-    the numbers are used. What was asked of a balloon and has not arrived is no memory: supply is taken
-    from what is free now, and what arrived is in there already.
+    the numbers count. What was asked of a balloon and has not arrived is no memory: supply is what is
+    free now, and what arrived is in there already.
     """
-    gives = [move for move in plan.moves if isinstance(move, BalloonMove) and move.gives]
-    taken = {move.uuid for move in plan.moves if isinstance(move, BalloonMove) and not move.gives}
-    current = replace(now, domains=tuple(_updated(planned, now, taken)))
-    reader = Reader((current,), policy, MemoryHistory())
+    balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
+    current = replace(now, domains=_updated(planned, now, {move.uuid for move in balloons if not move.gives}))
+    reader = Reader((planned, current), policy, MemoryHistory())
     domains = {domain.uuid: domain for domain in current.domains}
-    risk_kib = sum(at_risk(domain, None) for domain in current.domains)
-    host = host_state(current, policy, risk_kib, "ok")
-    free: list[BalloonMove] = []
-    claims: dict[str, BalloonMove] = {}
-    needs: list[Need] = []
-    for move in gives:
-        domain = domains.get(move.uuid)
-        guest = reader.read(domain, release=True) if domain is not None else None
-        if not isinstance(guest, Guest) or guest.domain.state != "running":
+    host = host_state(current, policy, sum(at_risk(domain, None) for domain in current.domains), "ok")
+    free, claims = [], []
+    for move in balloons:
+        guest = reader.read(domains[move.uuid], release=True) if move.gives and move.uuid in domains else None
+        if not isinstance(guest, Guest):
             continue
-        kib = min(move.after_kib, guest.hard_ceiling_kib) - guest.held_kib
-        if kib <= 0:
-            free += [move] if move.after_kib <= guest.actual_kib + BALLOON_TOLERANCE_KIB else []
+        if move.after_kib <= guest.held_kib:
+            free.append(move)
         else:
-            claims[move.uuid] = move
-            needs.append(_claim(guest, kib))
-    frozen = host.level == "low"
-    paid = grant(needs, host.supply_kib, host.credit_kib, frozen) if host.supply_kib is not None else []
-    return (*free, *(_paid(claims[g.need.guest.uuid], g) for g in sorted(paid, key=lambda g: g.need.guest.uuid)))
+            claims.append((move, _claim(guest, move)))
+    return (*free, *_pay(claims, host))
+
+
+# ---------------------------------------------------------------- what a pass works on
+
+
+class _Scene:
+    """One pass: the chosen domains as Guests in the order of their UUIDs, the host, and what is remembered."""
+
+    def __init__(
+        self, snapshots: Sequence[Snapshot], policy: MemoryPolicy, history: MemoryHistory, release: bool
+    ) -> None:
+        self.policy, self.history = policy, history
+        self.now = snapshots[-1]
+        self.skips: list[Skip] = []
+        guests: list[Guest] = []
+        reader = Reader(tuple(snapshots), policy, history)
+        for domain in self.now.domains:
+            if policy.selection.matches(domain):
+                read = reader.read(domain, release)
+                if isinstance(read, Guest):
+                    guests.append(read)
+                else:
+                    self.skips.append(read)
+        self.guests = by_uuid(guests)
+        self._by_uuid = {guest.uuid: guest for guest in self.guests}
+        self._risks = risks(self.now, self._by_uuid, history.domains)
+        self.host = host_state(self.now, policy, sum(self._risks.values()), history.level)
+
+    def plan(self, draft: Draft, moves: Sequence[Move]) -> MemoryPlan:
+        after_kib = {move.uuid: move.after_kib for move in moves if isinstance(move, BalloonMove)}
+        limited = {note.uuid for note in draft.notes if note.code in _LIMITS}
+        skipped = [skip(guest.domain, *guest.skip) for guest in self.guests if guest.skip is not None]
+        unmet = [missing for guest in self.guests for missing in _unmet(guest, after_kib, self.host)]
+        return MemoryPlan(
+            before=_figures(self.guests, self.host, {}, limited),
+            after=_figures(self.guests, self.host, after_kib, limited),
+            moves=tuple(moves),
+            skips=tuple(sorted([*self.skips, *skipped, *draft.notes], key=lambda s: (s.uuid, s.code))),
+            unmet=tuple(unmet),
+            adoptions=tuple(_adoption(guest) for guest in self.guests if _adopts(guest)),
+            unmatched=self.policy.selection.unmatched(self.now.domains),
+            warnings=tuple(_warnings(self.guests, self.host, draft, after_kib)),
+            supply_kib=self.host.supply_kib,
+        )
+
+    def remember(self, moves: Sequence[Move]) -> MemoryHistory:
+        directions = {move.uuid: 1 if move.gives else -1 for move in moves if isinstance(move, BalloonMove)}
+        before = self.history.domains
+        domains = {}
+        for domain in self.now.domains:
+            guest, seen = self._by_uuid.get(domain.uuid), before.get(domain.uuid)
+            if domain.balloon is not None:
+                turn, risk_kib = directions.get(domain.uuid, 0), self._risks[domain.uuid]
+                domains[domain.uuid] = _remembered(domain.balloon, guest, seen, turn, risk_kib, self.now.wall_s)
+        for lost in self.now.skips:
+            if lost.uuid in before:
+                domains[lost.uuid] = before[lost.uuid]
+        return MemoryHistory(self.host.level, domains)
+
+
+def _remembered(
+    balloon: Balloon, guest: Optional[Guest], seen: Optional[Seen], turn: int, risk_kib: int, wall_s: float
+) -> Seen:
+    """What the next pass should know of a domain; *turn* is the direction of its move in this one."""
+    if guest is None or not guest.fresh:
+        if seen is None:
+            return Seen(balloon.last_update_s, balloon.actual_kib, at_risk_kib=risk_kib)
+        return seen if seen.at_risk_kib == risk_kib else replace(seen, at_risk_kib=risk_kib)
+    old = seen or Seen(0, 0)
+    record = memory_record(guest.domain)
+    asked_s = record.when_s if record else 0
+    stuck = guest.skip is not None and guest.skip[0] == "stuck"
+    quiet = wall_s - old.moved_s > QUIET_S
+    return Seen(
+        last_update_s=balloon.last_update_s,
+        actual_kib=balloon.actual_kib,
+        used_kib=guest.used_kib if guest.settled else None,
+        rss_kib=balloon.rss_kib,
+        swap_in_kib=balloon.swap_in_kib,
+        swap_out_kib=balloon.swap_out_kib,
+        major_faults=balloon.major_faults,
+        at_risk_kib=risk_kib,
+        direction=turn or (0 if quiet else old.direction),
+        moved_s=wall_s if turn else old.moved_s,
+        reversals=(0 if quiet else old.reversals) + (1 if turn * old.direction < 0 and not quiet else 0),
+        stuck_asked_s=asked_s if stuck else old.stuck_asked_s,
+        stuck_times=_stuck_times(old, stuck, asked_s, guest.pending_kib is None),
+        futile_s=(old.futile_s or wall_s) if guest.futile else 0.0,
+        booted_s=wall_s if guest.rebooted else old.booted_s,
+    )
+
+
+def _stuck_times(old: Seen, stuck: bool, asked_s: int, arrived: bool) -> int:
+    """How many requests in a row were ignored: one more for a new request, none once one was followed."""
+    if stuck:
+        return old.stuck_times + (1 if asked_s != old.stuck_asked_s else 0)
+    return 0 if arrived and asked_s != old.stuck_asked_s else old.stuck_times
+
+
+# ---------------------------------------------------------------- moves
+
+
+def _takes(draft: Draft) -> list[BalloonMove]:
+    return [
+        BalloonMove(t.guest.domain.name, t.guest.uuid, t.guest.actual_kib, t.guest.actual_kib - t.kib, t.why)
+        for t in draft.takes
+    ]
+
+
+def _gives(draft: Draft) -> list[BalloonMove]:
+    return [_give(grant) for grant in sorted(draft.grants, key=lambda grant: grant.need.guest.uuid)]
+
+
+def _give(grant: Grant) -> BalloonMove:
+    guest, need = grant.need.guest, grant.need
+    reason = need.why
+    if grant.kib < need.total_kib:
+        short_kib = need.total_kib - grant.kib
+        reason += f", host short {mib(short_kib)}, share by weight {guest.limits.weight:g}"
+    if grant.on_credit:
+        reason += ", on credit: it would die"
+    after_kib = guest.held_kib + grant.kib
+    return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, after_kib, reason, grant.on_credit)
+
+
+def _withdrawals(guests: Iterable[Guest], draft: Draft) -> list[BalloonMove]:
+    """Call back takes under way that would by now lead below L: the guest's use grew meanwhile.
+
+    It costs the host nothing, for what has not arrived was never counted.
+    """
+    granted = {grant.need.guest.uuid for grant in draft.grants}
+    return [
+        retarget(guest, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
+        for guest in guests
+        if guest.uuid not in granted and _overtaken(guest)
+    ]
+
+
+def _overtaken(guest: Guest) -> bool:
+    if guest.pending_kib is None or not guest.fresh or (guest.skip and guest.skip[0] not in ("settling", "stuck")):
+        return False
+    return guest.pending_kib < min(guest.actual_kib, guest.lower_kib) - BALLOON_TOLERANCE_KIB
+
+
+def _periods(guests: Iterable[Guest], policy: MemoryPolicy) -> list[PeriodMove]:
+    """Switch statistics on where they are off: the domain is judged from the next pass on (decision 14)."""
+    after_s = policy.stats_period_s
+    return [
+        PeriodMove(guest.domain.name, guest.uuid, 0, after_s, "it reports no statistics")
+        for guest in guests
+        if guest.skip is not None and guest.skip[0] == "no-stats"
+        if guest.balloon.period_s <= 0 < after_s and not human_period(guest.domain)
+    ]
+
+
+def _adopts(guest: Guest) -> bool:
+    record = memory_record(guest.domain)
+    human = guest.skip is not None and guest.skip[0] == "human"
+    return human and record is not None and set_by_human(record, guest.balloon)
+
+
+def _adoption(guest: Guest) -> Adoption:
+    reason = f"somebody set {mib(guest.actual_kib)}: its new original"
+    return Adoption(guest.domain.name, guest.uuid, reason, memory_kib=guest.actual_kib)
+
+
+# ---------------------------------------------------------------- funding
+
+
+def _updated(planned: Snapshot, now: Snapshot, taken: set[str]) -> tuple[Domain, ...]:
+    """The domains of *now* by number, of *planned* by definition: a re-read may leave the rest out.
+
+    What was pending of a domain that was taken from since is pending no more.
+    """
+    definitions = {domain.uuid: domain for domain in planned.domains}
+    return tuple(_renumbered(definitions.get(d.uuid), d, d.uuid in taken) for d in now.domains)
+
+
+def _renumbered(definition: Optional[Domain], now: Domain, taken: bool) -> Domain:
+    if definition is None or definition.balloon is None or now.balloon is None:
+        return now
+    balloon = replace(
+        now.balloon,
+        device=definition.balloon.device,
+        autodeflate=definition.balloon.autodeflate,
+        inhibitors=definition.balloon.inhibitors,
+        limit_kib=definition.balloon.limit_kib,
+        cells=definition.balloon.cells,
+        period_s=definition.balloon.period_s,
+    )
+    return replace(definition, balloon=balloon, record=None if taken else definition.record)
+
+
+def _claim(guest: Guest, move: BalloonMove) -> Need:
+    """The part of *move* that is still to be paid, as a need."""
+    kib = max(0, min(move.after_kib, guest.hard_ceiling_kib) - guest.held_kib)
+    floor_kib = max(0, guest.limits.floor_kib - guest.held_kib)
+    survive_kib = max(0, guest.lower_kib - guest.held_kib - floor_kib) if guest.fresh else 0
+    return Need(guest, floor_kib, survive_kib, kib, move.reason).at_most(kib)
+
+
+def _pay(claims: Sequence[tuple[BalloonMove, Need]], host: HostState) -> list[BalloonMove]:
+    if host.supply_kib is None:
+        return []
+    needs = [need for _move, need in claims]
+    paid = {g.need.guest.uuid: g for g in grant(needs, host.supply_kib, host.credit_kib, host.level == "low")}
+    return [_paid(move, paid[move.uuid], host) for move, _need in claims if move.uuid in paid]
+
+
+def _paid(move: BalloonMove, grant: Grant, host: HostState) -> BalloonMove:
+    after_kib = grant.need.guest.held_kib + grant.kib
+    reason = move.reason
+    if after_kib < move.after_kib:
+        reason += f", {mib(move.after_kib)} planned but the host has {mib(max(0, host.supply_kib or 0))} by now"
+    return replace(move, after_kib=after_kib, reason=reason, on_credit=grant.on_credit)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _figures(guests: Sequence[Guest], host: HostState, after_kib: dict[str, int], limited: set[str]) -> MemoryFigures:
+    """The host in figures; *after_kib* maps UUID to a new target, and the rest follows from it."""
+    starved = wasteful = unknown = bound = unused_kib = usable_kib = actual_kib = freed_kib = 0
+    for guest in guests:
+        change_kib = after_kib.get(guest.uuid, guest.actual_kib) - guest.actual_kib
+        actual_kib += guest.actual_kib + change_kib
+        freed_kib += _freed(guest, change_kib)
+        if not guest.fresh:
+            unknown += 1
+            continue
+        # A balloon takes free pages first, then cache.
+        unused = max(0, guest.unused_kib + change_kib)
+        usable = guest.usable_kib + change_kib
+        unused_kib += unused
+        usable_kib += usable
+        if usable < guest.limits.starvation_kib:
+            starved += 1
+            bound += guest.ceiling_kib - guest.held_kib - change_kib < guest.limits.min_change_kib
+        elif unused > guest.limits.waste_kib:
+            wasteful += 1
+            bound += guest.uuid in limited
+    available_kib = None if host.available_kib is None else host.available_kib + freed_kib
+    return MemoryFigures(
+        starved, wasteful, unknown, unused_kib, usable_kib, actual_kib, available_kib, host.reserve_kib, bound
+    )
+
+
+def _freed(guest: Guest, change_kib: int) -> int:
+    """What the host gets of a change, at once: of a take what was resident, of a give the opposite of all."""
+    if change_kib >= 0:
+        return -change_kib
+    resident_kib = min(guest.balloon.rss_kib or 0, guest.actual_kib)
+    return max(0, resident_kib - guest.actual_kib - change_kib)
+
+
+def _unmet(guest: Guest, after_kib: dict[str, int], host: HostState) -> list[Unmet]:
+    """What keeps *guest* starved, or below its floor, after this plan."""
+    if not guest.judged or not (guest.starved or guest.actual_kib < guest.limits.floor_kib):
+        return []
+    target_kib = max(guest.held_kib, after_kib.get(guest.uuid, 0))
+    kib = (guest.lower_kib if guest.starved else guest.limits.floor_kib) - target_kib
+    if kib <= BALLOON_TOLERANCE_KIB:
+        return []
+    state = f"usable {mib(guest.usable_kib)}, starvation {mib(guest.limits.starvation_kib)}"
+    if guest.ceiling_kib - target_kib < guest.limits.min_change_kib:
+        why = f"at its limit {mib(guest.ceiling_kib)}"
+    elif host.supply_kib is None:
+        why = "the host's memory is not known"
+    elif host.level == "low":
+        why = "host level low: growth is frozen"
+    else:
+        why = f"the host has {mib(max(0, host.supply_kib))} to give"
+    return [Unmet(guest.domain.name, guest.uuid, kib, f"{state}, {why}")]
+
+
+def _warnings(guests: Sequence[Guest], host: HostState, draft: Draft, after_kib: dict[str, int]) -> Iterable[str]:
+    if host.supply_kib is None:
+        yield "the host's memory is not known: nothing is given"
+    low = [g for g in guests if g.judged and g.limits.floor_kib - g.ceiling_kib <= 0]
+    missing = [g.limits.floor_kib - max(g.held_kib, after_kib.get(g.uuid, 0)) for g in low]
+    short = [kib for kib in missing if kib > BALLOON_TOLERANCE_KIB]
+    if short:
+        yield f"floors can't be met: {len(short)} domains are {mib(sum(short))} below theirs, and the host has no more"
+    taken_kib = sum(take.kib for take in draft.takes)
+    if host.short_kib > taken_kib:
+        below = mib(host.short_kib - taken_kib)
+        yield f"host level {host.level}: {below} below its reserve, and the domains can give no more in this pass"

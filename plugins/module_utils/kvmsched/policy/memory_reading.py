@@ -234,7 +234,7 @@ class Reader:
             or _grown(balloon.major_faults, before.major_faults) > MAJOR_FAULTS_PER_S * elapsed_s
         )
         guest.hidden_kib = _grown(balloon.swap_out_kib, before.swap_out_kib)
-        used_before_kib = seen.used_kib if seen is not None else _used_at_rest(sample, guest.domain)
+        used_before_kib = seen.used_kib if seen is not None else _used_at_rest(sample, guest)
         if used_before_kib is not None:
             rise_kib = guest.used_kib - used_before_kib
             if elapsed_s > RISE_HORIZON_S:
@@ -393,10 +393,10 @@ def _settled(balloon: Balloon, before: Union[Balloon, Seen, None]) -> bool:
     return before is not None and abs(balloon.actual_kib - before.actual_kib) <= BALLOON_TOLERANCE_KIB
 
 
-def _used_at_rest(sample: Optional[Balloon], domain: Domain) -> Optional[int]:
+def _used_at_rest(sample: Optional[Balloon], guest: Guest) -> Optional[int]:
     """What an earlier sample says was used, where no balloon change of ours can have blurred it."""
-    record = memory_record(domain)
-    if sample is None or sample.usable_kib is None:
+    record = memory_record(guest.domain)
+    if sample is None or sample.usable_kib is None or not guest.settled:
         return None
     if record is not None and sample.last_update_s < record.when_s + STUCK_AFTER_S:
         return None
@@ -435,7 +435,7 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     if asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS:
         return None
     times = seen.stuck_times if seen is not None else 0
-    pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S * 2 ** min(max(0, times - 1), 10))
+    pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))
     age_s = wall_s - record.when_s
     if STUCK_AFTER_S <= age_s < pause_s:
         asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"

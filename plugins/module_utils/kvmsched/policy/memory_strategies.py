@@ -113,7 +113,9 @@ def _donor(guest: Guest, host: HostState) -> Donor:
     """
     limits = guest.limits
     movable_kib = max(0, guest.actual_kib - guest.soft_kib)
-    idle_kib = min(guest.unused_kib - limits.middle_kib, guest.unused_kib // 2)
+    idle_kib = guest.unused_kib - limits.middle_kib
+    if not host.tight:
+        idle_kib = min(idle_kib, guest.unused_kib // 2)
     surplus_kib = max(0, min(max(idle_kib, guest.actual_kib - limits.ceiling_kib), movable_kib))
     if host.tight:
         return Donor(guest, surplus_kib, max(0, guest.actual_kib - guest.lower_kib - surplus_kib))
@@ -126,7 +128,9 @@ def _reclaim(donor: Donor, draft: Draft, seen: Optional[Seen], wall_s: float) ->
     if donor.surplus_kib < guest.limits.min_change_kib:
         draft.notes.append(_limit(guest))
     elif _resting(seen, wall_s):
-        why = f"unused {mib(guest.unused_kib)} stays for a while: its demand turned {seen.reversals if seen else 0} times"
+        why = (
+            f"unused {mib(guest.unused_kib)} stays for a while: its demand turned {seen.reversals if seen else 0} times"
+        )
         draft.notes.append(skip(guest.domain, "resting", why))
     else:
         donor.taken_kib = donor.surplus_kib
@@ -136,7 +140,7 @@ def _resting(seen: Optional[Seen], wall_s: float) -> bool:
     """Whether its demand went up and down so often that what it wastes now will be needed again (ping-pong)."""
     if seen is None or seen.direction <= 0 or seen.reversals < FREE_REVERSALS:
         return False
-    rest_s = min(REST_MAX_S, REST_S * 2 ** min(seen.reversals - FREE_REVERSALS, 10))
+    rest_s = min(REST_MAX_S, REST_S << min(seen.reversals - FREE_REVERSALS, 10))
     return 0 <= wall_s - seen.moved_s < rest_s
 
 

@@ -88,17 +88,17 @@ def at_risk(domain: Domain, guest: Optional[Guest]) -> int:
     balloon = domain.balloon
     if balloon is None:
         return 0
-    charge_kib = max(balloon.actual_kib, pending(domain) or 0)
+    charge_kib = guest.held_kib if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
     if guest is not None and guest.skip is not None and guest.skip[0] == "booting":
         charge_kib = max(charge_kib, balloon.maximum_kib)
     return max(0, charge_kib - (balloon.rss_kib or 0))
 
 
-def total_at_risk(snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen]) -> int:
-    """The sum of at_risk() over all domains, chosen or not; one that could not be observed counts as last seen."""
-    observed = sum(at_risk(domain, guests.get(domain.uuid)) for domain in snapshot.domains)
-    unobserved = sum(seen[skip.uuid].at_risk_kib for skip in snapshot.skips if skip.uuid in seen)
-    return observed + unobserved
+def risks(snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen]) -> dict[str, int]:
+    """at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen."""
+    unobserved = {skip.uuid: seen[skip.uuid].at_risk_kib for skip in snapshot.skips if skip.uuid in seen}
+    observed = {domain.uuid: at_risk(domain, guests.get(domain.uuid)) for domain in snapshot.domains}
+    return {**unobserved, **observed}
 
 
 # ---------------------------------------------------------------- sharing
@@ -189,7 +189,8 @@ def _worthwhile(needs: Sequence[Need], pool_kib: int) -> dict[str, int]:
     served = list(needs)
     while served and pool_kib > 0:
         shares = _by_urgency(served, pool_kib)
-        fat, thin = [], []
+        fat: list[Need] = []
+        thin: list[Need] = []
         for need, kib in zip(served, shares):
             worthwhile = kib >= min(need.guest.limits.min_change_kib, need.total_kib)
             (fat if worthwhile else thin).append(need)

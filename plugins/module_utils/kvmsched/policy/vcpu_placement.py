@@ -21,6 +21,9 @@ SMT_GAIN = 0.25
 # Loads below this difference are equal: far below any measurement, far above rounding.
 EPSILON = 1e-9
 
+# An item up to this load counts as idle: it is not worth a place of its own (decision 27).
+IDLE = 0.02
+
 NOWHERE = -1
 
 
@@ -146,10 +149,10 @@ def _pigeonholes(problem: Problem, bins: Sequence[int], loads: Sequence[float]) 
 
 
 def moves_bound(problem: Problem, target: float) -> int:
-    """Moves that any plan needs before each bin is at most *target*, or holds one item beside its fixed load.
+    """Moves that any plan needs before each bin is at most *target*, or holds at most one item that is not idle.
 
-    Per bin: the fewest items, largest first, that cover what is too much. Where one item alone is
-    over the target all others may leave instead. Items without a bin need no move to be counted here.
+    Per bin: the fewest items, largest first, that cover what is too much; or all but one of those
+    that are not idle. An item without a bin costs no move here.
     """
     on: list[list[float]] = [[] for _ in problem.capacity]
     for load, bin_ in zip(problem.load, problem.now):
@@ -164,7 +167,17 @@ def _fewest_out(problem: Problem, bin_: int, loads: list[float], target: float) 
         return 0
     ordered = sorted((load for load in loads if load > 0), reverse=True)
     enough = next((count for count, out in enumerate(accumulate(ordered), 1) if out >= excess), len(ordered))
-    return max(0, min(enough, len(ordered) - 1))
+    return max(0, min(enough, sum(1 for load in ordered if load > IDLE) - 1))
+
+
+def reached_target(problem: Problem, where: Sequence[int]) -> float:
+    """The least target, as moves_bound() means it, that the assignment *where* meets."""
+    totals = problem.on_bins(where)
+    awake = [0] * len(totals)
+    for load, bin_ in zip(problem.load, where):
+        if bin_ != NOWHERE and load > IDLE:
+            awake[bin_] += 1
+    return max((totals[b] / problem.capacity[b] for b in range(len(totals)) if awake[b] > 1), default=0.0)
 
 
 # ---------------------------------------------------------------- targets

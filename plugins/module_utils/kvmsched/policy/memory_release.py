@@ -1,0 +1,127 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back: every domain to the memory and the statistics period that its record calls original (decision 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional, Sequence
+
+from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, PeriodMove
+from ..units import mib
+from .memory_reading import Guest, memory_record, set_by_human
+from .memory_strategies import Draft, Take, pay
+from .memory_supply import HostState, Need
+
+# Reasons to leave a domain alone for now, whichever way it would have to go.
+_UNREACHABLE = ("not-running", "busy", "record")
+
+
+@dataclass
+class WayBack:
+    """``retargets`` call back requests that are still under way; ``left`` maps UUID to why a domain is not home yet."""
+
+    draft: Draft = field(default_factory=Draft)
+    retargets: list[BalloonMove] = field(default_factory=list)
+    periods: list[PeriodMove] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
+    """What brings *guests* home: takes at once down to L, gives by what the host has, periods last."""
+    back = WayBack()
+    for guest in guests:
+        why = _plan_one(guest, back)
+        if why is not None:
+            back.left[guest.uuid] = f"{guest.domain.name}: {why}"
+    pay(back.draft, host)
+    granted = {grant.need.guest.uuid: grant.kib for grant in back.draft.grants}
+    for need in back.draft.needs:
+        missing_kib = need.total_kib - granted.get(need.guest.uuid, 0)
+        if missing_kib > BALLOON_TOLERANCE_KIB:
+            line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
+            back.left.setdefault(need.guest.uuid, f"{need.guest.domain.name}: {line}")
+    back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
+    return back
+
+
+def _home(guest: Guest) -> int:
+    record = memory_record(guest.domain)
+    return min(record.original_kib, guest.balloon.maximum_kib) if record else guest.actual_kib
+
+
+def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
+    """Add what *guest* needs to *back*; return why that does not bring it home, if so."""
+    record = memory_record(guest.domain)
+    if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
+        return guest.skip[1] if guest.domain.record else None
+    if record is None or set_by_human(record, guest.balloon):
+        return None
+    home_kib = _home(guest)
+    away_kib = home_kib - guest.actual_kib
+    if abs(away_kib) <= BALLOON_TOLERANCE_KIB:
+        _stay(guest, home_kib, back)
+        return None
+    if away_kib > 0:
+        return _grow(guest, home_kib, back)
+    return _shrink(guest, home_kib, back)
+
+
+def _stay(guest: Guest, home_kib: int, back: WayBack) -> None:
+    """It is home: only a request that would still lead it away is called back."""
+    if guest.pending_kib is not None:
+        back.retargets.append(retarget(guest, home_kib, "back to its original"))
+
+
+def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+    """Growing needs no statistics: what the host has is enough."""
+    target_kib = min(home_kib, guest.hard_ceiling_kib)
+    if target_kib > guest.held_kib:
+        back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
+    elif guest.pending_kib is not None:
+        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
+    if target_kib < home_kib:
+        return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
+    return None
+
+
+def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
+    survive_kib = max(0, guest.lower_kib - guest.held_kib) if guest.starved else 0
+    need = Need(guest, 0, survive_kib, kib, f"back to its original {mib(home_kib)}")
+    return need.at_most(kib)
+
+
+def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+    """Down to its original at once, but never below L, and only where L is known."""
+    if guest.pending_kib is not None and guest.pending_kib < guest.actual_kib:
+        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
+    if guest.skip is not None or not guest.shrinkable:
+        return f"not shrunk to its {mib(home_kib)}: {guest.skip[1] if guest.skip else 'mode grow-only'}"
+    target_kib = max(home_kib, guest.lower_kib)
+    kib = guest.actual_kib - target_kib
+    if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
+        back.draft.takes.append(Take(guest, kib, f"back to its original {mib(home_kib)}"))
+    if target_kib == home_kib:
+        return None
+    line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
+    return f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
+
+
+def retarget(guest: Guest, after_kib: int, why: str) -> BalloonMove:
+    """Call back a request that is under way: ``before`` is its target, for the balloon need not move at all."""
+    before_kib = guest.pending_kib if guest.pending_kib is not None else guest.actual_kib
+    reason = f"{why}: {mib(before_kib)} was asked, it has {mib(guest.actual_kib)}"
+    return BalloonMove(guest.domain.name, guest.uuid, before_kib, after_kib, reason)
+
+
+def _period(guest: Guest) -> list[PeriodMove]:
+    """The statistics period back, unless somebody else set it since, or it is back."""
+    record = guest.domain.record.period if guest.domain.record else None
+    current_s = guest.balloon.period_s
+    if record is None or current_s == record.original_s or current_s != record.intended_s:
+        return []
+    if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
+        return []
+    reason = f"back to its original {record.original_s} s"
+    return [PeriodMove(guest.domain.name, guest.uuid, current_s, record.original_s, reason)]

@@ -1,0 +1,538 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Planners: from where the vCPUs are to a target pressure, with few moves.
+
+No single heuristic is best everywhere, so several are run and the plan that meets the target with
+the fewest moves is kept; small problems are then searched for the fewest moves there are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, bisect_right, insort
+from itertools import accumulate
+from typing import Callable, Iterable, Optional, Sequence
+
+from .vcpu_placement import EPSILON, IDLE, NOWHERE, Problem, components, moves_bound, part_of, targets
+
+# How far above its lower bound the pressure on a pCPU may stay: 5 points.
+SLACK = 0.05
+
+# The slower planners grow with items x moves: beyond this number of items only the fast ones are run.
+_FEW_ITEMS = 600
+
+# The search for the fewest moves: only where it can end soon, and never longer than this.
+_SEARCH_ITEMS = 80
+_SEARCH_TRIES = 10000
+
+_Where = list[int]
+
+
+def rebalance(problem: Problem, slack: float = SLACK) -> _Where:
+    """The bin of each item after the best plan that was found: on target, or as close as it gets, with few moves."""
+    where = list(problem.now)
+    for bins, items in components(problem):
+        if not items:
+            continue
+        part = part_of(problem, bins, items)
+        for index, bin_ in zip(items, best_plan(part, targets(part, slack), slack)):
+            where[index] = bins[bin_] if bin_ != NOWHERE else NOWHERE
+    return where
+
+
+def best_plan(problem: Problem, aim: Sequence[float], slack: float = SLACK) -> _Where:
+    """The plan of the portfolio that meets *aim*, or comes closest to it, with the fewest moves."""
+    best = _best(problem, aim, slack)
+    short = best.unmet()
+    if short > EPSILON:
+        # No plan meets the target: what can be reached becomes the target, perhaps with fewer moves.
+        best = min(best, _best(problem, [a + short for a in aim], slack), key=lambda s: _rank(s, aim, slack))
+    return best.where
+
+
+def _best(problem: Problem, aim: Sequence[float], slack: float) -> State:
+    states = [State(problem, aim, slack)]
+    fewest = moves_bound(problem, max(aim))
+    for planner in _PLANNERS if len(problem.load) <= _FEW_ITEMS else _FAST_PLANNERS:
+        state = State(problem, aim, slack)
+        planner(state)
+        _take_back(state)
+        states.append(state)
+        if state.moved() <= fewest and state.unmet() <= EPSILON:
+            break
+    best = min(states, key=lambda s: _rank(s, aim, slack))
+    if len(problem.load) <= _SEARCH_ITEMS and not problem.smt:
+        found = _Search(problem, aim, slack).fewest(best.moved() if best.unmet() <= EPSILON else None)
+        if found is not None:
+            best = State(problem, aim, slack, found)
+    return best
+
+
+def _rank(state: State, aim: Sequence[float], slack: float) -> tuple[bool, float, int, float]:
+    judged = state if state.aim is aim else State(state.problem, aim, slack, state.where)
+    unmet = judged.unmet()
+    return NOWHERE in judged.where, round(unmet, 6) if unmet > EPSILON else 0.0, judged.moved(), judged.energy()
+
+
+# ---------------------------------------------------------------- an assignment under construction
+
+
+class State:
+    """Where each item is, with the pressure on each bin kept up to date.
+
+    A bin's limit is its aim, or what one item alone puts on it plus the slack: no plan can do better
+    for a bin with an item that large.
+    """
+
+    def __init__(
+        self, problem: Problem, aim: Sequence[float], slack: float, where: Optional[Sequence[int]] = None
+    ) -> None:
+        self.problem, self.aim, self.slack = problem, aim, slack
+        self.where = list(problem.now if where is None else where)
+        self.on: list[list[int]] = [[] for _ in problem.capacity]
+        for item, bin_ in enumerate(self.where):
+            if bin_ != NOWHERE:
+                self.on[bin_].append(item)
+        self.pressure = problem.pressures(problem.on_bins(self.where))
+
+    def put(self, item: int, bin_: int) -> None:
+        """Take *item* from where it is and put it on *bin_* (NOWHERE: in hand)."""
+        old = self.where[item]
+        if old != NOWHERE:
+            self.on[old].remove(item)
+            self._add(old, -self.problem.load[item])
+        if bin_ != NOWHERE:
+            self.on[bin_].append(item)
+            self._add(bin_, self.problem.load[item])
+        self.where[item] = bin_
+
+    def _add(self, bin_: int, load: float) -> None:
+        self.pressure[bin_] += load / self.problem.capacity[bin_]
+        for mate in self.problem.mates[bin_]:
+            self.pressure[mate] += self.problem.kappa[bin_] * load
+
+    def alone(self, bin_: int, load: float) -> float:
+        """The pressure on *bin_* if only one item of *load* were there, and none on its mates."""
+        problem = self.problem
+        pressure = (problem.fixed[bin_] + load) / problem.capacity[bin_]
+        if problem.mates[bin_]:
+            pressure += problem.kappa[bin_] * sum(problem.fixed[mate] for mate in problem.mates[bin_])
+        return pressure
+
+    def limit(self, bin_: int, more: float = 0.0) -> float:
+        """How much pressure *bin_* may be under, with an item of load *more* beside those that it has."""
+        biggest = max((self.problem.load[i] for i in self.on[bin_]), default=0.0)
+        return max(self.aim[bin_], self.alone(bin_, max(biggest, more)) + self.slack)
+
+    def excess(self, bin_: int) -> float:
+        """How much too much pressure *bin_* is under; 0 for a bin without items, which no plan can relieve."""
+        if self.pressure[bin_] <= self.aim[bin_] or not self.on[bin_]:
+            return 0.0
+        return max(0.0, self.pressure[bin_] - self.limit(bin_))
+
+    def unmet(self) -> float:
+        """The largest excess of all."""
+        return max(map(self.excess, range(len(self.on))), default=0.0)
+
+    def fits(self, item: int, bin_: int) -> bool:
+        load = self.problem.load[item]
+        after = self.pressure[bin_] + load / self.problem.capacity[bin_]
+        if after > self.aim[bin_] + EPSILON and after > self.limit(bin_, load) + EPSILON:
+            return False
+        mates = self.problem.mates[bin_]
+        return not mates or all(
+            self.pressure[mate] + self.problem.kappa[bin_] * load <= self.limit(mate) + EPSILON
+            for mate in mates
+            if self.on[mate]
+        )
+
+    def crowds(self, item: int, bin_: int) -> bool:
+        """Whether *bin_* is a single pCPU that holds another vCPU of the same domain."""
+        if self.problem.capacity[bin_] > 1:
+            return False
+        owner = self.problem.owner
+        return any(owner[other] == owner[item] for other in self.on[bin_] if other != item)
+
+    def gain(self, load: float, source: int, target: int) -> float:
+        """What moving *load* does for the sum of load x pressure, over twice the load: positive is better."""
+        problem = self.problem
+        own = load * (1 / problem.capacity[source] + 1 / problem.capacity[target]) / 2
+        if target in problem.mates[source]:
+            own *= 1 - problem.kappa[source]
+        return self.pressure[source] - self.pressure[target] - own
+
+    def movable(self, bin_: int) -> list[int]:
+        """The items on *bin_* that may leave it, largest first."""
+        load, held = self.problem.load, self.problem.held
+        return sorted((i for i in self.on[bin_] if not held[i] and load[i] > 0), key=lambda i: (-load[i], i))
+
+    def moved(self) -> int:
+        """The number of moves; giving a bin to an item that had none is free."""
+        return sum(1 for now, then in zip(self.problem.now, self.where) if now not in (then, NOWHERE))
+
+    def energy(self) -> float:
+        """Sum of load x pressure: the lower, the more even."""
+        return sum(p * p * size for p, size in zip(self.pressure, self.problem.capacity))
+
+
+# ---------------------------------------------------------------- evict what is too much, then place it
+
+
+def _evict_and_place(state: State, shrink_all: bool, tightest: bool) -> None:
+    """Take the fewest items off each bin that has too much, and place them, largest first; then repair the rest."""
+    in_hand = [i for i, bin_ in enumerate(state.where) if bin_ == NOWHERE]
+    over = [b for b in range(len(state.on)) if state.excess(b) > EPSILON]
+    for round_ in range(_ROUNDS):
+        # First the fewest; what then found no place anywhere stays, and smaller ones that do find one go instead.
+        room = math.inf if round_ == 0 else _room(state)
+        for bin_ in sorted(over, key=lambda b: (-state.excess(b), b)):
+            for item in _to_evict(state, bin_, room, shrink_all):
+                state.put(item, NOWHERE)
+                in_hand.append(item)
+        shelves = _Shelves(state)
+        for item in sorted(in_hand, key=lambda i: (-state.problem.load[i], i)):
+            state.put(item, _place_for(state, shelves, item, tightest))
+        in_hand = []
+        over = [b for b in range(len(state.on)) if state.excess(b) > EPSILON]
+        if not over:
+            return
+    _repair(state)
+
+
+def _room(state: State) -> float:
+    """The largest load that some bin has room for under its aim."""
+    sizes = state.problem.capacity
+    return max((state.aim[b] - state.pressure[b]) * sizes[b] for b in range(len(sizes)))
+
+
+def _to_evict(state: State, bin_: int, room: float, shrink_all: bool) -> list[int]:
+    """The fewest items, each at most *room*, that take off *bin_* what is too much; none larger than it must be.
+
+    An item that would fill the bin alone stays, if the others can make the room.
+    """
+    load = state.problem.load
+    need = state.excess(bin_) * state.problem.capacity[bin_]
+    items = state.movable(bin_)
+    if need <= EPSILON or not items:
+        return []
+    if state.alone(bin_, load[items[0]]) + state.slack >= state.limit(bin_) - EPSILON:
+        if sum(load[i] for i in items[1:]) < need - EPSILON:
+            return items[:1]
+        items = items[1:]
+    items = [i for i in items if load[i] <= room]
+    sums = list(accumulate(load[i] for i in items))
+    count = bisect_left(sums, need - EPSILON) + 1
+    if count > len(items):
+        return items
+    chosen, spare = items[:count], items[count:]
+    surplus = sums[count - 1] - need
+    for position in range(0 if shrink_all else count - 1, count):
+        smaller = _smallest_from(spare, load, load[chosen[position]] - surplus - EPSILON)
+        if smaller is not None and load[spare[smaller]] < load[chosen[position]]:
+            surplus -= load[chosen[position]] - load[spare[smaller]]
+            chosen[position], spare[smaller] = spare[smaller], chosen[position]
+            spare.sort(key=lambda i: (-load[i], i))
+    return chosen
+
+
+def _smallest_from(items: Sequence[int], load: Sequence[float], least: float) -> Optional[int]:
+    """The position, in *items* (largest first), of the smallest one that is at least *least*."""
+    count = sum(1 for i in items if load[i] >= least)
+    return count - 1 if count else None
+
+
+class _Shelves:
+    """The bins of each class in the order of their pressure. Pressure only rises here, so stale entries are too low."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._of: dict[int, list[tuple[float, int]]] = {}
+
+    def of(self, reach: int) -> list[tuple[float, int]]:
+        if reach not in self._of:
+            self._of[reach] = sorted((self._state.pressure[b], b) for b in self._state.problem.classes[reach])
+        return self._of[reach]
+
+    def fresh(self, shelf: list[tuple[float, int]], index: int) -> Optional[int]:
+        """The bin at *index*, or None if its entry was stale and has gone to its right place."""
+        pressure, bin_ = shelf[index]
+        if self._state.pressure[bin_] == pressure:
+            return bin_
+        del shelf[index]
+        insort(shelf, (self._state.pressure[bin_], bin_))
+        return None
+
+
+# How many bins are tried that fit by pressure, before one with a vCPU of the same domain is taken after all.
+_TRIES = 64
+
+# How often what found no place is replaced by smaller items before single steps have to do.
+_ROUNDS = 3
+
+
+def _place_for(state: State, shelves: _Shelves, item: int, tightest: bool) -> int:
+    """The bin for an item in hand: where it fits, apart from its own domain; else the emptiest, or back home."""
+    shelf = shelves.of(state.problem.reach[item])
+    candidates = _by_room(state, shelves, shelf, item) if tightest else _by_pressure(shelves, shelf)
+    fallback = NOWHERE
+    for tried, bin_ in enumerate(candidates):
+        if state.fits(item, bin_):
+            if not state.crowds(item, bin_):
+                return bin_
+            fallback = bin_ if fallback == NOWHERE else fallback
+        elif not tightest and not state.problem.smt:
+            break
+        if tried >= _TRIES:
+            break
+    if fallback != NOWHERE:
+        return fallback
+    return _emptiest_or_home(state, shelves, shelf, item)
+
+
+def _by_pressure(shelves: _Shelves, shelf: list[tuple[float, int]]) -> Iterable[int]:
+    index = 0
+    while index < len(shelf):
+        bin_ = shelves.fresh(shelf, index)
+        if bin_ is not None:
+            yield bin_
+            index += 1
+
+
+def _by_room(state: State, shelves: _Shelves, shelf: list[tuple[float, int]], item: int) -> Iterable[int]:
+    """The fullest bins first, from where the item fits by its aim."""
+    if not shelf:
+        return
+    first = shelf[0][1]
+    room = state.aim[first] - state.problem.load[item] / state.problem.capacity[first]
+    index = bisect_right(shelf, (room + EPSILON, len(state.on))) - 1
+    if index < 0:
+        yield first
+    while index >= 0:
+        bin_ = shelves.fresh(shelf, index)
+        if bin_ is not None:
+            yield bin_
+        index -= 1
+
+
+def _emptiest_or_home(state: State, shelves: _Shelves, shelf: list[tuple[float, int]], item: int) -> int:
+    emptiest = next(iter(_by_pressure(shelves, shelf)))
+    home = state.problem.now[item]
+    if home == NOWHERE:
+        return emptiest
+    # In hand, an item is on neither: it moves if that leaves the more loaded of the two with less.
+    better = state.pressure[emptiest] + IDLE < state.pressure[home]
+    return emptiest if better else home
+
+
+# ---------------------------------------------------------------- step by step
+
+
+def _repair(state: State) -> None:
+    """Steepest descent: while a bin has too much, the move or swap that evens out most."""
+    over = {b for b in range(len(state.on)) if state.excess(b) > EPSILON}
+    for _ in range(2 * len(state.on) + 50):
+        if not over:
+            return
+        bin_ = max(over, key=lambda b: (state.excess(b), -b))
+        step = _best_step(state, bin_) if state.excess(bin_) > EPSILON else None
+        if step is None:
+            over.discard(bin_)
+            continue
+        for item, target in step:
+            state.put(item, target)
+        over.add(step[0][1])
+
+
+def _best_step(state: State, bin_: int) -> Optional[list[tuple[int, int]]]:
+    """The move off *bin_*, or the swap with another one, that gains most; a swap costs two pins, so it must gain twice."""
+    load = state.problem.load
+    best_gain, best = EPSILON, None
+    receivers: dict[int, list[int]] = {}
+    for item in state.movable(bin_):
+        reach = state.problem.reach[item]
+        if reach not in receivers:
+            receivers[reach] = _emptiest(state, reach, bin_)
+        for target in receivers[reach]:
+            if state.crowds(item, target):
+                continue
+            gain = load[item] * state.gain(load[item], bin_, target)
+            if gain > best_gain:
+                best_gain, best = gain, [(item, target)]
+            for other in state.movable(target):
+                weight = load[item] - load[other]
+                if weight <= EPSILON or bin_ not in state.problem.classes[state.problem.reach[other]]:
+                    continue
+                gain = weight * state.gain(weight, bin_, target) / 2
+                if gain > best_gain:
+                    best_gain, best = gain, [(item, target), (other, bin_)]
+    return best
+
+
+def _emptiest(state: State, reach: int, but: int, count: int = 0) -> list[int]:
+    count = count or (len(state.on) if len(state.where) <= _SEARCH_ITEMS else 4)
+    ranked = heapq.nsmallest(count + 1, [(state.pressure[b], b) for b in state.problem.classes[reach]])
+    return [b for _, b in ranked if b != but][:count]
+
+
+def _descend(state: State) -> None:
+    """Steepest descent from where everything is."""
+    _place_unplaced(state)
+    _repair(state)
+
+
+def _busiest_to_freest(state: State) -> None:
+    """Again and again the vCPU nearest to half the gap, from the busiest bin to the freest."""
+    _place_unplaced(state)
+    load = state.problem.load
+    for _ in range(2 * len(state.on) + 50):
+        excess, bin_ = max(((state.excess(b), -b) for b in range(len(state.on))), default=(0.0, 0))
+        if excess <= EPSILON:
+            return
+        source = -bin_
+        options = []
+        for item in state.movable(source):
+            for target in _emptiest(state, state.problem.reach[item], source, 1):
+                half = (state.pressure[source] - state.pressure[target]) / 2
+                if state.gain(load[item], source, target) > EPSILON:
+                    options.append((abs(load[item] - half), item, target))
+        if not options:
+            return
+        _, item, target = min(options)
+        state.put(item, target)
+
+
+def _place_unplaced(state: State) -> None:
+    shelves = _Shelves(state)
+    unplaced = [i for i, bin_ in enumerate(state.where) if bin_ == NOWHERE]
+    for item in sorted(unplaced, key=lambda i: (-state.problem.load[i], i)):
+        state.put(item, _place_for(state, shelves, item, tightest=False))
+
+
+def _take_back(state: State) -> None:
+    """Leave where it was what fits there after all."""
+    problem = state.problem
+    moved = [i for i, bin_ in enumerate(state.where) if problem.now[i] not in (bin_, NOWHERE)]
+    for item in sorted(moved, key=lambda i: (problem.load[i], i)):
+        if problem.now[item] in problem.classes[problem.reach[item]] and state.fits(item, problem.now[item]):
+            state.put(item, problem.now[item])
+
+
+_FAST_PLANNERS: list[Callable[[State], None]] = [
+    lambda state: _evict_and_place(state, shrink_all=False, tightest=False),
+    lambda state: _evict_and_place(state, shrink_all=False, tightest=True),
+    lambda state: _evict_and_place(state, shrink_all=True, tightest=False),
+    lambda state: _evict_and_place(state, shrink_all=True, tightest=True),
+]
+_PLANNERS = [*_FAST_PLANNERS, _descend, _busiest_to_freest]
+
+
+# ---------------------------------------------------------------- the fewest moves there are
+
+
+class _Search:
+    """Iterative deepening on the number of moves, from its lower bound up (IDA*, Korf 1985).
+
+    Some item must leave an overfull bin, so only the moves off one such bin are tried at each step;
+    a branch is cut where the lower bound on the moves still needed is more than is left. Bins of
+    equal load are taken for equal, and no item moves twice. For problems without SMT.
+    """
+
+    def __init__(self, problem: Problem, aim: Sequence[float], slack: float) -> None:
+        self._problem = problem
+        self._where = list(problem.now)
+        self._touched = list(problem.held)
+        self._tries = _SEARCH_TRIES
+        sizes = problem.capacity
+        self._total = problem.on_bins(problem.now)
+        self._aim = [a * size + EPSILON for a, size in zip(aim, sizes)]
+        self._alone = [fixed + slack * size + EPSILON for fixed, size in zip(problem.fixed, sizes)]
+        # Per bin its items, largest first.
+        self._on: list[list[tuple[float, int]]] = [[] for _ in sizes]
+        for item, bin_ in enumerate(problem.now):
+            if bin_ != NOWHERE:
+                insort(self._on[bin_], (-problem.load[item], item))
+
+    def fewest(self, found: Optional[int]) -> Optional[_Where]:
+        """An assignment on target with fewer moves than *found*, or None. *found* None: none was found yet."""
+        if NOWHERE in self._where:
+            return None
+        need = [self._fewest_out(b) for b in range(len(self._on))]
+        least = sum(need)
+        for depth in range(least, least + 9 if found is None else found):
+            if self._descend(need, sum(need), depth, NOWHERE, 0):
+                return self._where
+            if self._tries <= 0:
+                break
+        return None
+
+    def _fewest_out(self, bin_: int) -> int:
+        """A lower bound on the moves off *bin_*."""
+        excess = self._total[bin_] - self._aim[bin_]
+        items = self._on[bin_]
+        if excess <= 0 or not items or self._total[bin_] <= self._alone[bin_] - items[0][0]:
+            return 0
+        enough = awake = 0
+        for load, _ in items:
+            if excess > 0:
+                excess += load
+                enough += 1
+            awake += -load > IDLE
+        return max(1, min(enough, awake - 1))
+
+    def _descend(self, need: list[int], needed: int, left: int, last_bin: int, last_rank: int) -> bool:
+        """Whether at most *left* more moves can bring *need*, which sums to *needed*, to nothing."""
+        if not needed:
+            return True
+        source = next(b for b, count in enumerate(need) if count)
+        # What leaves a bin leaves it in the order of size: each set is tried once.
+        first = last_rank if source == last_bin else 0
+        items = list(self._on[source])
+        for rank in range(first, len(items)):
+            weight, item = items[rank]
+            if self._touched[item] or (rank > first and items[rank - 1][0] == weight):
+                continue
+            for target in self._receivers(item, -weight, source, roomy=needed == left):
+                if self._try(need, needed, left, item, source, target, rank):
+                    return True
+                if self._tries <= 0:
+                    return False
+        return False
+
+    def _receivers(self, item: int, load: float, source: int, roomy: bool) -> list[int]:
+        """Bins for *item*, the emptiest first; *roomy*: only where it fits, as there is no move to spare."""
+        total, owner = self._total, self._problem.owner
+        seen: dict[tuple[float, float], int] = {}
+        for target in self._problem.classes[self._problem.reach[item]]:
+            after = total[target] + load
+            if target == source or (roomy and after > self._aim[target] and after > self._limit(target, load)):
+                continue
+            if not any(owner[other] == owner[item] for _, other in self._on[target]):
+                seen.setdefault((total[target], self._aim[target]), target)
+        return [seen[key] for key in sorted(seen)]
+
+    def _limit(self, bin_: int, load: float) -> float:
+        items = self._on[bin_]
+        return self._alone[bin_] + max(load, -items[0][0] if items else 0.0)
+
+    def _try(self, need: list[int], needed: int, left: int, item: int, source: int, target: int, rank: int) -> bool:
+        self._tries -= 1
+        before = need[source], need[target]
+        self._put(item, source, target)
+        need[source], need[target] = self._fewest_out(source), self._fewest_out(target)
+        after = needed - sum(before) + need[source] + need[target]
+        if after < left and self._descend(need, after, left - 1, source, rank):
+            return True
+        self._put(item, target, source)
+        need[source], need[target] = before
+        return False
+
+    def _put(self, item: int, source: int, target: int) -> None:
+        load = self._problem.load[item]
+        self._on[source].remove((-load, item))
+        insort(self._on[target], (-load, item))
+        self._total[source] -= load
+        self._total[target] += load
+        self._where[item] = target
+        self._touched[item] = target != self._problem.now[item]

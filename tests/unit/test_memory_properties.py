@@ -1,0 +1,305 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What must hold of the memory policy whatever it is shown; a failure prints the snapshots that reproduce it."""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import replace
+from typing import Any, Callable, Optional
+
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from kvmsched.config import MemoryPolicy, MemorySettings, Rule
+from kvmsched.model import BalloonMove, Domain, HostMemory, MemoryPlan, Snapshot, from_json, to_json
+from kvmsched.policy import memory
+from kvmsched.policy.memory_reading import Guest, Reader
+from kvmsched.policy.memory_supply import water_fill
+from kvmsched.units import Amount
+from memory_worlds import MIB, NOW_S, balloon, pair, record, reproduce, snapshot, uuid_of
+
+PROPERTY = settings(
+    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+)
+
+
+@st.composite
+def domains(draw: Any, index: int) -> Domain:
+    """Any domain: small or large, calm, starved or wasteful, here and there with something the matter with it."""
+    name = f"d{index}"
+    maximum = draw(st.sampled_from([128, 256, 512, 1024, 4096, 16384]))
+    actual = draw(st.integers(maximum // 8, maximum))
+    usable = draw(st.one_of(st.integers(0, actual), st.integers(0, min(actual, 400))))
+    unused = draw(st.one_of(st.integers(0, usable), st.integers(0, min(actual, usable + 64))))
+    matter = draw(
+        st.sampled_from(["", "", "", "", "stale", "paused", "vfio", "pending", "moving", "swapping", "no usable"])
+    )
+    sizes: dict[str, Any] = {"usable": usable, "unused": unused, "rss": draw(st.integers(actual // 2, actual + 32))}
+    own: dict[str, Any] = {}
+    if matter == "stale":
+        sizes["last_update_s"] = int(NOW_S) - 60
+    elif matter == "vfio":
+        sizes["inhibitors"] = ("hostdev",)
+    elif matter == "paused":
+        own["state"] = "paused"
+    elif matter == "pending":
+        intended = draw(st.integers(maximum // 8, maximum))
+        own["record"] = record(maximum, actual, intended, age_s=draw(st.integers(0, 300)))
+    elif matter == "swapping":
+        sizes["swap_in"] = 4096
+    elif matter == "no usable":
+        sizes["usable"] = None
+    state = balloon(actual, maximum, **sizes)
+    if matter == "moving":
+        state = replace(state, last_update_s=int(NOW_S) - 2)
+    return Domain(uuid_of(name), name, 1, balloon=state, **own)
+
+
+@st.composite
+def worlds(draw: Any) -> tuple[list[Snapshot], MemoryPolicy]:
+    """Two snapshots of a host, and a policy."""
+    chosen = [draw(domains(i)) for i in range(draw(st.integers(1, 7)))]
+    total = draw(st.sampled_from([4096, 32768]))
+    now = snapshot(chosen, available=draw(st.integers(0, total // 2)), total=total)
+    before, now = pair(now)
+    before = replace(before, domains=tuple(_before(d) for d in before.domains))
+    return [before, now], draw(policies())
+
+
+def _before(domain: Domain) -> Domain:
+    state = domain.balloon
+    assert state is not None
+    if state.last_update_s == int(NOW_S) - 2 - 5:
+        return replace(domain, balloon=replace(state, actual_kib=state.actual_kib + 64 * MIB))
+    return replace(domain, balloon=replace(state, swap_in_kib=0))
+
+
+@st.composite
+def policies(draw: Any) -> MemoryPolicy:
+    thresholds = draw(
+        st.sampled_from(
+            [
+                {},
+                {"starvation": Amount(kib=30 * MIB), "waste": Amount(kib=60 * MIB)},
+                {"starvation": Amount(pct=5.0), "waste": Amount(pct=10.0)},
+            ]
+        )
+    )
+    weights = tuple(Rule(f"d{i}", {"weight": draw(st.sampled_from([0.5, 1.0, 2.0, 8.0]))}) for i in range(3))
+    return MemoryPolicy(
+        strategy=draw(st.sampled_from(["fair", "fair", "pairwise"])),
+        reclaim=draw(st.sampled_from(["eager", "lazy"])),
+        cache=draw(st.sampled_from(["share", "keep"])),
+        host_reserve=draw(st.sampled_from([None, Amount(kib=0), Amount(kib=2048 * MIB)])),
+        settings=MemorySettings(floor=draw(st.sampled_from([None, Amount(pct=20.0)])), **thresholds),
+        rules=draw(st.sampled_from([(), weights])),
+    )
+
+
+def prop(test: Callable[..., None]) -> Callable[..., None]:
+    """Show what the test was given where it fails."""
+
+    @functools.wraps(test)
+    def shown(world: tuple[list[Snapshot], MemoryPolicy], **more: Any) -> None:
+        try:
+            test(world, **more)
+        except Exception:
+            note(reproduce(*world))
+            raise
+
+    return PROPERTY(shown)
+
+
+def decide(snapshots: list[Snapshot], policy: MemoryPolicy) -> MemoryPlan:
+    return memory.decide(snapshots, policy)[0]
+
+
+def balloon_moves(plan: MemoryPlan) -> list[BalloonMove]:
+    return [move for move in plan.moves if isinstance(move, BalloonMove)]
+
+
+def guests_of(snapshots: list[Snapshot], policy: MemoryPolicy) -> dict[str, Guest]:
+    reader = Reader(tuple(snapshots), policy, memory.MemoryHistory())
+    read = [reader.read(domain) for domain in snapshots[-1].domains]
+    return {guest.uuid: guest for guest in read if isinstance(guest, Guest)}
+
+
+def takes_and_gives(plan: MemoryPlan, guests: dict[str, Guest]) -> tuple[int, int]:
+    """Sums in KiB of what is taken, and of what is promised beyond what domains hold."""
+    taken = sum(m.before_kib - m.after_kib for m in balloon_moves(plan) if not m.gives)
+    given = sum(max(0, m.after_kib - guests[m.uuid].held_kib) for m in balloon_moves(plan) if m.gives)
+    return taken, given
+
+
+@given(worlds())
+@prop
+def test_no_target_leaves_its_bounds(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    plan, guests = decide(*world), guests_of(*world)
+    for move in balloon_moves(plan):
+        guest = guests[move.uuid]
+        assert move.after_kib <= guest.balloon.maximum_kib
+        assert guest.balloon.inhibitors == () and guest.domain.state == "running" and guest.fresh
+        if move.after_kib < guest.actual_kib:
+            assert (
+                move.after_kib
+                >= guest.lower_kib
+                == max(guest.limits.floor_kib, guest.used_kib + guest.limits.starvation_kib)
+            )
+            assert guest.settled or not move.before_kib > move.after_kib
+    assert len({move.uuid for move in balloon_moves(plan)}) == len(balloon_moves(plan))
+    kinds = [move.gives for move in balloon_moves(plan)]
+    assert kinds == sorted(kinds), "takes come before gives"
+
+
+@given(worlds())
+@prop
+def test_no_more_is_given_than_there_is(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    snapshots, policy = world
+    plan, guests = decide(*world), guests_of(*world)
+    host = snapshots[-1].host.memory
+    assert host is not None and plan.supply_kib is not None
+    taken, given_kib = takes_and_gives(plan, guests)
+    free = host.available_kib - policy.reserve_kib(host.total_kib)
+    credit = any(move.on_credit for move in balloon_moves(plan))
+    assert given_kib <= max(0, plan.supply_kib + taken, free if credit else 0)
+
+
+@given(worlds())
+@prop
+def test_the_reserve_stands_even_if_every_take_stalls(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    snapshots, policy = world
+    plan, guests = decide(*world), guests_of(*world)
+    now = snapshots[-1]
+    assert now.host.memory is not None
+    funded = memory.fund(plan, policy, now, now)
+    planned = {move.uuid: move for move in balloon_moves(plan)}
+    given_kib = sum(max(0, move.after_kib - guests[move.uuid].held_kib) for move in funded)
+    assert given_kib <= max(0, now.host.memory.available_kib - policy.reserve_kib(now.host.memory.total_kib))
+    assert all(move.after_kib <= planned[move.uuid].after_kib and move.gives for move in funded)
+    if not any(move.on_credit for move in funded):
+        assert plan.supply_kib is not None and given_kib <= max(0, plan.supply_kib)
+
+
+@given(worlds())
+@prop
+def test_release_keeps_the_same_bounds(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    snapshots, policy = world
+    plan = memory.release(snapshots, policy)[0]
+    guests = guests_of(*world)
+    taken, given_kib = takes_and_gives(plan, guests)
+    for move in balloon_moves(plan):
+        if move.after_kib < guests[move.uuid].actual_kib:
+            assert guests[move.uuid].shrinkable and move.after_kib >= guests[move.uuid].lower_kib
+    assert plan.supply_kib is not None
+    credit = any(move.on_credit for move in balloon_moves(plan))
+    assert credit or given_kib <= max(0, plan.supply_kib + taken)
+
+
+@given(worlds(), st.randoms(use_true_random=False))
+@prop
+def test_order_of_domains_is_nothing(world: tuple[list[Snapshot], MemoryPolicy], order: random.Random) -> None:
+    snapshots, policy = world
+    shuffled = []
+    for one in snapshots:
+        mixed = list(one.domains)
+        order.shuffle(mixed)
+        shuffled.append(replace(one, domains=tuple(mixed)))
+    assert decide(*world) == decide(shuffled, policy)
+
+
+@given(worlds())
+@prop
+def test_the_same_data_give_the_same_plan(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    """From JSON, with a history from JSON: what a bug report holds reproduces the plan."""
+    snapshots, policy = world
+    _plan, history = memory.decide(snapshots, policy)
+    later = [from_json(Snapshot, to_json(s)) for s in snapshots]
+    again = from_json(memory.MemoryHistory, to_json(history))
+    assert again == history
+    plan = memory.decide(snapshots, policy, history)
+    assert plan == memory.decide(later, policy, again)
+    assert from_json(MemoryPlan, to_json(plan[0])) == plan[0]
+
+
+@given(worlds(), st.sampled_from([2, 4]))
+@prop
+def test_scale_is_nothing(world: tuple[list[Snapshot], MemoryPolicy], factor: int) -> None:
+    snapshots, policy = world
+    policy = _absolute(policy, 1)
+    small, large = decide(snapshots, policy), decide([_scaled(s, factor) for s in snapshots], _absolute(policy, factor))
+    before = {move.uuid: move.after_kib * factor for move in balloon_moves(small)}
+    after = {move.uuid: move.after_kib for move in balloon_moves(large)}
+    assert before.keys() == after.keys()
+    for uuid, kib in before.items():
+        assert abs(after[uuid] - kib) <= 32 * factor, "apart from rounding to whole KiB"
+
+
+def _absolute(policy: MemoryPolicy, factor: int) -> MemoryPolicy:
+    """The policy with all sizes given, and scaled: what is a percentage scales by itself."""
+    settings = policy.settings
+    sizes = {key: _times(getattr(settings, key), factor) for key in ("starvation", "waste")}
+    floor = settings.floor or Amount(pct=12.5)
+    reserve = _times(policy.host_reserve or Amount(kib=1024 * MIB), factor)
+    least = _times(policy.min_change or Amount(kib=16 * MIB), factor)
+    return replace(policy, settings=replace(settings, floor=floor, **sizes), host_reserve=reserve, min_change=least)
+
+
+def _times(amount: Amount, factor: int) -> Amount:
+    return amount if amount.kib is None else Amount(kib=amount.kib * factor)
+
+
+def _scaled(one: Snapshot, factor: int) -> Snapshot:
+    memory_ = one.host.memory
+    assert memory_ is not None
+    host = replace(one.host, memory=HostMemory(memory_.total_kib * factor, memory_.available_kib * factor))
+    return replace(one, host=host, domains=tuple(_scaled_domain(d, factor) for d in one.domains))
+
+
+def _scaled_domain(domain: Domain, factor: int) -> Domain:
+    state, kept = domain.balloon, domain.record
+    assert state is not None
+    sizes = ("actual_kib", "maximum_kib", "unused_kib", "usable_kib", "rss_kib")
+    state = replace(state, **{key: _product(getattr(state, key), factor) for key in sizes})
+    if kept is not None and kept.memory is not None:
+        sizes = ("original_kib", "previous_kib", "intended_kib")
+        written = replace(kept.memory, **{key: getattr(kept.memory, key) * factor for key in sizes})
+        kept = replace(kept, memory=written)
+    return replace(domain, balloon=state, record=kept)
+
+
+def _product(value: Optional[int], factor: int) -> Optional[int]:
+    return None if value is None else value * factor
+
+
+@given(worlds(), st.integers(0, 6))
+@prop
+def test_more_weight_never_means_less_memory(world: tuple[list[Snapshot], MemoryPolicy], index: int) -> None:
+    snapshots, policy = world
+    chosen = snapshots[-1].domains[index % len(snapshots[-1].domains)]
+    light = replace(policy, strategy="fair", rules=(Rule(chosen.name, {"weight": 1.0}),))
+    heavy = replace(light, rules=(Rule(chosen.name, {"weight": 3.0}),))
+    after = []
+    for weighed in (light, heavy):
+        targets = {move.uuid: move.after_kib for move in balloon_moves(decide(snapshots, weighed))}
+        assert chosen.balloon is not None
+        after.append(targets.get(chosen.uuid, chosen.balloon.actual_kib))
+    assert after[1] >= after[0] - 16, "apart from rounding to whole KiB"
+
+
+@PROPERTY
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from([0.5, 1.0, 3.0])), min_size=1, max_size=9),
+    st.integers(-5, 5 * 10**6),
+)
+def test_water_fill(claims: list[tuple[int, float]], pool: int) -> None:
+    """Nobody gets more than claimed; who gets less than claimed has no less, for its weight, than any other."""
+    sizes, weights = [c for c, _w in claims], [w for _c, w in claims]
+    shares = water_fill(sizes, weights, pool)
+    assert all(0 <= share <= size for share, size in zip(shares, sizes))
+    assert sum(shares) <= max(0, pool) and sum(shares) >= min(sum(sizes), pool) - len(claims)
+    for share, size, weight in zip(shares, sizes, weights):
+        if share < size:
+            others = [other / w for other, w in zip(shares, weights)]
+            assert share / weight >= max(others) - len(claims) * 2

@@ -33,7 +33,7 @@ lint: prepare ## Run ruff and shellcheck
 
 types: prepare ## Run mypy
 	@echo "== mypy"
-	@mypy
+	@mypy --cache-dir=/dev/null
 
 unit: prepare ## Run the unit tests
 	@echo "== unit tests"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from kvmsched.policy.vcpu_placement import Problem
 from ortools.sat.python import cp_model
@@ -13,14 +13,17 @@ from ortools.sat.python import cp_model
 SCALE = 1000
 
 
-def least_makespan(problem: Problem, limit_s: float) -> Optional[int]:
-    """The least possible load of the fullest pCPU, in thousandths; None if it was not proven in time."""
+def makespan(problem: Problem, limit_s: float) -> int:
+    """The best load of the fullest pCPU that is found in time, in thousandths: a target that can be met."""
     model, on = _model(problem)
-    makespan = model.new_int_var(0, SCALE * len(problem.load), "makespan")
+    longest = model.new_int_var(0, SCALE * len(problem.load), "makespan")
     for total in _totals(problem, on):
-        model.add(total <= makespan)
-    model.minimize(makespan)
-    return _solve(model, limit_s)
+        model.add(total <= longest)
+    model.minimize(longest)
+    solver = _solver(limit_s)
+    status = solver.solve(model)
+    assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    return round(solver.objective_value)
 
 
 def fewest_moves(problem: Problem, target: int, limit_s: float) -> Optional[int]:
@@ -29,11 +32,13 @@ def fewest_moves(problem: Problem, target: int, limit_s: float) -> Optional[int]
     for total in _totals(problem, on):
         model.add(total <= target)
     model.maximize(sum(on[i][now] for i, now in enumerate(problem.now)))
-    stay = _solve(model, limit_s)
-    return None if stay is None else len(problem.now) - stay
+    solver = _solver(limit_s)
+    # Only a status of OPTIMAL is a proof; FEASIBLE is the best that was found before time ran out.
+    proven = solver.solve(model) == cp_model.OPTIMAL
+    return len(problem.now) - round(solver.objective_value) if proven else None
 
 
-def _model(problem: Problem):  # type: ignore[no-untyped-def]
+def _model(problem: Problem) -> tuple[Any, list[list[Any]]]:
     model = cp_model.CpModel()
     on = [[model.new_bool_var(f"{i}on{b}") for b in range(len(problem.capacity))] for i in range(len(problem.load))]
     for row in on:
@@ -41,15 +46,14 @@ def _model(problem: Problem):  # type: ignore[no-untyped-def]
     return model, on
 
 
-def _totals(problem: Problem, on):  # type: ignore[no-untyped-def]
+def _totals(problem: Problem, on: list[list[Any]]) -> list[Any]:
     weights = [round(SCALE * load) for load in problem.load]
     return [sum(w * row[b] for w, row in zip(weights, on)) for b in range(len(problem.capacity))]
 
 
-def _solve(model: cp_model.CpModel, limit_s: float) -> Optional[int]:
+def _solver(limit_s: float) -> Any:
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = limit_s
     solver.parameters.num_workers = 2
     solver.parameters.random_seed = 1
-    # Only a status of OPTIMAL is a proof; FEASIBLE is the best that was found before time ran out.
-    return round(solver.objective_value) if solver.solve(model) == cp_model.OPTIMAL else None
+    return solver

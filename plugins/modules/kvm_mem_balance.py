@@ -179,7 +179,7 @@ msg:
   description: What the pass did, in one line.
   returned: always
   type: str
-  sample: "2 balloons changed: 512M taken, 512M given; starved 1 -> 0, wasteful 1 -> 0"
+  sample: "made 2 changes: starved 1 -> 0, wasteful 1 -> 0, 1 skipped"
 moves:
   description:
     - What changed, or would change in check mode, in order. Memory is taken before it is given.
@@ -283,7 +283,7 @@ skip_counts:
   type: dict
   sample:
     settling: 1
-    no_statistics: 3
+    no-stats: 3
 failures:
   description: Changes that were tried and did not happen.
   returned: success

@@ -148,7 +148,7 @@ msg:
   description: What the pass did, in one line.
   returned: always
   type: str
-  sample: "2 of 4 vCPUs moved: imbalance 50.0 -> 0.4 points"
+  sample: "made 2 changes: imbalance 50.0 -> 0.4 points, 1 skipped"
 moves:
   description: What changed, or would change in check mode.
   returned: success
@@ -218,10 +218,13 @@ moves_bound:
   type: int
   sample: 1
 trigger:
-  description: What made the pass act or leave the vCPUs alone, in one line.
+  description:
+    - What made the pass act, as fixed words separated by commas. Empty if nothing did.
+    - V(imbalance) is uneven load, V(placing) a vCPU that floats and has load, V(wait) vCPUs that wait for a pCPU,
+      V(release) is O(state=released).
   returned: success
   type: str
-  sample: "imbalance 61.3 points, 60.9 can be gained, threshold 5.0"
+  sample: imbalance
 placed:
   description: How many of the moves place a vCPU that could run on several pCPUs before.
   returned: success
@@ -253,7 +256,7 @@ skips:
       description: The reason in one line with its numbers.
       returned: success
       type: str
-      sample: "vCPU 0 has the real-time scheduler fifo"
+      sample: "vCPU 0 has real-time class fifo"
 skip_counts:
   description: How many domains got no turn, by RV(skips[].code).
   returned: success

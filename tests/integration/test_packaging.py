@@ -22,7 +22,7 @@ TEST_DRIVER = "uri=test:///default"
 
 
 class Answer(NamedTuple):
-    """What an ad-hoc run says of a host: SUCCESS or FAILED!, and the module's result."""
+    """What an ad-hoc run says of a host (SUCCESS, CHANGED or FAILED!), and the module's result."""
 
     status: str
     result: dict[str, Any]
@@ -104,7 +104,7 @@ def test_the_documentation_can_be_read_where_it_is_installed(module: str, collec
 
 def test_an_installed_module_runs_by_its_full_name(collections: Path, tmp_path: Path) -> None:
     answer = ad_hoc("kvmsched.kvm.kvm_sched_info", TEST_DRIVER, tmp_path, ANSIBLE_COLLECTIONS_PATH=str(collections))
-    assert answer.status == "SUCCESS", answer.output
+    assert answer.status in ("SUCCESS", "CHANGED"), answer.output
     assert answer.result["changed"] is False
     assert answer.result["snapshot"]["domains"][0]["name"] == "test"
 
@@ -128,12 +128,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("module", ["kvm_sched_info", "kvmsched.kvm.kvm_sched_info", "kvm_mem_balance", "kvm_vcpu_pin"])
 def test_a_checkout_of_any_name_runs_modules_by_short_and_full_name(module: str, checkout: Path) -> None:
     answer = ad_hoc(module, TEST_DRIVER, checkout)
-    assert answer.status == "SUCCESS", answer.output
+    assert answer.status in ("SUCCESS", "CHANGED"), answer.output
 
 
 def test_a_python_without_libvirt_hands_over_to_the_distribution_s(checkout: Path, bare_python: str) -> None:
     answer = ad_hoc("kvm_sched_info", TEST_DRIVER, checkout, bare_python)
-    assert answer.status == "SUCCESS", answer.output
+    assert answer.status in ("SUCCESS", "CHANGED"), answer.output
 
 
 def test_where_no_python_has_libvirt_one_line_names_the_package(

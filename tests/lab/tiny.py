@@ -12,22 +12,22 @@ from .guest import Files, Guest
 from .image import Image
 
 LOAD_ADDRESS = 0x7C00
-STEPS = 20  # a period has so many ticks of 10 ms; the vCPU is busy for the first of them
+PERIOD_TICKS = 1 << 19  # of the ACPI timer (3579545 Hz), which has 24 bits: 146 ms
 MESSAGE = b"\nlab 0 ready\n\0"
 FLOPPY_BYTES = 1474560
 
 
 def boot_sector(share: float) -> bytes:
-    """Real-mode code: let the timer tick at 100 Hz, say that it is ready, then be busy *share* of each 200 ms."""
-    busy_ticks = round(share * STEPS)
+    """Real-mode code: let a timer interrupt at 100 Hz, say that it is ready, then be busy *share* of each period."""
+    busy_ticks = round(share * PERIOD_TICKS)
     code = bytes.fromhex(
         "fa 31c0 8ed8 8ed0 bc007c"  # cli; ds = ss = 0; sp = 0x7c00
         "b034 e643 b09c e640 b02e e640 fb"  # timer 0 divides 1193182 Hz by 0x2e9c; sti
         "be0000 baf803"  # si = message (filled in below); dx = first serial port
         "ac 84c0 7403 ee ebf8"  # print bytes up to the 0
-        "a16c04 31d2 b91400 f7f1"  # dx = BIOS tick count % STEPS
-        f"83fa{busy_ticks:02x} 72f1"  # busy: look again
-        "f4 ebee"  # else sleep until the next tick
+        f"ba0806 66ed 6625{(PERIOD_TICKS - 1).to_bytes(4, 'little').hex()}"  # eax = ACPI timer % PERIOD_TICKS
+        f"663d{busy_ticks.to_bytes(4, 'little').hex()} 72ed"  # busy: look again
+        "f4 ebea"  # else sleep until the next interrupt
     )
     message = (LOAD_ADDRESS + len(code)).to_bytes(2, "little")
     code = code.replace(bytes.fromhex("be0000"), b"\xbe" + message)
@@ -36,7 +36,7 @@ def boot_sector(share: float) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class TinyGuest(Guest):
-    """One vCPU with a fixed share (in steps of 5 %), no memory statistics, no commands; of Guest's fields it uses
+    """One vCPU with a fixed share, no memory statistics, no commands; of Guest's fields it uses
     ``name``, ``cpu``, ``pin``, ``cpuset``, ``cputune``, ``persistent``, ``metadata`` and ``extra``.
     """
 

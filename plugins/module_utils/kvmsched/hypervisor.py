@@ -368,14 +368,23 @@ class Hypervisor:
         )
 
     def _host(self, inventory: _Inventory) -> Host:
-        busy_ns = procfs.busy_ns() if self.local else {}
+        times = procfs.pcpu_times() if self.local else None
         memory = procfs.memory() if self.local else self._ask(_host_memory)
         name = socket.gethostname() if self.local else urlsplit(self.uri).hostname or inventory.driver.lower()
         topology = inventory.topology
         if self.local and any(cell.memory_kib for cell in topology.cells):
             free = self._ask(_cells_free_kib(max(cell.id for cell in topology.cells)))
             topology = replace(topology, cells=tuple(replace(c, free_kib=free.get(c.id)) for c in topology.cells))
-        return Host(inventory.host_uuid, name, self.uri, inventory.driver, topology, busy_ns, memory)
+        return Host(
+            uuid=inventory.host_uuid,
+            name=name,
+            uri=self.uri,
+            driver=inventory.driver,
+            topology=topology,
+            busy_ns=times.busy_ns if times else {},
+            bound_ns=times.bound_ns if times else None,
+            memory=memory,
+        )
 
     # ------------------------------------------------------------ apply
 

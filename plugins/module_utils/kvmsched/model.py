@@ -77,7 +77,11 @@ class HostMemory:
 
 @dataclass(frozen=True)
 class Host:
-    """The hypervisor. ``busy_ns`` maps pCPU id to its cumulative non-idle time; empty if it is not known."""
+    """The hypervisor. ``busy_ns`` maps pCPU id to its cumulative non-idle time; empty if it is not known.
+
+    ``bound_ns`` is the part of it that no scheduler can move elsewhere: interrupts, and processes
+    that are confined to that one pCPU; None if that is not known.
+    """
 
     uuid: str
     name: str
@@ -85,6 +89,7 @@ class Host:
     driver: str
     topology: Topology
     busy_ns: dict[int, int] = field(default_factory=dict)
+    bound_ns: Optional[dict[int, int]] = None
     memory: Optional[HostMemory] = None
 
 
@@ -427,9 +432,12 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class VcpuPlan:
-    """What should change in pins; ``moves_bound`` is a proven lower bound on the moves that reach ``after.max_pct``.
+    """What should change in pins, and how good that is.
 
-    Placing a vCPU that floated is a move, yet no bound applies to it: ``placed`` counts those apart.
+    ``moves_bound`` is a proven lower bound on the moves after which every pCPU is at most at
+    ``target_pct``, or has one busy vCPU only. Placing what floated (and moving emulator or I/O
+    threads) is a move, yet no bound applies to it: ``placed`` counts those apart. ``trigger`` names
+    what made the plan act, ``note`` says in one line why it acts or not.
     """
 
     before: VcpuFigures
@@ -442,7 +450,9 @@ class VcpuPlan:
     not_restored: tuple[str, ...] = ()
     placed: int = 0
     moves_bound: int = 0
+    target_pct: float = 0.0
     trigger: str = ""
+    note: str = ""
 
     @property
     def headline(self) -> str:

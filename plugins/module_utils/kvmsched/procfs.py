@@ -23,15 +23,47 @@ def _read(path: str) -> Optional[str]:
         return None
 
 
-def busy_ns() -> dict[int, int]:
-    """pCPU id -> cumulative time neither idle nor stolen, from /proc/stat (proc(5)); guest time is part of user."""
-    busy = {}
+@dataclass(frozen=True)
+class PcpuTimes:
+    """Cumulative times by pCPU id: ``busy_ns`` neither idle nor stolen, ``bound_ns`` what could run nowhere else."""
+
+    busy_ns: dict[int, int]
+    bound_ns: dict[int, int]
+
+
+def pcpu_times() -> PcpuTimes:
+    """From /proc/stat (proc(5)), where guest time is part of user; and from each process that has one pCPU only."""
+    busy, bound = {}, {}
     for line in (_read("/proc/stat") or "").splitlines():
         name, _, rest = line.partition(" ")
         if name.startswith("cpu") and name != "cpu":
             user, nice, system, _idle, _iowait, irq, softirq = (int(ticks) for ticks in rest.split()[:7])
             busy[int(name[3:])] = (user + nice + system + irq + softirq) * _NS_PER_TICK
-    return busy
+            bound[int(name[3:])] = (irq + softirq) * _NS_PER_TICK
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            pcpu = _only_pcpu(int(pid))
+            if pcpu in bound:
+                bound[pcpu] += _process_time_ns(pid)
+    return PcpuTimes(busy, bound)
+
+
+def _only_pcpu(pid: int) -> Optional[int]:
+    """The one pCPU that a process is confined to; None if it has a choice, or is gone."""
+    try:
+        affinity = os.sched_getaffinity(pid)
+    except OSError:
+        return None
+    return next(iter(affinity)) if len(affinity) == 1 else None
+
+
+def _process_time_ns(pid: str) -> int:
+    """What all threads of a process used; nothing for a QEMU, whose vCPUs have affinities of their own."""
+    name, _, fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")
+    if not fields or "(qemu" in name:
+        return 0
+    utime, stime = fields.split()[11:13]
+    return (int(utime) + int(stime)) * _NS_PER_TICK
 
 
 def memory() -> Optional[HostMemory]:

@@ -275,7 +275,7 @@ def pairwise(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
     elif relieved is not None and (policy.reclaim == "eager" or (host.supply_kib or 0) < host.pool_kib):
         draft.takes = [Take(relieved, _spare(relieved), _wasted(relieved, "what is above goes back to the host"))]
     _refill(draft, guests, host, policy)
-    stay = [g for g in wasteful if _spare(g) < g.limits.min_change_kib <= _waste(g)]
+    stay = [g for g in wasteful if _spare(g) < g.limits.min_change_kib]
     draft.notes = [_limit(guest) for guest in stay] + [_grow_only(guest) for guest in guests if _kept_by_mode(guest)]
     pay(draft, host)
     return draft

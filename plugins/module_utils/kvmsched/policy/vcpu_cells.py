@@ -58,6 +58,7 @@ class _Homes:
         self._problem, self._cells, self._settled = problem, cells, settled
         self._home: list[Optional[int]] = [None] * len(problem.load)
         self._level = {c: sum(problem.fixed[b] for b in bins) / cells.pcpus[c] for c, bins in cells.bins.items()}
+        self._totals = problem.on_bins(problem.now)
         self._members: dict[int, list[int]] = defaultdict(list)
         for item, owner in enumerate(problem.owner):
             self._members[owner].append(item)
@@ -119,20 +120,25 @@ class _Homes:
             best = max(self._changes(hot, whole), default=None)
             if best is None:
                 return
-            _, _, owner, cool = best
+            *_, owner, cool = best
             items = self._members[-owner]
+            for item in items:
+                if self._problem.now[item] != NOWHERE:
+                    self._totals[self._problem.now[item]] -= self._problem.load[item]
             self._level[hot] -= self._demand(items) / self._cells.pcpus[hot]
             self._settle(items, -cool)
             whole[-owner] = -cool
 
-    def _changes(self, hot: int, whole: dict[int, int]) -> list[tuple[float, float, int, int]]:
-        """(relief beyond cost, load, -owner, -cell) of the changes that pay."""
+    def _changes(self, hot: int, whole: dict[int, int]) -> list[tuple[float, float, float, int, int]]:
+        """(relief beyond cost, load of the fullest bin relieved, -load, -owner, -cell) of the changes that pay."""
         changes = []
         for owner, home in whole.items():
             items = self._members[owner]
             if home != hot or owner in self._settled or any(self._home[i] != hot for i in items):
                 continue
             demand = self._demand(items)
+            placed = [self._problem.now[i] for i in items if self._problem.now[i] != NOWHERE]
+            fullest = max((self._totals[b] for b in placed), default=0.0)
             for cool in self._cells.bins:
                 if cool == hot or demand <= 0 or not self._fits(items, cool):
                     continue
@@ -142,5 +148,5 @@ class _Homes:
                 )
                 relief = self._level[hot] - after - COST_PER_DISTANCE * self._cells.distance(hot, cool)
                 if relief > 0:
-                    changes.append((relief, -demand, -owner, -cool))
+                    changes.append((round(relief, 3), fullest, -demand, -owner, -cool))
         return changes

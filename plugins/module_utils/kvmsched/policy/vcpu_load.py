@@ -49,13 +49,15 @@ class Loads:
     """Loads over a window. A vCPU that is not in ``demand`` has no known load.
 
     ``busy`` is the non-idle share of each pCPU, ``foreign`` the part of it that no vCPU of any
-    domain used: host processes, interrupts, emulator and I/O threads.
+    domain used: host processes, interrupts, emulator and I/O threads. ``settled``: that is known to
+    stay there; what the kernel can move lies evenly over all pCPUs then.
     """
 
     window_s: float = 0.0
     demand: Mapping[VcpuKey, Demand] = field(default_factory=dict)
     busy: Mapping[int, float] = field(default_factory=dict)
     foreign: Mapping[int, float] = field(default_factory=dict)
+    settled: bool = False
 
     @property
     def resolution(self) -> float:
@@ -79,12 +81,15 @@ def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], Cpu
     online = [pcpu.id for pcpu in last.host.topology.pcpus]
     busy = _busy(first, last, window_s, online, pinned, floating)
     foreign = _foreign(busy, pinned, floating)
+    bound = _bound(first, last, window_s)
+    if bound is not None:
+        foreign = _evened(foreign, bound, last.host.topology.isolated)
     saturation = _Saturation(busy)
     demand = {
         key: _demand(run, wait, saturation.of(places[key]), domain.vcpu_quota)
         for key, (domain, _, run, wait) in raw.items()
     }
-    return Loads(window_s, demand, busy, foreign)
+    return Loads(window_s, demand, busy, foreign, settled=bound is not None)
 
 
 _Raw = dict[VcpuKey, tuple[Domain, Vcpu, float, float]]
@@ -164,6 +169,25 @@ def _foreign(
                 if pcpu in left:
                     left[pcpu] *= stays
     return left
+
+
+def _bound(first: Snapshot, last: Snapshot, window_s: float) -> Optional[dict[int, float]]:
+    """The share of each pCPU that interrupts and processes confined to it took, where that is known."""
+    before, after = first.host.bound_ns, last.host.bound_ns
+    if before is None or after is None:
+        return None
+    return {pcpu: (_grown(before.get(pcpu), ns) or 0) / (window_s * 1e9) for pcpu, ns in after.items()}
+
+
+def _evened(foreign: Mapping[int, float], bound: Mapping[int, float], isolated: CpuSet) -> dict[int, float]:
+    """*foreign*, but what is not *bound* lies evenly: the kernel moves it to wherever the vCPUs leave room.
+
+    It was seen where they left room in this window, so counting it there would keep them where they are.
+    """
+    stays = {pcpu: min(share, bound.get(pcpu, 0.0)) for pcpu, share in foreign.items()}
+    shared = [pcpu for pcpu in foreign if pcpu not in isolated]
+    each = sum(foreign[pcpu] - stays[pcpu] for pcpu in shared) / len(shared) if shared else 0.0
+    return {pcpu: stays[pcpu] + each if pcpu not in isolated else share for pcpu, share in foreign.items()}
 
 
 class _Saturation:

@@ -77,14 +77,19 @@ class Problem:
             for b in range(len(totals))
         ]
 
-    def imbalance(self, totals: Sequence[float]) -> float:
-        """Standard deviation of the pressure over pCPUs, scaled so that an even host shows its plain load."""
-        shown = [
-            pressure / (1 + self.kappa[b] * len(self.mates[b])) for b, pressure in enumerate(self.pressures(totals))
-        ]
-        pcpus = sum(self.capacity)
-        mean = sum(x * size for x, size in zip(shown, self.capacity)) / pcpus
-        return math.sqrt(sum(size * (x - mean) ** 2 for x, size in zip(shown, self.capacity)) / pcpus)
+    def imbalance(self, totals: Sequence[float], among: Optional[Sequence[int]] = None) -> float:
+        """Standard deviation of the pressure over the pCPUs of the bins *among* (None: of all bins).
+
+        Scaled so that an even host shows its plain load.
+        """
+        bins = range(len(totals)) if among is None else among
+        pressures = self.pressures(totals)
+        shown = [(pressures[b] / (1 + self.kappa[b] * len(self.mates[b])), self.capacity[b]) for b in bins]
+        pcpus = sum(size for _, size in shown)
+        if not pcpus:
+            return 0.0
+        mean = sum(x * size for x, size in shown) / pcpus
+        return math.sqrt(sum(size * (x - mean) ** 2 for x, size in shown) / pcpus)
 
 
 # ---------------------------------------------------------------- lower bounds

@@ -16,16 +16,15 @@ from itertools import accumulate
 from typing import Callable, Iterable, Optional, Sequence
 
 from .vcpu_placement import EPSILON, IDLE, NOWHERE, Problem, components, moves_bound, part_of, targets
+from .vcpu_search import SEARCH_ITEMS, fewest_moves
 
 # How far above its lower bound the pressure on a pCPU may stay: 5 points.
 SLACK = 0.05
 
-# The slower planners grow with items x moves: beyond this number of items only the fast ones are run.
+# Beyond this number of items only the first two planners, the fastest, are run; and the second one only if the plan of
+# the first has more than so many times the moves that any plan needs.
 _FEW_ITEMS = 600
-
-# The search for the fewest moves: only where it can end soon, and never longer than this.
-_SEARCH_ITEMS = 80
-_SEARCH_TRIES = 10000
+_GOOD_ENOUGH = 1.05
 
 _Where = list[int]
 
@@ -46,7 +45,7 @@ def best_plan(problem: Problem, aim: Sequence[float], slack: float = SLACK) -> _
     """The plan of the portfolio that meets *aim*, or comes closest to it, with the fewest moves."""
     best = _best(problem, aim, slack)
     short = best.unmet()
-    if short > EPSILON:
+    if short > EPSILON and len(problem.load) <= _FEW_ITEMS:
         # No plan meets the target: what can be reached becomes the target, perhaps with fewer moves.
         best = min(best, _best(problem, [a + short for a in aim], slack), key=lambda s: _rank(s, aim, slack))
     return best.where
@@ -54,20 +53,20 @@ def best_plan(problem: Problem, aim: Sequence[float], slack: float = SLACK) -> _
 
 def _best(problem: Problem, aim: Sequence[float], slack: float) -> State:
     states = [State(problem, aim, slack)]
-    fewest = moves_bound(problem, max(aim))
-    for planner in _PLANNERS if len(problem.load) <= _FEW_ITEMS else _FAST_PLANNERS:
+    if NOWHERE not in problem.now and states[0].unmet() <= EPSILON:
+        return states[0]
+    few = len(problem.load) <= _FEW_ITEMS
+    enough = moves_bound(problem, max(aim)) * (1.0 if few else _GOOD_ENOUGH)
+    for planner in _PLANNERS if few else _PLANNERS[:2]:
         state = State(problem, aim, slack)
         planner(state)
         _take_back(state)
         states.append(state)
-        if state.moved() <= fewest and state.unmet() <= EPSILON:
+        if state.moved() <= enough and state.unmet() <= EPSILON:
             break
     best = min(states, key=lambda s: _rank(s, aim, slack))
-    if len(problem.load) <= _SEARCH_ITEMS and not problem.smt:
-        found = _Search(problem, aim, slack).fewest(best.moved() if best.unmet() <= EPSILON else None)
-        if found is not None:
-            best = State(problem, aim, slack, found)
-    return best
+    found = fewest_moves(problem, aim, slack, best.moved() if best.unmet() <= EPSILON else None)
+    return best if found is None else State(problem, aim, slack, found)
 
 
 def _rank(state: State, aim: Sequence[float], slack: float) -> tuple[bool, float, int, float]:
@@ -82,8 +81,8 @@ def _rank(state: State, aim: Sequence[float], slack: float) -> tuple[bool, float
 class State:
     """Where each item is, with the pressure on each bin kept up to date.
 
-    A bin's limit is its aim, or what one item alone puts on it plus the slack: no plan can do better
-    for a bin with an item that large.
+    A bin's limit is its aim, or, with an item that alone is more than that on any bin it may be
+    given, what that comes to at best, plus the slack.
     """
 
     def __init__(
@@ -96,6 +95,10 @@ class State:
             if bin_ != NOWHERE:
                 self.on[bin_].append(item)
         self.pressure = problem.pressures(problem.on_bins(self.where))
+        # By class, the least pressure on a bin without items; by bin, what its largest item is at best, once asked for.
+        empty = problem.pressures(problem.fixed)
+        self._lowest = [min((empty[b] for b in bins), default=0.0) for bins in problem.classes]
+        self._largest: dict[int, float] = {}
 
     def put(self, item: int, bin_: int) -> None:
         """Take *item* from where it is and put it on *bin_* (NOWHERE: in hand)."""
@@ -107,24 +110,27 @@ class State:
             self.on[bin_].append(item)
             self._add(bin_, self.problem.load[item])
         self.where[item] = bin_
+        self._largest.pop(old, None)
+        self._largest.pop(bin_, None)
 
     def _add(self, bin_: int, load: float) -> None:
         self.pressure[bin_] += load / self.problem.capacity[bin_]
         for mate in self.problem.mates[bin_]:
             self.pressure[mate] += self.problem.kappa[bin_] * load
 
-    def alone(self, bin_: int, load: float) -> float:
-        """The pressure on *bin_* if only one item of *load* were there, and none on its mates."""
+    def alone(self, item: int, bin_: int) -> float:
+        """The pressure that *item* alone would put on a bin of this size that has as little else as any it may have."""
         problem = self.problem
-        pressure = (problem.fixed[bin_] + load) / problem.capacity[bin_]
-        if problem.mates[bin_]:
-            pressure += problem.kappa[bin_] * sum(problem.fixed[mate] for mate in problem.mates[bin_])
-        return pressure
+        return self._lowest[problem.reach[item]] + problem.load[item] / problem.capacity[bin_]
 
-    def limit(self, bin_: int, more: float = 0.0) -> float:
-        """How much pressure *bin_* may be under, with an item of load *more* beside those that it has."""
-        biggest = max((self.problem.load[i] for i in self.on[bin_]), default=0.0)
-        return max(self.aim[bin_], self.alone(bin_, max(biggest, more)) + self.slack)
+    def limit(self, bin_: int, item: int = NOWHERE) -> float:
+        """How much pressure *bin_* may be under, with *item* beside those that it has."""
+        largest = self._largest.get(bin_)
+        if largest is None:
+            largest = self._largest[bin_] = max((self.alone(i, bin_) for i in self.on[bin_]), default=0.0)
+        if item != NOWHERE:
+            largest = max(largest, self.alone(item, bin_))
+        return max(self.aim[bin_], largest + self.slack)
 
     def excess(self, bin_: int) -> float:
         """How much too much pressure *bin_* is under; 0 for a bin without items, which no plan can relieve."""
@@ -137,16 +143,21 @@ class State:
         return max(map(self.excess, range(len(self.on))), default=0.0)
 
     def fits(self, item: int, bin_: int) -> bool:
-        load = self.problem.load[item]
-        after = self.pressure[bin_] + load / self.problem.capacity[bin_]
-        if after > self.aim[bin_] + EPSILON and after > self.limit(bin_, load) + EPSILON:
+        """Whether neither *bin_* nor its mates go over their limit with *item*."""
+        if self.overfills(item, bin_):
             return False
+        load = self.problem.load[item]
         mates = self.problem.mates[bin_]
         return not mates or all(
             self.pressure[mate] + self.problem.kappa[bin_] * load <= self.limit(mate) + EPSILON
             for mate in mates
             if self.on[mate]
         )
+
+    def overfills(self, item: int, bin_: int) -> bool:
+        load = self.problem.load[item]
+        after = self.pressure[bin_] + load / self.problem.capacity[bin_] - EPSILON
+        return after > self.aim[bin_] and after > self.limit(bin_, item)
 
     def crowds(self, item: int, bin_: int) -> bool:
         """Whether *bin_* is a single pCPU that holds another vCPU of the same domain."""
@@ -217,7 +228,7 @@ def _to_evict(state: State, bin_: int, room: float, shrink_all: bool) -> list[in
     items = state.movable(bin_)
     if need <= EPSILON or not items:
         return []
-    if state.alone(bin_, load[items[0]]) + state.slack >= state.limit(bin_) - EPSILON:
+    if state.alone(items[0], bin_) + state.slack >= state.limit(bin_) - EPSILON:
         if sum(load[i] for i in items[1:]) < need - EPSILON:
             return items[:1]
         items = items[1:]
@@ -282,7 +293,7 @@ def _place_for(state: State, shelves: _Shelves, item: int, tightest: bool) -> in
             if not state.crowds(item, bin_):
                 return bin_
             fallback = bin_ if fallback == NOWHERE else fallback
-        elif not tightest and not state.problem.smt:
+        elif not tightest and state.overfills(item, bin_):
             break
         if tried >= _TRIES:
             break
@@ -346,7 +357,7 @@ def _repair(state: State) -> None:
 
 
 def _best_step(state: State, bin_: int) -> Optional[list[tuple[int, int]]]:
-    """The move off *bin_*, or the swap with another one, that gains most; a swap costs two pins, so it must gain twice."""
+    """The move off *bin_*, or the swap, that gains most; a swap costs two pins, so it must gain twice as much."""
     load = state.problem.load
     best_gain, best = EPSILON, None
     receivers: dict[int, list[int]] = {}
@@ -371,7 +382,7 @@ def _best_step(state: State, bin_: int) -> Optional[list[tuple[int, int]]]:
 
 
 def _emptiest(state: State, reach: int, but: int, count: int = 0) -> list[int]:
-    count = count or (len(state.on) if len(state.where) <= _SEARCH_ITEMS else 4)
+    count = count or (len(state.on) if len(state.where) <= SEARCH_ITEMS else 4)
     ranked = heapq.nsmallest(count + 1, [(state.pressure[b], b) for b in state.problem.classes[reach]])
     return [b for _, b in ranked if b != but][:count]
 
@@ -419,120 +430,11 @@ def _take_back(state: State) -> None:
             state.put(item, problem.now[item])
 
 
-_FAST_PLANNERS: list[Callable[[State], None]] = [
+_PLANNERS: list[Callable[[State], None]] = [
     lambda state: _evict_and_place(state, shrink_all=False, tightest=False),
     lambda state: _evict_and_place(state, shrink_all=False, tightest=True),
     lambda state: _evict_and_place(state, shrink_all=True, tightest=False),
     lambda state: _evict_and_place(state, shrink_all=True, tightest=True),
+    _descend,
+    _busiest_to_freest,
 ]
-_PLANNERS = [*_FAST_PLANNERS, _descend, _busiest_to_freest]
-
-
-# ---------------------------------------------------------------- the fewest moves there are
-
-
-class _Search:
-    """Iterative deepening on the number of moves, from its lower bound up (IDA*, Korf 1985).
-
-    Some item must leave an overfull bin, so only the moves off one such bin are tried at each step;
-    a branch is cut where the lower bound on the moves still needed is more than is left. Bins of
-    equal load are taken for equal, and no item moves twice. For problems without SMT.
-    """
-
-    def __init__(self, problem: Problem, aim: Sequence[float], slack: float) -> None:
-        self._problem = problem
-        self._where = list(problem.now)
-        self._touched = list(problem.held)
-        self._tries = _SEARCH_TRIES
-        sizes = problem.capacity
-        self._total = problem.on_bins(problem.now)
-        self._aim = [a * size + EPSILON for a, size in zip(aim, sizes)]
-        self._alone = [fixed + slack * size + EPSILON for fixed, size in zip(problem.fixed, sizes)]
-        # Per bin its items, largest first.
-        self._on: list[list[tuple[float, int]]] = [[] for _ in sizes]
-        for item, bin_ in enumerate(problem.now):
-            if bin_ != NOWHERE:
-                insort(self._on[bin_], (-problem.load[item], item))
-
-    def fewest(self, found: Optional[int]) -> Optional[_Where]:
-        """An assignment on target with fewer moves than *found*, or None. *found* None: none was found yet."""
-        if NOWHERE in self._where:
-            return None
-        need = [self._fewest_out(b) for b in range(len(self._on))]
-        least = sum(need)
-        for depth in range(least, least + 9 if found is None else found):
-            if self._descend(need, sum(need), depth, NOWHERE, 0):
-                return self._where
-            if self._tries <= 0:
-                break
-        return None
-
-    def _fewest_out(self, bin_: int) -> int:
-        """A lower bound on the moves off *bin_*."""
-        excess = self._total[bin_] - self._aim[bin_]
-        items = self._on[bin_]
-        if excess <= 0 or not items or self._total[bin_] <= self._alone[bin_] - items[0][0]:
-            return 0
-        enough = awake = 0
-        for load, _ in items:
-            if excess > 0:
-                excess += load
-                enough += 1
-            awake += -load > IDLE
-        return max(1, min(enough, awake - 1))
-
-    def _descend(self, need: list[int], needed: int, left: int, last_bin: int, last_rank: int) -> bool:
-        """Whether at most *left* more moves can bring *need*, which sums to *needed*, to nothing."""
-        if not needed:
-            return True
-        source = next(b for b, count in enumerate(need) if count)
-        # What leaves a bin leaves it in the order of size: each set is tried once.
-        first = last_rank if source == last_bin else 0
-        items = list(self._on[source])
-        for rank in range(first, len(items)):
-            weight, item = items[rank]
-            if self._touched[item] or (rank > first and items[rank - 1][0] == weight):
-                continue
-            for target in self._receivers(item, -weight, source, roomy=needed == left):
-                if self._try(need, needed, left, item, source, target, rank):
-                    return True
-                if self._tries <= 0:
-                    return False
-        return False
-
-    def _receivers(self, item: int, load: float, source: int, roomy: bool) -> list[int]:
-        """Bins for *item*, the emptiest first; *roomy*: only where it fits, as there is no move to spare."""
-        total, owner = self._total, self._problem.owner
-        seen: dict[tuple[float, float], int] = {}
-        for target in self._problem.classes[self._problem.reach[item]]:
-            after = total[target] + load
-            if target == source or (roomy and after > self._aim[target] and after > self._limit(target, load)):
-                continue
-            if not any(owner[other] == owner[item] for _, other in self._on[target]):
-                seen.setdefault((total[target], self._aim[target]), target)
-        return [seen[key] for key in sorted(seen)]
-
-    def _limit(self, bin_: int, load: float) -> float:
-        items = self._on[bin_]
-        return self._alone[bin_] + max(load, -items[0][0] if items else 0.0)
-
-    def _try(self, need: list[int], needed: int, left: int, item: int, source: int, target: int, rank: int) -> bool:
-        self._tries -= 1
-        before = need[source], need[target]
-        self._put(item, source, target)
-        need[source], need[target] = self._fewest_out(source), self._fewest_out(target)
-        after = needed - sum(before) + need[source] + need[target]
-        if after < left and self._descend(need, after, left - 1, source, rank):
-            return True
-        self._put(item, target, source)
-        need[source], need[target] = before
-        return False
-
-    def _put(self, item: int, source: int, target: int) -> None:
-        load = self._problem.load[item]
-        self._on[source].remove((-load, item))
-        insort(self._on[target], (-load, item))
-        self._total[source] -= load
-        self._total[target] += load
-        self._where[item] = target
-        self._touched[item] = target != self._problem.now[item]

@@ -93,6 +93,14 @@ class Masks:
             mask = self._within(mask, limit)
         return self._within(mask, domain.cgroup_pcpus)
 
+    def unpinned(self, domain: Domain, vcpu: Optional[Vcpu]) -> CpuSet:
+        """What a thread gets that nobody pinned: libvirt leaves isolated pCPUs out unless they are named."""
+        if vcpu is not None and vcpu.definition is not None:
+            return vcpu.definition
+        if domain.cpuset is not None:
+            return domain.cpuset
+        return domain.numa_pcpus if domain.numa_pcpus is not None else self.online - self.isolated
+
     def explain_empty(self, domain: Domain, vcpu: Vcpu) -> str:
         """The intersection that leaves nothing, part by part."""
         parts = [
@@ -116,9 +124,7 @@ def check_pcpus(snapshot: Snapshot, policy: VcpuPolicy) -> None:
     """ValueError, in one line, if the policy names a pCPU that is not there."""
     online = snapshot.host.topology.online
     if policy.pcpus is not None and not policy.pcpus <= online:
-        raise ValueError(
-            f"pcpus: got {format_cpuset(policy.pcpus)}, allowed: online pCPUs {format_cpuset(online)}"
-        )
+        raise ValueError(f"pcpus: got {format_cpuset(policy.pcpus)}, allowed: online pCPUs {format_cpuset(online)}")
 
 
 def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: Masks) -> Turns:
@@ -171,7 +177,7 @@ def _one_to_one(domain: Domain) -> bool:
 
 
 def _dedicated_pcpus(domains: Iterable[Domain], modes: dict[str, str], masks: Masks) -> CpuSet:
-    """The pCPUs that no other domain may be given; a dedicated domain with more pCPUs than vCPUs has none of its own."""
+    """The pCPUs that no other domain may be given: those of dedicated domains with no more pCPUs than vCPUs."""
     taken: set[int] = set()
     for domain in domains:
         if modes[domain.uuid] == "dedicated" or _one_to_one(domain):
@@ -217,7 +223,9 @@ def _hands_off(
     until_s = history.backed_off.get(domain.uuid, 0.0)
     if snapshot.monotonic_s < until_s:
         left_s = until_s - snapshot.monotonic_s
-        return _skip(domain, "foreign-pin", f"its affinity was changed past libvirt: left alone for {left_s:.0f} s more")
+        return _skip(
+            domain, "foreign-pin", f"its affinity was changed past libvirt: left alone for {left_s:.0f} s more"
+        )
     if adoption:
         return _skip(domain, "human", adoption.reason)
     grace_s = _grace_left_s(domain, snapshot, policy)

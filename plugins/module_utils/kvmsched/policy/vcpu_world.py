@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Mapping, Optional, Sequence
@@ -25,7 +26,7 @@ NO_RETURN_PASSES = 3
 BETTER_SHARE = 0.05
 
 # How far an estimate may be off, as a part of the demand that was waited for and not seen running.
-UNSURE_PART = 0.25
+UNSURE_PART = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class World:
                     totals[bin_of[pcpu]] += weight / len(place)
         return totals
 
+    @functools.cached_property
+    def bound(self) -> float:
+        """A load per pCPU that the fullest bin has wherever the items are put."""
+        return load_bound(self.allowed)
+
     def figures(self, where: Sequence[int]) -> VcpuFigures:
         totals = self.totals(where)
         sizes = self.problem.capacity
@@ -69,15 +75,24 @@ class World:
             pcpus=pcpus,
             average_pct=_pct(sum(totals) / pcpus if pcpus else 0.0),
             max_pct=_pct(max((total / size for total, size in zip(totals, sizes)), default=0.0)),
-            imbalance_pct=_pct(self.problem.imbalance(totals) if pcpus else 0.0),
-            bound_pct=_pct(load_bound(self.allowed)),
+            imbalance_pct=_pct(self.problem.imbalance(totals)),
+            bound_pct=_pct(self.bound),
         )
+
+    def at(self, where: Sequence[int], held: Sequence[bool]) -> Problem:
+        """The problem with the items *where* they are said to be; the *held* ones stay, out of their home cell too."""
+        problem = self.problem
+        inside = [frozenset(bins) for bins in problem.classes]
+        classes, reach = list(problem.classes), list(problem.reach)
+        for item, bin_ in enumerate(where):
+            if bin_ != NOWHERE and bin_ not in inside[reach[item]]:
+                classes.append((bin_,))
+                reach[item] = len(classes) - 1
+        return replace(problem, now=where, held=held, classes=classes, reach=reach)
 
     def with_loads(self, load: Sequence[float]) -> World:
         """The same world with other loads of the items."""
-        return replace(
-            self, problem=replace(self.problem, load=load), allowed=replace(self.allowed, load=load)
-        )
+        return replace(self, problem=replace(self.problem, load=load), allowed=replace(self.allowed, load=load))
 
 
 def _pct(fraction: float) -> float:
@@ -154,7 +169,7 @@ def build(
         rivals=rest.rivals,
         foreign=rest.foreign,
     )
-    world = replace(world, problem=_restricted(world, snapshot, policy, history))
+    world = replace(world, problem=_restricted(world, snapshot, turns, history))
     return replace(world, problem=replace(world.problem, held=_held(world, snapshot, policy, history)))
 
 
@@ -184,6 +199,9 @@ class _Picked:
 
     def _bin(self, seat: Seat) -> int:
         """The one bin that holds all of where the vCPU can run, or NOWHERE."""
+        if len(seat.now) == 1:
+            (pcpu,) = seat.now
+            return self._bin_of[pcpu] if pcpu in seat.allowed else NOWHERE
         if not seat.now <= seat.allowed:
             return NOWHERE
         bins = {self._bin_of.get(pcpu, NOWHERE) for pcpu in seat.now}
@@ -191,7 +209,7 @@ class _Picked:
 
 
 class _Rest:
-    """What the items find there: foreign load, and the vCPUs that are no items, spread evenly over where they can run."""
+    """What the items find there: foreign load, and other vCPUs, spread evenly over where they can run."""
 
     def __init__(
         self,
@@ -268,25 +286,41 @@ def _smt(
 # ---------------------------------------------------------------- what we don't do, though it would be allowed
 
 
-def _restricted(world: World, snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory) -> Problem:
+def _restricted(world: World, snapshot: Snapshot, turns: Turns, history: VcpuHistory) -> Problem:
     """The problem with each item kept in its home cell and from where it came lately."""
     problem = world.problem
     cells = Cells(snapshot.host.topology, world.bins)
-    homes = home_cells(problem, cells, _recently_moved(world, snapshot, history)) if cells.several else None
+    if not cells.several and not history.moves:
+        return problem
+    homes = home_cells(problem, cells, _rooted(world, snapshot, turns, history)) if cells.several else None
     classes = _Classes(world.bins)
+    narrowed: dict[tuple[int, Optional[int], Optional[CpuSet]], tuple[int, frozenset[int]]] = {}
     reach = []
     now = list(problem.now)
     for item, seat in enumerate(world.seats):
-        bins = problem.classes[problem.reach[item]]
-        if homes is not None and homes[item] is not None:
-            bins = [b for b in bins if cells.of_bin[b] == homes[item]] or bins
         past = _past_move(history, seat)
-        if past is not None and history.number - past.number < NO_RETURN_PASSES:
-            bins = [b for b in bins if world.bins[b].isdisjoint(past.before - past.after)] or bins
-        if now[item] != NOWHERE and now[item] not in bins:
+        recent = past is not None and history.number - past.number <= NO_RETURN_PASSES
+        back = past.before - past.after if past is not None and recent else None
+        kind = (problem.reach[item], homes[item] if homes is not None else None, back)
+        if kind not in narrowed:
+            bins = _narrowed(world, cells, problem.classes[kind[0]], kind[1], kind[2])
+            narrowed[kind] = classes.of_bins(bins), frozenset(bins)
+        number, inside = narrowed[kind]
+        if now[item] != NOWHERE and now[item] not in inside:
             now[item] = NOWHERE
-        reach.append(classes.of_bins(tuple(bins)))
+        reach.append(number)
     return replace(problem, reach=reach, classes=classes.bins, now=now)
+
+
+def _narrowed(
+    world: World, cells: Cells, bins: Sequence[int], home: Optional[int], back: Optional[CpuSet]
+) -> tuple[int, ...]:
+    """*bins* in the cell *home*, and not *back* where the vCPU came from: as far as that leaves any."""
+    if home is not None:
+        bins = [b for b in bins if cells.of_bin[b] == home] or bins
+    if back:
+        bins = [b for b in bins if world.bins[b].isdisjoint(back)] or bins
+    return tuple(bins)
 
 
 def _past_move(history: VcpuHistory, seat: Seat) -> Optional[PastMove]:
@@ -299,14 +333,21 @@ def _past_move(history: VcpuHistory, seat: Seat) -> Optional[PastMove]:
 CELL_COOLDOWN_S = 300.0
 
 
-def _recently_moved(world: World, snapshot: Snapshot, history: VcpuHistory) -> frozenset[int]:
-    """The owners with a vCPU that was moved within the cells' cool-down."""
-    recent = set()
-    for item, seat in enumerate(world.seats):
+def _rooted(world: World, snapshot: Snapshot, turns: Turns, history: VcpuHistory) -> frozenset[int]:
+    """The owners that keep their cell: moved within its cool-down, or with a pinned vCPU that can't come along."""
+    rooted = set()
+    owners = {}
+    items = set()
+    for owner, seat in zip(world.problem.owner, world.seats):
+        owners[seat.domain.uuid] = owner
+        items.add((seat.domain.uuid, seat.vcpu.id))
         since_s = _since_move_s(seat, snapshot, history)
         if since_s is not None and since_s < CELL_COOLDOWN_S:
-            recent.add(world.problem.owner[item])
-    return frozenset(recent)
+            rooted.add(owner)
+    for seat in turns.seats:
+        if len(seat.now) == 1 and (seat.domain.uuid, seat.vcpu.id) not in items and seat.domain.uuid in owners:
+            rooted.add(owners[seat.domain.uuid])
+    return frozenset(rooted)
 
 
 def _since_move_s(seat: Seat, snapshot: Snapshot, history: VcpuHistory) -> Optional[float]:

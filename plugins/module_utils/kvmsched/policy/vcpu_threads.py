@@ -1,0 +1,38 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Emulator and I/O threads: left as they are, spread over what their domain may use, or on reserved pCPUs."""
+
+from __future__ import annotations
+
+from ..config import VcpuPolicy
+from ..model import Domain, PinMove, Snapshot
+from ..units import CpuSet, format_cpuset
+from .vcpu_turns import Masks, Turns
+
+_WHY = {
+    "spread": "emulator: spread over all pCPUs that the domain's vCPUs may use",
+    "reserved": "emulator: reserved, off the pCPUs of vCPUs",
+}
+
+
+def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, turns: Turns, masks: Masks) -> list[PinMove]:
+    """The pins of the emulator and I/O threads of all domains that get a turn."""
+    if policy.emulator == "float":
+        return []
+    domains: dict[str, tuple[Domain, CpuSet]] = {}
+    for seat in turns.seats:
+        _, allowed = domains.get(seat.domain.uuid, (seat.domain, frozenset()))
+        domains[seat.domain.uuid] = (seat.domain, allowed | seat.allowed)
+    moves = []
+    for domain, allowed in domains.values():
+        wanted = allowed if policy.emulator == "spread" else policy.reserved & masks.online
+        if domain.cgroup_pcpus is not None:
+            wanted &= domain.cgroup_pcpus
+        for thread in domain.threads:
+            if wanted and thread.pin != wanted:
+                reason = f"{_WHY[policy.emulator]} ({format_cpuset(wanted)})"
+                moves.append(
+                    PinMove(domain.name, domain.uuid, thread.id, thread.pin, wanted, reason, thread=thread.kind)
+                )
+    return moves

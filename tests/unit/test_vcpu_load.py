@@ -1,0 +1,118 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Demand and foreign load from the counters of two snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from kvmsched.model import Domain, Snapshot, Vcpu
+from kvmsched.policy.vcpu_load import Demand, measure
+from kvmsched.units import CpuSet
+from vcpu_worlds import FakeHost, Guest, cpus, guests, topology
+
+
+def runs_on(_domain: Domain, vcpu: Vcpu) -> CpuSet:
+    return vcpu.pin
+
+
+def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
+    return measure(snapshots, runs_on).demand[guest.uuid, vcpu]
+
+
+def test_run_time_saturates_and_demand_does_not() -> None:
+    host = FakeHost(topology(2), [*guests(8, 1.0, "0"), *guests(1, 1.0, "1", "alone")])
+    window = host.window()
+    crowded, alone = demand_of(window, host.guests[0]), demand_of(window, host.guests[8])
+    assert crowded.run == pytest.approx(1 / 8, abs=0.01)
+    assert crowded.low == crowded.high == pytest.approx(1.0)
+    assert alone.low == pytest.approx(1.0)
+
+
+def test_demand_lies_between_run_and_run_plus_wait() -> None:
+    host = FakeHost(topology(1), guests(3, 0.5, "0"))
+    demand = demand_of(host.window(), host.guests[0])
+    assert demand.run == pytest.approx(1 / 3, abs=0.01)
+    assert demand.run <= demand.low <= demand.high == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_wait_on_a_pcpu_with_time_to_spare_is_no_demand() -> None:
+    host = FakeHost(topology(1), guests(1, 0.4, "0"))
+    first, last = host.window()
+    vcpu = replace(last.domains[0].vcpus[0], delay_ns=500_000_000)
+    last = replace(last, domains=(replace(last.domains[0], vcpus=(vcpu,)),))
+    demand = demand_of([first, last], host.guests[0])
+    assert demand.low == demand.run == pytest.approx(0.4)
+    assert demand.high == pytest.approx(0.65)
+
+
+def test_a_quota_caps_demand() -> None:
+    host = FakeHost(topology(1), guests(2, 1.0, "0"))
+    for guest in host.guests:
+        guest.fields["vcpu_quota"] = 0.6
+    assert demand_of(host.window(), host.guests[0]).high == pytest.approx(0.6)
+
+
+def test_foreign_load_is_busy_time_that_no_vcpu_used() -> None:
+    host = FakeHost(topology(2), guests(1, 0.5, "0"), {0: 0.2, 1: 0.7})
+    foreign = measure(host.window(), runs_on).foreign
+    assert foreign[0] == pytest.approx(0.2, abs=0.01)
+    assert foreign[1] == pytest.approx(0.7, abs=0.01)
+
+
+def test_what_floats_is_not_mistaken_for_foreign_load() -> None:
+    host = FakeHost(topology(4), guests(3, 1.0, "0-3"))
+    loads = measure(host.window(), runs_on)
+    assert sum(loads.busy.values()) == pytest.approx(3.0)
+    assert sum(loads.foreign.values()) == pytest.approx(0.0, abs=0.02)
+
+
+def test_without_host_counters_busy_is_what_vcpus_ran() -> None:
+    host = FakeHost(topology(2), guests(2, 0.4, "1"))
+    first, last = host.window()
+    window = [replace(s, host=replace(s.host, busy_ns={})) for s in (first, last)]
+    loads = measure(window, runs_on)
+    assert loads.busy == pytest.approx({0: 0.0, 1: 0.8})
+    assert sum(loads.foreign.values()) == 0
+
+
+@pytest.mark.parametrize("change", ["new id", "counter went back", "new vCPU", "no counter", "new domain"])
+def test_unknown_is_not_zero(change: str) -> None:
+    host = FakeHost(topology(1), [Guest("g", [0.5, 0.5], [cpus("0")] * 2)])
+    first, last = host.window()
+    before, after = first.domains[0], last.domains[0]
+    if change == "new id":
+        after = replace(after, id=99)
+    elif change == "counter went back":
+        before = replace(before, vcpus=(replace(before.vcpus[0], time_ns=10**15), before.vcpus[1]))
+    elif change == "new vCPU":
+        before = replace(before, vcpus=before.vcpus[1:])
+    elif change == "no counter":
+        after = replace(after, vcpus=(replace(after.vcpus[0], time_ns=None), after.vcpus[1]))
+    domains = () if change == "new domain" else (before,)
+    window = [replace(first, domains=domains), replace(last, domains=(after,))]
+    known = measure(window, runs_on).demand
+    assert (host.guests[0].uuid, 0) not in known
+    assert ((host.guests[0].uuid, 1) in known) == (change not in ("new id", "new domain"))
+
+
+def test_one_snapshot_or_no_time_between_two_tells_nothing() -> None:
+    host = FakeHost(topology(1), guests(1, 0.5, "0"))
+    snapshot = host.snapshot()
+    assert not measure([snapshot], runs_on).demand
+    assert not measure([snapshot, snapshot], runs_on).demand
+
+
+def test_foreign_load_that_can_move_lies_evenly_and_bound_load_stays() -> None:
+    host = FakeHost(topology(2), guests(1, 0.2, "0"), {0: 0.6})
+    first, last = host.window()
+    window = [
+        replace(first, host=replace(first.host, bound_ns={0: 0, 1: 0})),
+        replace(last, host=replace(last.host, bound_ns={0: 400_000_000, 1: 0})),
+    ]
+    loads = measure(window, runs_on)
+    assert loads.settled
+    assert loads.foreign[0] == pytest.approx(0.2 + 0.2, abs=0.01)
+    assert loads.foreign[1] == pytest.approx(0.2, abs=0.01)

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`state: released`: every thread gets back the affinity that it had before our first pin of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kvmsched.config import Selection, VcpuPolicy
+from kvmsched.model import PinMove, PinRecord, Record, Snapshot, Thread, VcpuPlan
+from kvmsched.policy import vcpu
+from vcpu_worlds import HOST_UUID, FakeHost, Guest, cpus, guests, topology
+
+POLICY = VcpuPolicy()
+
+
+def moved_host(original: str = "0-3", pin: str = "1", host: Any = None, **fields: Any) -> FakeHost:
+    """One guest that we pinned to *pin*; before, it was on *original*."""
+    fake = FakeHost(host or topology(4), [Guest("g", [0.5], [cpus(pin)], fields=fields)])
+    record = PinRecord("vcpu", 0, cpus(original), cpus(original), cpus("1"), 1_700_000_000)
+    fake.records[fake.guests[0].uuid] = Record(HOST_UUID, 1, pins=(record,))
+    return fake
+
+
+def released(host: FakeHost, policy: VcpuPolicy = POLICY) -> VcpuPlan:
+    return vcpu.release([host.snapshot()], policy)[0]
+
+
+def afters(plan: VcpuPlan) -> list[frozenset[int]]:
+    return [move.after for move in plan.moves if isinstance(move, PinMove)]
+
+
+def test_back_to_the_original_bit_for_bit() -> None:
+    plan = released(moved_host())
+    assert afters(plan) == [cpus("0-3")]
+    assert plan.moves[0].reason == "released: back to its original 0-3"
+    assert plan.not_restored == ()
+
+
+def test_twice_is_once() -> None:
+    host = moved_host()
+    host.apply(released(host))
+    assert released(host).moves == ()
+
+
+def test_a_paused_domain_is_released_and_a_busy_one_is_not() -> None:
+    assert afters(released(moved_host(state="paused"))) == [cpus("0-3")]
+    plan = released(moved_host(busy="migration job"))
+    assert plan.moves == ()
+    assert plan.not_restored == ("g: migration job",)
+
+
+def test_an_unusable_record_is_told() -> None:
+    plan = released(moved_host(record_error="unknown version 9"))
+    assert plan.moves == ()
+    assert plan.not_restored == ("g: unknown version 9",)
+
+
+def test_what_a_person_set_is_left_alone() -> None:
+    plan = released(moved_host(pin="2"))
+    assert plan.moves == ()
+    assert [skip.code for skip in plan.skips] == ["human"]
+    assert plan.not_restored == ()
+
+
+def test_an_original_with_a_pcpu_that_is_offline_now_is_restored_as_far_as_it_goes() -> None:
+    plan = released(moved_host(host=topology(4, offline="3")))
+    assert afters(plan) == [cpus("0-2")]
+    assert plan.not_restored == ("g: vCPU 0: its original 0-3 has pCPU 3 offline, restored to 0-2",)
+    plan = released(moved_host(original="3", host=topology(4, offline="3")))
+    assert plan.moves == ()
+    assert plan.not_restored == ("g: vCPU 0: its original 3 has pCPU 3 offline, left as it is",)
+
+
+def test_the_record_of_another_host_means_the_domains_own_set() -> None:
+    host = moved_host(original="0-63", cpuset=cpus("0-1"))
+    uuid = host.guests[0].uuid
+    host.records[uuid] = replace(host.records[uuid], host_uuid="another")
+    assert afters(released(host)) == [cpus("0-1")]
+    host.guests[0].fields = {}
+    assert afters(released(host)) == [cpus("0-3")]
+    host.guests[0].definitions = {0: cpus("2-3")}
+    assert afters(released(host)) == [cpus("2-3")]
+
+
+def test_an_unplugged_vcpu_has_nothing_to_get_back() -> None:
+    host = moved_host()
+    uuid = host.guests[0].uuid
+    record = host.records[uuid]
+    host.records[uuid] = replace(record, pins=(*record.pins, replace(record.pins[0], id=7)))
+    plan = released(host)
+    assert afters(plan) == [cpus("0-3")]
+    assert [(s.code, s.reason) for s in plan.skips] == [
+        ("offline", "vCPU 7 is not there any more: nothing to give back")
+    ]
+
+
+def test_emulator_threads_too() -> None:
+    host = FakeHost(topology(4), guests(1, 0.5, "1"))
+    host.guests[0].threads = (Thread("emulator", 0, cpus("0-3")), Thread("iothread", 1, cpus("2")))
+    policy = VcpuPolicy(emulator="reserved", reserved=cpus("0"))
+    host.apply(vcpu.decide(host.window(), policy)[0])
+    assert {thread.pin for thread in host.guests[0].threads} == {cpus("0")}
+    host.apply(released(host))
+    assert [thread.pin for thread in host.guests[0].threads] == [cpus("0-3"), cpus("2")]
+
+
+def test_only_the_selected_domains_and_whatever_the_policy_names() -> None:
+    host = moved_host()
+    assert released(host, replace(POLICY, selection=Selection(("other",)))).moves == ()
+    assert released(host, replace(POLICY, pcpus=cpus("90"))).moves != ()
+
+
+def test_the_history_forgets_the_moves() -> None:
+    host = FakeHost(topology(2), guests(2, 0.8, "0"))
+    plan, history = vcpu.decide(host.window(), POLICY)
+    assert history.moves
+    host.apply(plan)
+    _plan, history = vcpu.release(host.window(), POLICY, history)
+    assert history.moves == {}
+
+
+def test_figures_of_a_release_need_two_snapshots() -> None:
+    host = FakeHost(topology(2), guests(2, 0.8, "0"))
+    host.apply(vcpu.decide(host.window(), POLICY)[0])
+    window: list[Snapshot] = host.window()
+    plan, _history = vcpu.release(window, POLICY)
+    assert plan.before.imbalance_pct < 5
+    assert plan.after.imbalance_pct > 75

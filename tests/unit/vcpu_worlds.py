@@ -1,0 +1,242 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fake hosts for tests of the vCPU policy: topologies as libvirt tells them, and guests that share pCPUs fairly.
+
+All topologies here are made up. Loads come from a small model of the kernel's fair scheduler: each
+pCPU is shared max-min fairly, and what a vCPU wants beyond its share is run-queue delay.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Iterable, Optional, Sequence
+
+from kvmsched.model import (
+    Cell,
+    Domain,
+    Host,
+    Pcpu,
+    PinMove,
+    PinRecord,
+    Record,
+    Snapshot,
+    Thread,
+    Topology,
+    Vcpu,
+    VcpuPlan,
+    to_json,
+)
+from kvmsched.units import CpuSet, parse_cpuset
+
+HOST_UUID = "00000000-0000-4000-8000-000000000001"
+
+
+def cpus(text: str) -> CpuSet:
+    return parse_cpuset(text) if text else frozenset()
+
+
+def uuid_of(name: str) -> str:
+    return f"10000000-0000-4000-8000-{sum(ord(c) * 257**i for i, c in enumerate(name)) % 16**12:012x}"
+
+
+def topology(
+    count: int,
+    *,
+    threads: int = 1,
+    llc: int = 0,
+    cells: int = 1,
+    isolated: str = "",
+    offline: str = "",
+    ids: Optional[Sequence[int]] = None,
+    distance: int = 20,
+) -> Topology:
+    """*count* pCPUs: neighbours are SMT siblings; *llc* pCPUs share a cache; offline ones are left out."""
+    numbers = list(ids) if ids is not None else list(range(count))
+    size = count // cells
+    rows = []
+    for position, number in enumerate(numbers):
+        core, group = position // threads, position // (llc or size)
+        rows.append(
+            Pcpu(
+                id=number,
+                cell=position // size,
+                socket=position // size,
+                core=core,
+                siblings=frozenset(numbers[core * threads : (core + 1) * threads]),
+                llc=frozenset(numbers[group * (llc or size) : (group + 1) * (llc or size)]),
+            )
+        )
+    online = [row for row in rows if row.id not in cpus(offline)]
+    return Topology(
+        pcpus=tuple(online),
+        cells=tuple(
+            Cell(
+                id=c,
+                pcpus=frozenset(p.id for p in online if p.cell == c),
+                distances={other: 10 if other == c else distance for other in range(cells)},
+            )
+            for c in range(cells)
+        ),
+        isolated=cpus(isolated),
+    )
+
+
+@dataclass
+class Guest:
+    """A domain and what each of its vCPUs wants, as a share of a pCPU.
+
+    ``backlog``: its work piles up while it waits (a server), so that it is always runnable once it
+    gets too little; else it is busy for a share of the wall-clock time (a periodic task).
+    """
+
+    name: str
+    wants: list[float]
+    pins: list[CpuSet]
+    backlog: bool = False
+    fields: dict[str, object] = field(default_factory=dict)
+    definitions: dict[int, CpuSet] = field(default_factory=dict)
+    scheduler: Optional[str] = None
+    affinity: Optional[CpuSet] = None
+    threads: tuple[Thread, ...] = ()
+
+    @property
+    def uuid(self) -> str:
+        return uuid_of(self.name)
+
+
+class FakeHost:
+    """Guests on a fake topology over time: ``run`` lets time pass, ``apply`` carries a plan out."""
+
+    def __init__(self, host: Topology, guests: Iterable[Guest], foreign: Optional[dict[int, float]] = None) -> None:
+        self.topology = host
+        self.guests = list(guests)
+        self.foreign = dict(foreign or {})
+        self.now_s = 1000.0
+        self.records: dict[str, Record] = {}
+        self._time: dict[tuple[str, int], float] = {}
+        self._delay: dict[tuple[str, int], float] = {}
+        self._busy: dict[int, float] = {p.id: 0.0 for p in host.pcpus}
+
+    # ------------------------------------------------------------ time
+
+    def run(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        for pcpu, threads in self._queues().items():
+            foreign = self.foreign.get(pcpu, 0.0)
+            wants = [want for _, _, want in threads]
+            shares = _max_min([*wants, foreign], 1.0)
+            self._busy[pcpu] += seconds * min(1.0, sum(shares))
+            for (guest, number, want), share in zip(threads, shares):
+                key = (guest.uuid, number)
+                waits = (1.0 if guest.backlog else want) - share if share < want - 1e-9 else 0.0
+                self._time[key] = self._time.get(key, 0.0) + seconds * share
+                self._delay[key] = self._delay.get(key, 0.0) + seconds * waits
+        self.now_s += seconds
+
+    def _queues(self) -> dict[int, list[tuple[Guest, int, float]]]:
+        """The vCPUs on each pCPU; what floats goes to the emptiest one that it may use, largest first."""
+        queues: dict[int, list[tuple[Guest, int, float]]] = {p.id: [] for p in self.topology.pcpus}
+        level = {p.id: self.foreign.get(p.id, 0.0) for p in self.topology.pcpus}
+        threads = [(g, n, want) for g in self.guests for n, want in enumerate(g.wants)]
+        for guest, number, want in sorted(threads, key=lambda t: (len(t[0].pins[t[1]]) > 1, -t[2])):
+            mask = sorted(guest.pins[number] & set(queues))
+            if mask:
+                pcpu = min(mask, key=lambda p: (level[p], p))
+                queues[pcpu].append((guest, number, want))
+                level[pcpu] += want
+        return queues
+
+    def snapshot(self) -> Snapshot:
+        """What libvirt would tell: vCPU time in ticks of 10 ms, delay and busy time exactly."""
+        return Snapshot(
+            monotonic_s=self.now_s,
+            wall_s=1_700_000_000 + self.now_s,
+            host=Host(
+                uuid=HOST_UUID,
+                name="fake",
+                uri="fake:///",
+                driver="QEMU",
+                topology=self.topology,
+                busy_ns={p: int(busy * 1e9) for p, busy in self._busy.items()},
+            ),
+            domains=tuple(self._domain(guest, number) for number, guest in enumerate(self.guests, 1)),
+        )
+
+    def _domain(self, guest: Guest, number: int) -> Domain:
+        vcpus = tuple(
+            Vcpu(
+                id=n,
+                pin=guest.pins[n],
+                time_ns=int(self._time.get((guest.uuid, n), 0.0) * 100 + 1e-6) * 10_000_000,
+                delay_ns=int(self._delay.get((guest.uuid, n), 0.0) * 1e9),
+                affinity=guest.affinity,
+                definition=guest.definitions.get(n),
+                scheduler=guest.scheduler,
+            )
+            for n in range(len(guest.wants))
+        )
+        values: dict[str, object] = {"record": self.records.get(guest.uuid), **guest.fields}
+        return Domain(uuid=guest.uuid, name=guest.name, id=number, vcpus=vcpus, threads=guest.threads, **values)  # type: ignore[arg-type]
+
+    def window(self, seconds: float = 2.0) -> list[Snapshot]:
+        """Two snapshots *seconds* apart."""
+        first = self.snapshot()
+        self.run(seconds)
+        return [first, self.snapshot()]
+
+    # ------------------------------------------------------------ change
+
+    def apply(self, plan: VcpuPlan) -> None:
+        """Carry the plan's moves out, and keep a record of each as the project does."""
+        for move in plan.moves:
+            assert isinstance(move, PinMove)
+            guest = next(g for g in self.guests if g.uuid == move.uuid)
+            self._keep(guest, move)
+            if move.thread == "vcpu":
+                assert guest.pins[move.id] == move.before
+                guest.pins[move.id] = move.after
+            else:
+                guest.threads = tuple(
+                    replace(t, pin=move.after) if (t.kind, t.id) == (move.thread, move.id) else t for t in guest.threads
+                )
+
+    def _keep(self, guest: Guest, move: PinMove) -> None:
+        record = self.records.get(guest.uuid) or Record(HOST_UUID, 1)
+        old = record.pin(move.thread, move.id)
+        new = PinRecord(
+            thread=move.thread,
+            id=move.id,
+            original=old.original if old else move.before,
+            previous=move.before,
+            intended=move.after,
+            when_s=int(1_700_000_000 + self.now_s),
+        )
+        others = tuple(p for p in record.pins if (p.thread, p.id) != (move.thread, move.id))
+        self.records[guest.uuid] = replace(record, pins=(*others, new))
+
+    def on(self, pcpu: int) -> list[str]:
+        """The names of the guests with a vCPU pinned to *pcpu*, sorted."""
+        return sorted(g.name for g in self.guests for pin in g.pins if pin == {pcpu})
+
+
+def _max_min(wants: Sequence[float], capacity: float) -> list[float]:
+    """Max-min fair shares of *capacity*."""
+    shares = [0.0] * len(wants)
+    left = capacity
+    order = sorted(range(len(wants)), key=lambda i: wants[i])
+    for position, index in enumerate(order):
+        shares[index] = min(wants[index], left / (len(order) - position))
+        left -= shares[index]
+    return shares
+
+
+def guests(count: int, want: float, pin: str, prefix: str = "g", backlog: bool = False) -> list[Guest]:
+    """*count* guests of one vCPU, each wanting *want*, all on *pin*."""
+    return [Guest(f"{prefix}{n}", [want], [cpus(pin)], backlog=backlog) for n in range(count)]
+
+
+def shown(snapshots: Sequence[Snapshot]) -> str:
+    """The snapshots as JSON, to reproduce a failure from."""
+    return json.dumps([to_json(s) for s in snapshots])

@@ -37,7 +37,7 @@ types: prepare ## Run mypy
 
 unit: prepare ## Run the unit tests
 	@echo "== unit tests"
-	@pytest --quiet tests/unit $(ARGS)
+	@pytest --quiet --numprocesses=auto tests/unit $(ARGS)
 
 sanity: prepare ## Run ansible-test sanity
 	@echo "== ansible-test sanity"

@@ -203,7 +203,7 @@ def cost(sizes: tuple[int, ...]) -> list[dict[str, float]]:
         best_s = float("inf")
         moves = 0
         gc.collect()
-        for _ in range(30 if size <= 1000 else 7):
+        for _turn in range(30 if size <= 1000 else 7):
             began_s = time.process_time()
             plan, _history = memory.decide(snapshots, policy, history)
             best_s = min(best_s, time.process_time() - began_s)

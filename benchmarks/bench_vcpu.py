@@ -191,8 +191,8 @@ def large_host(threads: int, cells: int) -> FakeHost:
     members = []
     for number in range(1024):
         first = number % cells * size
-        wants = [min(1.0, rng.lognormvariate(-2.5, 1.0)) for _ in range(4)]
-        members.append(Guest(f"vm{number}", wants, [frozenset({first + rng.randrange(size)}) for _ in range(4)]))
+        wants = [min(1.0, rng.lognormvariate(-2.5, 1.0)) for _each in range(4)]
+        members.append(Guest(f"vm{number}", wants, [frozenset({first + rng.randrange(size)}) for _each in range(4)]))
     return FakeHost(topology(512, threads=threads, cells=cells), members)
 
 
@@ -201,7 +201,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     gc.collect()
     times = []
     result = None
-    for _ in range(5):
+    for _turn in range(5):
         began = time.perf_counter()
         result = run()
         times.append(1000 * (time.perf_counter() - began))

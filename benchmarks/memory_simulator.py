@@ -133,7 +133,7 @@ class Host:
         if abs(target - guest.target) < 0.5:
             return
         guest.deltas.append((self.now_s, target - guest.target))
-        guest.target = min(target, guest.maximum)
+        guest.target = max(KERNEL, min(target, guest.maximum))
         self.commands += 1
 
 
@@ -267,8 +267,13 @@ def ramp_host(rng: random.Random) -> Host:
 
 
 def overload_host(rng: random.Random) -> Host:
-    """All want 6 GiB of 30."""
-    return Host([Guest(f"g{i}", ramp(1000, 6100, rng.randrange(60, 240), 60)) for i in range(6)])
+    """All want 6 GiB of 30, at about the same time."""
+    return Host([Guest(f"g{i}", ramp(1000, 6100, rng.randrange(60, 75), 60)) for i in range(6)])
+
+
+def late_host(rng: random.Random) -> Host:
+    """All want 6 GiB of 30, one after the other: the last finds what the others left."""
+    return Host([Guest(f"g{i}", ramp(1000, 6100, 60 + 40 * i + rng.randrange(20), 60)) for i in range(6)])
 
 
 def antiphase_host(rng: random.Random) -> Host:
@@ -280,7 +285,7 @@ def stuck_host(rng: random.Random) -> Host:
     """One idle guest does not follow its balloon, while another ramps up."""
     idle = _idle(rng, 5, 1, actual=5 * GIB)
     idle[0].stuck = True
-    return Host([Guest("hog", ramp(rng.uniform(900, 1100), 7000, 300, 60), actual=3 * GIB), *idle])
+    return Host([Guest("hog", ramp(rng.uniform(900, 1100), 7000, 300, 60), actual=2.5 * GIB), *idle])
 
 
 def stale_host(rng: random.Random) -> Host:
@@ -290,13 +295,15 @@ def stale_host(rng: random.Random) -> Host:
 
 
 def mixed_host(rng: random.Random) -> Host:
-    """Guests of 1 to 16 GiB, some warm databases, some bursty, more of them than fit at their maxima."""
+    """Twelve guests of 1 to 16 GiB, some with a warm cache, in waves: at their peaks together they need 24 of 30 GiB."""
+    maxima = [rng.choice([1, 2, 4, 8, 16]) * GIB for _ in range(12)]
+    peaks = [rng.uniform(0.3, 0.7) * maximum for maximum in maxima]
+    scale = min(1.0, 24 * GIB / sum(peaks))
     guests = []
-    for i in range(12):
-        maximum = rng.choice([1, 2, 4, 8, 16]) * GIB
-        low = 0.15 * maximum
-        demand = wave(low, rng.uniform(0.2, 0.55) * maximum, rng.randrange(120, 400), rng.random())
-        size = min(maximum, max(0.25 * maximum, 512.0) + rng.uniform(0.0, 0.2) * maximum)
+    for i, (maximum, peak) in enumerate(zip(maxima, peaks)):
+        low = max(200.0, 0.3 * peak * scale)
+        demand = wave(low, max(low + 50, peak * scale), rng.randrange(120, 400), rng.random())
+        size = min(maximum, peak * scale + 150)
         limit = rng.uniform(0.05, 0.5) * maximum
         guests.append(Guest(f"g{i}", demand, maximum, max(128.0, 0.1 * maximum), size, limit))
     return Host(guests)
@@ -307,6 +314,7 @@ SCENARIOS = (
     Scenario("spike", spike_host, 600, watch="hog", peak_s=310),
     Scenario("ramp", ramp_host, 700, watch="hog", peak_s=400),
     Scenario("overload", overload_host, 900, short=True),
+    Scenario("late", late_host, 900, short=True),
     Scenario("antiphase", antiphase_host, 900),
     Scenario("stuck", stuck_host, 700, watch="hog", peak_s=360),
     Scenario("stale", stale_host, 700),

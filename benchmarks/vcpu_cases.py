@@ -19,7 +19,7 @@ def loads(rng: random.Random, distribution: str, count: int) -> list[float]:
         "bimodal": lambda: rng.uniform(0.75, 1.0) if rng.random() < 0.25 else rng.uniform(0.02, 0.2),
         "lognormal": lambda: min(1.0, rng.lognormvariate(-2.2, 1.0)),
     }[distribution]
-    return [max(1, round(1000 * draw())) / 1000 for _ in range(count)]
+    return [max(1, round(1000 * draw())) / 1000 for _each in range(count)]
 
 
 def plain(rng: random.Random, distribution: str, pcpus: int, vcpus: int) -> Problem:
@@ -30,7 +30,7 @@ def plain(rng: random.Random, distribution: str, pcpus: int, vcpus: int) -> Prob
         mates=[()] * pcpus,
         kappa=[0.0] * pcpus,
         load=loads(rng, distribution, vcpus),
-        now=[rng.randrange(pcpus) for _ in range(vcpus)],
+        now=[rng.randrange(pcpus) for _each in range(vcpus)],
         owner=list(range(vcpus)),
         reach=[0] * vcpus,
         classes=[list(range(pcpus))],

@@ -35,7 +35,7 @@ Key = tuple[str, int]
 def series(rng: random.Random, vcpus: int, periods: int) -> list[list[float]]:
     """Demand by vCPU and period."""
     rows = []
-    for _ in range(vcpus):
+    for _turn in range(vcpus):
         level, noise, spike = min(0.9, rng.lognormvariate(-2.8, 1.0)), 0.0, 0
         wave, phase = rng.uniform(0.0, 0.6), rng.gauss(0.0, 0.5)
         row = []
@@ -208,4 +208,4 @@ def _carry_out(host: FakeHost, moves: dict[Key, frozenset[int]], score: Score, p
 def _judge(host: FakeHost, score: Score) -> None:
     score.wanted += sum(guest.wants[0] for guest in host.guests)
     for threads in host._queues().values():
-        score.unserved += max(0.0, sum(want for _, _, want in threads) - 1.0)
+        score.unserved += max(0.0, sum(want for _guest, _number, want in threads) - 1.0)

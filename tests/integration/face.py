@@ -57,7 +57,7 @@ def run(module: str, check: bool = False, environment: dict[str, str] | None = N
     )
     text = done.stdout + done.stderr
     assert "Traceback" not in text, text
-    head, brace, _ = done.stdout.partition("=> {")
+    head, brace, _rest = done.stdout.partition("=> {")
     assert brace, text
     values, _end = json.JSONDecoder().raw_decode("{" + done.stdout[len(head) + len(brace) :])
     return Answer("FAILED!" in head, values, text, values.get("moves", []))

@@ -168,7 +168,7 @@ def test_memory_that_was_taken_when_a_pass_died_is_found_free_by_the_next(guests
     hog.wait_held()
     command = [sys.executable, str(Path(faulty.__file__)), "memory", "balance", "kill", "change"]
     subprocess.run(command, timeout=HANG_S, check=False)
-    for _ in range(5):
+    for _turn in range(5):
         result = faulty.run("memory")
         if not result.outcome.changed:
             break

@@ -76,7 +76,7 @@ def test_a_domain_that_vanishes_between_two_samples_costs_only_its_own_turn(lab:
     import threading
 
     victim = lab.start(Guest(f"{PREFIX}victim", memory_mib=128))[0]
-    timer = threading.Timer(3.0, lambda: victim.domain.destroy())
+    timer = threading.Timer(3.0, victim.domain.destroy)
     timer.start()
     answer = run_ok("kvm_vcpu_pin", interval=5)
     timer.join()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Mapping, Sequence, TextIO
+from typing import Mapping, Optional, Sequence, TextIO
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "grey": 90, "bold": 1}
-NO_MARKS: Mapping[str, float] = {}
 PLAIN = str.maketrans("█▓▒░·│✔✘", "#%=-.|+!")
 
 
@@ -40,8 +39,10 @@ class Pen:
         text = text if self.unicode else text.translate(PLAIN)
         return f"\033[{COLOURS[colour]}m{text}\033[0m" if self.colour and colour else text
 
-    def bar(self, segments: Sequence[Segment], scale: float, width: int, marks: Mapping[str, float] = NO_MARKS) -> str:
-        """*segments* side by side, *scale* being the whole width; marks, by colour, are drawn over what is there."""
+    def draw(
+        self, segments: Sequence[Segment], scale: float, width: int, marks: Optional[Mapping[str, float]] = None
+    ) -> str:
+        """*segments* side by side, *scale* being the whole width; *marks*, by colour, are drawn over what is there."""
         cells = [(" ", "")] * width
         position = start = 0.0
         for segment in segments:
@@ -49,7 +50,7 @@ class Pen:
             first, last = (min(round(edge / scale * width), width) for edge in (start, position))
             cells[first:last] = [(segment.sign, segment.colour)] * (last - first)
             start = position
-        for colour, mark in marks.items():
+        for colour, mark in (marks or {}).items():
             cell = round(mark / scale * width)
             if 0 <= cell < width:
                 cells[cell] = ("│", colour)

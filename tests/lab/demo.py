@@ -33,6 +33,7 @@ PIN = {"domains": [f"{PREFIX}*"], "interval": 3}
 MEMORY = {"domains": [f"{PREFIX}*"], "starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
 MODULES = {"kvm_vcpu_pin": PIN, "kvm_mem_balance": MEMORY}
 MOST_PASSES = 6
+QUIET = 0.3  # a machine with less other load than that leaves only one good place for each guest
 BAR_WIDTH = 44
 TOLERANCE_MIB = 3
 KIB = 1024
@@ -74,6 +75,7 @@ class Demo:
         self.started_s = time.monotonic()
         self.checks = 0
         self.wrong: list[str] = []
+        self.others = 0.0  # load on the fullest pCPU that is none of the guests'
 
     # -- telling
 
@@ -85,15 +87,19 @@ class Demo:
         print()
         self.say(text, "bold")
 
-    def check(self, true: bool, text: str) -> None:
-        """Show whether something that the demo promises is true."""
-        self.checks += 1
-        if not true:
-            self.wrong.append(text)
-        print(
-            "  " + self.pen.paint(f"✔ {text}" if true else f"✘ NOT TRUE: {text}", "green" if true else "red"),
-            flush=True,
-        )
+    def check(self, true: bool, text: str, of_places: bool = False) -> None:
+        """Show whether something that the demo promises is true.
+
+        What it promises about the guests' places (*of_places*) it can promise on a quiet machine only.
+        """
+        excused = not true and of_places and self.others > QUIET
+        self.checks += not excused
+        if excused:
+            line = f"- not so: {text} (other work fills a pCPU to {self.others * 100:.0f} %)"
+        else:
+            line = f"✔ {text}" if true else f"✘ NOT TRUE: {text}"
+            self.wrong += [] if true else [text]
+        print("  " + self.pen.paint(line, "yellow" if excused else "green" if true else "red"), flush=True)
 
     # -- the modules
 
@@ -125,15 +131,19 @@ class Demo:
         word = self.pen.paint(
             "changed" if result["changed"] else "unchanged", "yellow" if result["changed"] else "green"
         )
-        print(f"    {word}: {result.get('msg', '')}", flush=True)
+        why = f" ({result['trigger']})" if result.get("trigger") else ""
+        print(f"    {word}: {result.get('msg', '')}{why}", flush=True)
 
-    def until_unchanged(self, name: str) -> int:
-        """Run a module until it has nothing left to do; return how many passes changed something."""
-        for number in range(MOST_PASSES):
-            result = self.module(name)
-            if not result["changed"] and "settling" not in result.get("skip_counts", {}):
-                return number
-        raise Failed(f"{name} still changes something after {MOST_PASSES} passes")
+    def until_unchanged(self, name: str) -> dict[str, Any]:
+        """Run a module until it has nothing left to do; check that, and return the result of the first pass."""
+        places = name == "kvm_vcpu_pin"
+        results = [self.module(name)]
+        while not _settled(results[-1]) and len(results) < MOST_PASSES:
+            results.append(self.module(name))
+        changes = sum(result["changed"] for result in results)
+        self.check(changes > 0, f"{name} changed the host in {changes} pass{'es' * (changes != 1)}", places)
+        self.check(_settled(results[-1]), f"{name} then found nothing more to do: unchanged", places)
+        return results[0]
 
     # -- showing the host
 
@@ -141,15 +151,18 @@ class Demo:
         """What stands for a guest in a bar of all guests."""
         return "█" if self.pen.colour else _short(one.name)[0]
 
-    def show(self, lab: Lab) -> None:
-        self._show_cpu(lab)
+    def show(self, lab: Lab) -> float:
+        """Show the load of its pCPUs and the memory of its guests; return the highest load by others on a pCPU."""
+        others = self._show_cpu(lab)
         self._show_memory(lab)
+        return others
 
-    def _show_cpu(self, lab: Lab, window_s: float = 3) -> None:
+    def _show_cpu(self, lab: Lab, window_s: float = 3) -> float:
         busy = truth.pcpu_busy_ns()
         shares = {name: vcpus[0] for name, vcpus in lab.measure(window_s).items()}
         load = {pcpu: (ns - busy[pcpu]) / window_s / 1e9 for pcpu, ns in truth.pcpu_busy_ns().items() if pcpu in busy}
         homes = {name: lab[name].affinity() for name in shares}
+        most_others = 0.0
         print(f"\n  CPU      0 %{'100 %':>{BAR_WIDTH - 3}}")
         for pcpu in sorted(load):
             here = [one for one in STORY if homes[one.name] == {pcpu}]
@@ -157,10 +170,11 @@ class Demo:
                 continue
             parts = [Segment(shares[one.name].run, self.sign(one), STORY[one][0]) for one in here]
             others = max(0.0, load[pcpu] - sum(part.amount for part in parts))
-            bar = self.pen.bar([*parts, Segment(others, "░", "grey")], 1.0, BAR_WIDTH)
+            most_others = max(most_others, others)
+            drawn = self.pen.draw([*parts, Segment(others, "░", "grey")], 1.0, BAR_WIDTH)
             wanted = others + sum(shares[one.name].run + shares[one.name].wait for one in here)
             colour = "red" if wanted > 1.05 else "green"
-            print(f"  pCPU {pcpu:<2} {bar}  " + self.pen.paint(f"wanted {wanted * 100:3.0f} %", colour))
+            print(f"  pCPU {pcpu:<2} {drawn}  " + self.pen.paint(f"wanted {wanted * 100:3.0f} %", colour))
         for one in STORY:
             share = shares[one.name]
             name = self.pen.paint(f"{self.sign(one)} {_short(one.name):<6}", STORY[one][0])
@@ -168,6 +182,7 @@ class Demo:
             wants = f"wants {(share.run + share.wait) * 100:3.0f} %, gets {share.run * 100:3.0f} %"
             print(f"          {name} on pCPU {where:<5} {wants}")
         print("          " + self.pen.paint("░ everything else on this machine", "grey"))
+        return most_others
 
     def _show_memory(self, lab: Lab) -> None:
         print(f"\n  Memory   0{f'{MAXIMUM_MIB} MiB':>{BAR_WIDTH - 1}}")
@@ -179,8 +194,8 @@ class Demo:
             parts = [Segment(used, "█", STORY[one][0]), Segment(cache, "▒", STORY[one][0])]
             parts += [Segment(unused, "░", STORY[one][0]), Segment(MAXIMUM_MIB - actual, "·", "grey")]
             marks = {"red": actual - usable + STARVATION_MIB, "yellow": actual - unused + WASTE_MIB}
-            bar = self.pen.bar(parts, MAXIMUM_MIB, BAR_WIDTH, marks)
-            print(f"  {_short(one.name):<8}{bar}  {actual:3.0f}M  {self._verdict(usable, unused)}")
+            drawn = self.pen.draw(parts, MAXIMUM_MIB, BAR_WIDTH, marks)
+            print(f"  {_short(one.name):<8}{drawn}  {actual:3.0f}M  {self._verdict(usable, unused)}")
         print("          " + self.pen.paint("█ used  ▒ cache  ░ unused  · not given to it", "grey"))
         left, right = self.pen.paint("│", "red"), self.pen.paint("│", "yellow")
         print(f"          starved: its memory ends before its left mark {left}, wasteful: beyond its right one {right}")
@@ -216,26 +231,26 @@ class Demo:
             print("  " + self.pen.paint(f"{self.sign(one)} {_short(one.name):<6}", colour) + f" {story}")
         lab.start(*STORY)
         self.title("The host before")
-        self.show(lab)
+        self.others = self.show(lab)
 
     def predict(self, before: State, lab: Lab) -> None:
         self.title("Check mode: what would change, and why")
         for name in MODULES:
-            self.check(self.module(name, check_mode=True)["changed"], f"{name} has something to do")
+            changed = self.module(name, check_mode=True)["changed"]
+            self.check(changed, f"{name} would change something", of_places=name == "kvm_vcpu_pin")
         self.check(_state(lab) == before, "check mode changed nothing: same affinity (kernel), same memory (guests)")
 
     def balance(self, lab: Lab) -> None:
         self.title("For real, until nothing is left to do")
-        for name in MODULES:
-            passes = self.until_unchanged(name)
-            self.check(
-                passes > 0, f"{name} changed the host, and found nothing more to do after {passes} of its passes"
-            )
+        pinned, _balanced = [self.until_unchanged(name) for name in MODULES]
+        before, after = (pinned[when]["imbalance_pct"] for when in ("before", "after"))
+        fell = f"the imbalance of the pCPUs falls from {before:.0f} to {after:.0f} points with the first pass"
+        self.check(after < before, fell, of_places=True)
         self.title("The host after")
-        self.show(lab)
+        self.others = max(self.others, self.show(lab))
         homes = {one: lab[one.name].affinity() for one in STORY}
-        self.check(homes[WEB] != homes[DB], "the two busy guests are on different pCPUs")
-        self.check(homes[BATCH] != homes[LAZY], "so are the two quiet ones")
+        self.check(homes[WEB] != homes[DB], "the two busy guests are on different pCPUs", of_places=True)
+        self.check(homes[BATCH] != homes[LAZY], "so are the two quiet ones", of_places=True)
         reports = {one: lab[one.name].report() for one in STORY}
         usable_mib = reports[BATCH].available_kib / KIB
         self.check(
@@ -260,6 +275,10 @@ class Demo:
         self.check(now.affinity == before.affinity, "every vCPU's affinity is as before, by the kernel")
         self.check(_near(now.total_kib, before.total_kib), "every guest's memory is as before, by the guests")
         self.check(_all_well(lab), "no guest lost a process")
+
+
+def _settled(result: dict[str, Any]) -> bool:
+    return not result["changed"] and "settling" not in result.get("skip_counts", {})
 
 
 def _short(name: str) -> str:
@@ -294,7 +313,7 @@ def main(arguments: list[str]) -> int:
     found = os.environ.get("KVMSCHED_ANSIBLE") or shutil.which("ansible") or beside_python
     parser.add_argument("--ansible", default=found, help="the ansible command (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if os.geteuid() != 0 or not options.ansible:
+    if os.geteuid() != 0 or not shutil.which(options.ansible or ""):
         print("demo: needs " + ("an ansible command" if os.geteuid() == 0 else "root"), file=sys.stderr)
         return 2
     demo = Demo(options.ansible)

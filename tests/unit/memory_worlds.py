@@ -30,6 +30,8 @@ from kvmsched.policy import memory
 MIB = 1024
 NOW_S = 1_000_000.0
 TICK_S = 5
+# What QEMU holds beside the guest's memory.
+QEMU = 64
 HOST_UUID = "host"
 
 _SIZES = ("actual", "maximum", "unused", "usable", "rss", "swap_in", "swap_out", "limit")
@@ -41,7 +43,7 @@ def uuid_of(name: str) -> str:
 
 def balloon(actual: int, maximum: Optional[int] = None, **more: Any) -> Balloon:
     """A balloon, sizes in MiB; resident in full, fresh statistics, nothing unused unless *more* says otherwise."""
-    sizes = {"actual": actual, "maximum": maximum or actual, "rss": actual, "unused": 0, "usable": 0}
+    sizes = {"actual": actual, "maximum": maximum or actual, "rss": actual + QEMU, "unused": 0, "usable": 0}
     sizes.update({key: more.pop(key) for key in _SIZES if key in more})
     values: dict[str, Any] = {f"{key}_kib": None if mib is None else mib * MIB for key, mib in sizes.items()}
     values.update({"last_update_s": int(NOW_S) - 1, "period_s": TICK_S, "major_faults": 0, **more})
@@ -145,11 +147,11 @@ class World:
 
     @property
     def available(self) -> int:
-        return self.total - self.other - sum(m.rss for m in self.machines)
+        return self.total - self.other - sum(m.rss + QEMU * MIB for m in self.machines)
 
     def run(self, seconds: float) -> None:
         """Let time go on, a tenth of a second at a time; statistics are read every TICK_S."""
-        for _ in range(round(seconds * 10)):
+        for _turn in range(round(seconds * 10)):
             before_s, self.now_s = self.now_s, round(self.now_s + 0.1, 1)
             tick = int(before_s) // TICK_S != int(self.now_s) // TICK_S
             for machine in self.machines:
@@ -181,7 +183,7 @@ class World:
                 maximum_kib=machine.maximum,
                 unused_kib=unused,
                 usable_kib=usable,
-                rss_kib=machine.rss,
+                rss_kib=machine.rss + QEMU * MIB,
                 last_update_s=when_s,
                 period_s=TICK_S,
             )

@@ -273,7 +273,7 @@ def test_a_line_gives_its_connection_back(world: World) -> None:
     line = Line("test", read_only=True)
     assert line.run(lambda connection: connection.getType(), 5) == "QEMU"
     line.close()
-    for _ in range(100):
+    for _turn in range(100):
         if world.closed:
             break
         threading.Event().wait(0.01)

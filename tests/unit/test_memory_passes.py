@@ -41,7 +41,7 @@ def settle(world: World, policy: MemoryPolicy, passes: int, *, remember: bool = 
     """Run passes until QUIET_PASSES of them in a row change nothing."""
     world.run(12)
     still = 0
-    for _ in range(passes + QUIET_PASSES):
+    for _turn in range(passes + QUIET_PASSES):
         plan = world.pass_(policy, remember=remember)
         still = still + 1 if quiet(plan) else 0
         if still == QUIET_PASSES:
@@ -124,7 +124,7 @@ def test_release_brings_everybody_home() -> None:
     settle(world, MemoryPolicy(), PASSES)
     assert (world.machines[0].actual, world.machines[1].actual) != (4096 * MIB, 600 * MIB)
     world.machines[1].used = steady(300)
-    for _ in range(2):
+    for _turn in range(2):
         plan = world.pass_(MemoryPolicy(), release=True)
     assert not plan.not_restored
     assert [machine.actual for machine in world.machines] == [4096 * MIB, 600 * MIB]
@@ -138,7 +138,7 @@ def test_everybody_wants_all_of_a_host_that_cannot_hold_it() -> None:
     for hog in hogs:
         hog.used = within(hog, lambda t: min(3900, 500 + int(20 * t)))
     world.run(12)
-    for _ in range(40):
+    for _turn in range(40):
         plan = world.pass_(policy)
     sizes = [hog.actual for hog in hogs]
     assert world.lowest_available >= 1024 * MIB
@@ -161,7 +161,7 @@ RESERVE = config.load({"memory": {"host_reserve": "1G"}}, typed=True).memory
 
 def the_reserve_holds(world: World, policy: MemoryPolicy = RESERVE) -> bool:
     world.run(12)
-    for _ in range(8):
+    for _turn in range(8):
         world.pass_(policy)
     return world.lowest_available >= 1024 * MIB
 
@@ -182,7 +182,7 @@ def the_silent_guest_survives() -> bool:
     guest.silent_since_s = NOW_S + 6
     world = World([guest])
     world.run(30)
-    for _ in range(4):
+    for _turn in range(4):
         world.pass_(MemoryPolicy(), remember=False)
     return guest.lowest_slack >= 0
 
@@ -202,7 +202,7 @@ def the_starved_is_served() -> bool:
     hog = Machine("hog", 4096 * MIB, 1024 * MIB, steady(1000))
     world = World([stuck, other, hog], total=9216 * MIB, other=1024 * MIB)
     world.run(12)
-    for _ in range(8):
+    for _turn in range(8):
         world.pass_(policy)
     return hog.actual - hog.used(0) >= 150 * MIB
 
@@ -222,7 +222,7 @@ def the_tight_host_keeps_its_reserve() -> bool:
     world = World([sleeper, hog], total=6400 * MIB, other=256 * MIB)
     sleeper.rss = 300 * MIB
     world.run(12)
-    for _ in range(12):
+    for _turn in range(12):
         world.pass_(MemoryPolicy(host_reserve=RESERVE.host_reserve, reclaim="lazy", cache="keep"))
     return world.lowest_available >= 0
 
@@ -240,7 +240,7 @@ def the_host_is_not_fooled() -> bool:
     fooled = Machine("fooled", 8192 * MIB, 8192 * MIB, steady(500), returns=False)
     world = World([fooled], total=10240 * MIB, other=512 * MIB)
     world.run(12)
-    for _ in range(8):
+    for _turn in range(8):
         world.pass_(policy)
     return fooled.actual >= 3000 * MIB
 
@@ -256,7 +256,7 @@ def test_moves_are_never_repeated_while_under_way() -> None:
     slow = Machine("slow", 8192 * MIB, 8192 * MIB, steady(500), speed_kib=50 * MIB)
     world = World([slow])
     world.run(12)
-    asked = [moves(world.pass_(MemoryPolicy())) for _ in range(4)]
+    asked = [moves(world.pass_(MemoryPolicy())) for _each in range(4)]
     assert asked[0] and not asked[1] and not asked[2]
 
 
@@ -265,7 +265,7 @@ def test_demand_that_turns_often_is_left_its_memory() -> None:
     world = World([Machine("wave", 8192 * MIB, 4000 * MIB, lambda t: (500 if int(t) % 60 < 30 else 3500) * MIB)])
     world.run(12)
     signs = []
-    for _ in range(60):
+    for _turn in range(60):
         plan = world.pass_(MemoryPolicy())
         signs += [move.gives for move in plan.moves if isinstance(move, BalloonMove)]
     assert "resting" in {code for plan in world.plans for code in skips(plan).values()}

@@ -34,8 +34,8 @@ def tiny_problems(draw: st.DrawFn) -> Problem:
     classes = [every, *classes]
     reach = draw(st.lists(st.integers(0, len(classes) - 1), min_size=count, max_size=count))
     return Problem(
-        capacity=[draw(st.sampled_from([1, 1, 2])) for _ in every],
-        fixed=[draw(st.sampled_from([0.0, 0.0, 0.3, 1.1])) for _ in every],
+        capacity=[draw(st.sampled_from([1, 1, 2])) for _each in every],
+        fixed=[draw(st.sampled_from([0.0, 0.0, 0.3, 1.1])) for _each in every],
         mates=[()] * bins,
         kappa=[0.0] * bins,
         load=draw(st.lists(st.integers(0, 100).map(lambda x: x / 100), min_size=count, max_size=count)),
@@ -87,8 +87,8 @@ def test_small_plans_are_minimal(seed: int) -> None:
         fixed=[0.0] * 3,
         mates=[()] * 3,
         kappa=[0.0] * 3,
-        load=[rng.randint(1, 100) / 100 for _ in range(8)],
-        now=[rng.randrange(3) for _ in range(8)],
+        load=[rng.randint(1, 100) / 100 for _each in range(8)],
+        now=[rng.randrange(3) for _each in range(8)],
         owner=list(range(8)),
         reach=[0] * 8,
         classes=[(0, 1, 2)],
@@ -137,7 +137,7 @@ def test_parts_that_share_nothing_are_planned_apart() -> None:
     base = plain([0.5, 0.5, 0.5, 0.5], [0, 0, 2, 2], 4)
     problem = Problem(**{**vars(base), "reach": [0, 0, 1, 1], "classes": [(0, 1), (2, 3)]})
     parts = components(problem)
-    assert [bins for bins, _ in parts] == [[0, 1], [2, 3]]
+    assert [bins for bins, _items in parts] == [[0, 1], [2, 3]]
     assert part_of(problem, *parts[1]).now == [0, 0]
     assert problem.on_bins(rebalance(problem)) == pytest.approx([0.5] * 4)
 

@@ -24,7 +24,7 @@ DAEMON = VcpuPolicy(hold=2, half_life_s=30.0, cooldown_s=30.0, max_moves=2)
 def passes(host: FakeHost, count: int, policy: VcpuPolicy = POLICY, window_s: float = 2.0) -> list[int]:
     """The moves of *count* module passes, each carried out."""
     made = []
-    for _ in range(count):
+    for _turn in range(count):
         plan, _history = vcpu.decide(host.window(window_s), policy)
         host.apply(plan)
         made.append(len(plan.moves))
@@ -37,7 +37,7 @@ def daemon(
     """The moves of *count* daemon passes, 5 s apart, and the history after them."""
     made = []
     history = history or VcpuHistory()
-    for _ in range(count):
+    for _turn in range(count):
         plan, history = vcpu.decide(host.window(5.0), policy, history)
         host.apply(plan)
         made.append(len(plan.moves))

@@ -142,7 +142,7 @@ def test_constant_load_comes_to_rest(host: FakeHost, policy: VcpuPolicy) -> None
     """Module passes, without history: after a few of them nothing moves any more."""
     note(shown([host.snapshot()]))
     made = []
-    for _ in range(8):
+    for _turn in range(8):
         plan, _history = vcpu.decide(host.window(), policy)
         made.append([str(move) for move in plan.moves])
         host.apply(plan)
@@ -156,7 +156,7 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
     history = None
     seen: dict[tuple[str, int], list[CpuSet]] = {}
     made = []
-    for _ in range(40):
+    for _turn in range(40):
         plan, history = vcpu.decide(host.window(5.0), policy, history)
         if "wait" not in plan.trigger:
             check_plan(host.snapshot(), policy, plan)
@@ -174,7 +174,7 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
 @given(hosts(), policies(), st.integers(1, 4))
 def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPolicy, passes: int) -> None:
     originals = [list(guest.pins) for guest in host.guests]
-    for _ in range(passes):
+    for _turn in range(passes):
         plan, _history = vcpu.decide(host.window(), policy)
         host.apply(plan)
     note(shown([host.snapshot()]))
@@ -189,8 +189,8 @@ def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPo
 def test_other_cpu_numbers_give_as_good_a_plan(seed: int) -> None:
     rng = random.Random(seed)
     ids = rng.sample(range(600), 8)
-    wants = [rng.choice([0.05, 0.2, 0.5, 0.9]) for _ in range(24)]
-    places = [rng.randrange(8) for _ in range(24)]
+    wants = [rng.choice([0.05, 0.2, 0.5, 0.9]) for _each in range(24)]
+    places = [rng.randrange(8) for _each in range(24)]
     results = []
     for numbers in (list(range(8)), ids):
         members = [Guest(f"g{n}", [w], [frozenset({numbers[p]})]) for n, (w, p) in enumerate(zip(wants, places))]

@@ -125,7 +125,7 @@ class FakeHost:
         """Let *seconds* pass."""
         for pcpu, threads in self._queues().items():
             foreign = self.foreign.get(pcpu, 0.0)
-            wants = [want for _, _, want in threads]
+            wants = [want for _guest, _number, want in threads]
             shares = _max_min([*wants, foreign], 1.0)
             self._busy[pcpu] += seconds * min(1.0, sum(shares))
             for (guest, number, want), share in zip(threads, shares):

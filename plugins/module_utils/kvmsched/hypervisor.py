@@ -409,7 +409,7 @@ class Hypervisor:
 
 def _inventory(local: bool) -> Callable[[Any], _Inventory]:
     def work(connection: Any) -> _Inventory:
-        _, cpus, _ = connection.getCPUMap()
+        _count, cpus, _online = connection.getCPUMap()
         online = frozenset(cpu for cpu, is_online in enumerate(cpus) if is_online)
         isolated = procfs.isolated() if local else frozenset()
         capabilities = libvirt_xml.parse_capabilities(connection.getCapabilities(), online, isolated)

@@ -35,7 +35,7 @@ def pcpu_times() -> PcpuTimes:
     """From /proc/stat (proc(5)), where guest time is part of user; and from each process that has one pCPU only."""
     busy, bound = {}, {}
     for line in (_read("/proc/stat") or "").splitlines():
-        name, _, rest = line.partition(" ")
+        name, _sep, rest = line.partition(" ")
         if name.startswith("cpu") and name != "cpu":
             user, nice, system, _idle, _iowait, irq, softirq = (int(ticks) for ticks in rest.split()[:7])
             busy[int(name[3:])] = (user + nice + system + irq + softirq) * _NS_PER_TICK
@@ -59,7 +59,7 @@ def _only_pcpu(pid: int) -> Optional[int]:
 
 def _process_time_ns(pid: str) -> int:
     """What all threads of a process used; nothing for a QEMU, whose vCPUs have affinities of their own."""
-    name, _, fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")
+    name, _sep, fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")
     if not fields or "(qemu" in name:
         return 0
     utime, stime = fields.split()[11:13]
@@ -70,7 +70,7 @@ def memory() -> Optional[HostMemory]:
     """MemTotal and MemAvailable, with memory pressure where the kernel keeps it."""
     sizes = {}
     for line in (_read("/proc/meminfo") or "").splitlines():
-        name, _, rest = line.partition(":")
+        name, _sep, rest = line.partition(":")
         if name in ("MemTotal", "MemAvailable"):
             sizes[name] = int(rest.split()[0])
     if len(sizes) < 2:
@@ -83,7 +83,7 @@ def _pressure(text: str) -> dict[str, float]:
     """``some``/``full`` -> avg10 in percent (kernel: Documentation/accounting/psi.rst)."""
     found = {}
     for line in text.splitlines():
-        kind, _, rest = line.partition(" ")
+        kind, _sep, rest = line.partition(" ")
         averages = dict(pair.split("=") for pair in rest.split())
         if "avg10" in averages:
             found[kind] = float(averages["avg10"])
@@ -145,7 +145,7 @@ def _cgroups(text: str) -> dict[str, str]:
     """
     directories = {}
     for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
+        _hierarchy, controllers, path = line.split(":", 2)
         # /machine.slice/machine-qemu….scope/libvirt/emulator: the limits that others set stand above "libvirt".
         parent = path.rpartition("/")[0] if path.rpartition("/")[2] in ("emulator",) else path
         parent = parent[: -len("/libvirt")] if parent.endswith("/libvirt") else parent

@@ -181,7 +181,7 @@ def _remembered(
     return Seen(
         last_update_s=balloon.last_update_s,
         actual_kib=balloon.actual_kib,
-        used_kib=guest.used_kib if guest.settled else None,
+        used_kib=guest.used_kib if guest.settled or guest.risen else None,
         rss_kib=balloon.rss_kib,
         swap_in_kib=balloon.swap_in_kib,
         swap_out_kib=balloon.swap_out_kib,

@@ -16,8 +16,10 @@ from .memory_history import MemoryHistory, Seen
 # Statistics are fresh for two collection periods, and as much as libvirt's whole seconds can hide.
 FRESH_PERIODS = 2
 FRESH_SLACK_S = 2
-# A guest that boots has its whole maximum until its balloon driver runs.
-BOOT_GRACE_S = 30
+# A guest that boots has its whole maximum until its balloon driver runs, and what it uses says nothing yet: for the
+# first seconds in any case, then as long as it still rises.
+BOOT_LEAST_S = 5
+BOOT_GRACE_S = 60
 # A balloon that did less than this share of a request in this time does not follow (squeezed: 5 s). It is left
 # alone for a pause, which doubles with every further request that it ignores.
 STUCK_AFTER_S = 10
@@ -29,6 +31,8 @@ FUTILE_PAUSE_S = 1800
 # A guest with little usable memory that reads this much back from swap, or from the files it runs, starves.
 SWAP_IN_KIB_PER_S = 1024
 MAJOR_FAULTS_PER_S = 500
+# Memory that is given is in the guest within a second: a deflating balloon only frees pages.
+DEFLATED_AFTER_S = 1
 # QEMU's own memory beside the guest's, at least: a cgroup's limit holds both.
 QEMU_OVERHEAD_KIB = 64 * 1024
 # A rise of demand over a longer time than this says little of the next seconds.
@@ -91,6 +95,7 @@ class Guest:
     hard_ceiling_kib: int = 0
     futile: bool = False
     rebooted: bool = False
+    risen: bool = False
 
     @property
     def judged(self) -> bool:
@@ -99,6 +104,11 @@ class Guest:
     @property
     def shrinkable(self) -> bool:
         return self.judged and self.settled and self.limits.mode != "grow-only" and self.pending_kib is None
+
+    @property
+    def soon_starved(self) -> bool:
+        """Whether it will starve before the next pass, if its demand goes on to rise as it did."""
+        return self.rise_kib > 0 and self.usable_kib - self.rise_kib < self.limits.starvation_kib
 
     @property
     def dying(self) -> bool:
@@ -221,7 +231,8 @@ class Reader:
         seen = self.history.domains.get(guest.uuid)
         if seen is not None and seen.last_update_s >= balloon.last_update_s:
             seen = None
-        guest.settled = _settled(balloon, sample or seen)
+        guest.settled = _settled(balloon, sample or seen) or _grown_and_read(guest)
+        guest.risen = _grown(balloon.actual_kib, (sample or seen or balloon).actual_kib) > 0
         before: Union[Balloon, Seen, None] = seen or sample
         if before is None:
             return
@@ -236,11 +247,18 @@ class Reader:
         guest.hidden_kib = _grown(balloon.swap_out_kib, before.swap_out_kib)
         used_before_kib = seen.used_kib if seen is not None else _used_at_rest(sample, guest)
         if used_before_kib is not None:
-            rise_kib = guest.used_kib - used_before_kib
-            if elapsed_s > RISE_HORIZON_S:
-                rise_kib = rise_kib * RISE_HORIZON_S // elapsed_s
-            guest.rise_kib = rise_kib if rise_kib >= guest.limits.min_change_kib else 0
+            guest.rise_kib = self._rise(guest, guest.used_kib - used_before_kib, elapsed_s)
         guest.futile = seen is not None and _futile(balloon, seen)
+
+    def _rise(self, guest: Guest, grown_kib: int, elapsed_s: int) -> int:
+        """How much more it will use when the next pass can help it, if it goes on as it did; noise is no rise.
+
+        Until then pass the age of this reading and about as long as between this one and the last.
+        """
+        if grown_kib < guest.limits.min_change_kib:
+            return 0
+        ahead_s = min(RISE_HORIZON_S, elapsed_s + max(0.0, self.now.wall_s - guest.balloon.last_update_s))
+        return int(grown_kib * ahead_s / elapsed_s)
 
     def _sample(self, uuid: str, last_update_s: int) -> Optional[Balloon]:
         for domains in self._earlier:
@@ -257,8 +275,10 @@ class Reader:
         if guest.rebooted:
             started_s = self.now.wall_s
         age_s = self.now.wall_s - started_s
-        if 0 <= age_s < BOOT_GRACE_S:
-            return "booting", f"started {age_s:.0f} s ago, judged after {BOOT_GRACE_S} s"
+        if 0 <= age_s < BOOT_LEAST_S:
+            return "booting", f"started {age_s:.0f} s ago, judged after {BOOT_LEAST_S} s"
+        if 0 <= age_s < BOOT_GRACE_S and guest.rise_kib and not guest.starved:
+            return "booting", f"started {age_s:.0f} s ago, and its use still rises by {mib(guest.rise_kib)}"
         return None
 
     def _moving(self, guest: Guest) -> Optional[Reason]:
@@ -267,7 +287,7 @@ class Reader:
         Such a domain may be grown, never shrunk: a reading older than the growth that it already got
         costs at most one headroom too much, and waiting for another tick would cost its life.
         """
-        if guest.settled or guest.skip is not None or guest.starved:
+        if guest.settled or guest.skip is not None or guest.starved or guest.soon_starved:
             return guest.skip
         return "settling", f"not known to be at rest at {mib(guest.actual_kib)}: no two equal readings a tick apart"
 
@@ -391,6 +411,19 @@ def _stale(balloon: Balloon, wall_s: float) -> Optional[Reason]:
 def _settled(balloon: Balloon, before: Union[Balloon, Seen, None]) -> bool:
     """Whether *actual* was the same before and after the guest took its reading."""
     return before is not None and abs(balloon.actual_kib - before.actual_kib) <= BALLOON_TOLERANCE_KIB
+
+
+def _grown_and_read(guest: Guest) -> bool:
+    """Whether our last give arrived, and the guest took its reading after the time that a balloon needs to deflate.
+
+    Should that reading be older than the growth after all, it makes used memory too large: the domain
+    is then given too much for once, and taken from too little.
+    """
+    record = memory_record(guest.domain)
+    if record is None or record.intended_kib <= record.previous_kib:
+        return False
+    arrived = abs(guest.actual_kib - record.intended_kib) <= BALLOON_TOLERANCE_KIB
+    return arrived and guest.balloon.last_update_s >= record.when_s + DEFLATED_AFTER_S
 
 
 def _used_at_rest(sample: Optional[Balloon], guest: Guest) -> Optional[int]:

@@ -85,7 +85,7 @@ def _need(guest: Guest) -> Optional[Need]:
     if floor_kib <= BALLOON_TOLERANCE_KIB:
         floor_kib = 0
     survive_kib = comfort_kib = 0
-    if guest.starved or guest.swapping or guest.usable_kib - guest.rise_kib < limits.starvation_kib:
+    if guest.starved or guest.swapping or guest.soon_starved:
         base_kib = held_kib + floor_kib
         survive_kib = max(0, min(guest.lower_kib, guest.ceiling_kib) - base_kib)
         target_kib = max(demand(guest), held_kib + limits.min_change_kib)
@@ -328,8 +328,11 @@ def _half(guest: Guest) -> int:
 
 
 def _spare(guest: Guest) -> int:
-    """How much of its waste it can do without: what keeps a cushion of usable memory stays."""
-    return min(_waste(guest), guest.actual_kib - guest.soft_kib)
+    """How much of its waste it can do without: what keeps a cushion of usable memory stays.
+
+    It ends half a least change inside the threshold, for on its very edge noise makes it wasteful again.
+    """
+    return min(_waste(guest) + guest.limits.min_change_kib // 2, guest.actual_kib - guest.soft_kib)
 
 
 def _wasted(guest: Guest, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import Iterable, Mapping, Optional, Sequence
 from ..config import MemoryPolicy
 from ..model import Domain, Snapshot
 from .memory_history import Seen
-from .memory_reading import Guest, pending
+from .memory_reading import QEMU_OVERHEAD_KIB, Guest, pending
 
 # Host levels by what is available, as a share of the reserve; a level is left only this factor above its entry.
 LEVEL_BELOW = {"soft": 1.0, "hard": 0.5, "low": 0.25}
@@ -83,6 +83,8 @@ def level_of(available_kib: int, reserve_kib: int, psi_full_pct: float, before: 
 def at_risk(domain: Domain, guest: Optional[Guest]) -> int:
     """What *domain* may still touch beyond what QEMU holds: memory promised, and not to be given twice.
 
+    rss holds QEMU's own memory too, so that is part of the charge: without it a host with many
+    domains would sink below its reserve by as much for each.
     A domain that boots is charged at its maximum (decision 22). Where rss is not known nothing counts as touched.
     """
     balloon = domain.balloon
@@ -91,7 +93,7 @@ def at_risk(domain: Domain, guest: Optional[Guest]) -> int:
     charge_kib = guest.held_kib if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
     if guest is not None and guest.skip is not None and guest.skip[0] == "booting":
         charge_kib = max(charge_kib, balloon.maximum_kib)
-    return max(0, charge_kib - (balloon.rss_kib or 0))
+    return max(0, charge_kib + QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
 
 
 def risks(snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen]) -> dict[str, int]:

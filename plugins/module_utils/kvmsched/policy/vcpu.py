@@ -428,7 +428,7 @@ def least_drop(world: World, before: Sequence[int], after: Sequence[int], touche
     moved = [(i, old, new) for i, (old, new) in enumerate(zip(before, after)) if old != new]
     if not moved:
         return 0.0
-    among = sorted({b for _, old, new in moved for b in (old, new) if b != NOWHERE}) if touched else None
+    among = sorted({b for _item, old, new in moved for b in (old, new) if b != NOWHERE}) if touched else None
     full = [min(1.0, load + d.high - d.low) for load, d in zip(problem.load, world.demands)]
     drops = []
     for load in (problem.load, full, _doubted(world, before, moved)):
@@ -495,7 +495,7 @@ def cut(world: World, where: Sequence[int], budget: int) -> list[int]:
         result[item] = where[item]
     rest = [i for i in moved if problem.now[i] != NOWHERE]
     totals = problem.on_bins(result)
-    for _ in range(min(len(rest), max(0, budget - len(placing)))):
+    for _turn in range(min(len(rest), max(0, budget - len(placing)))):
         pressure = problem.pressures(totals)
         best = max(rest, key=lambda i: (_evens_out(problem, pressure, i, result[i], where[i]), -i))
         if _evens_out(problem, pressure, best, result[best], where[best]) <= 0:

@@ -113,14 +113,14 @@ class _Homes:
 
     def _relieve(self, whole: dict[int, int]) -> None:
         """Send whole domains from the busiest cell to the freest, while that takes off more than it costs."""
-        for _ in range(_MOST_CHANGES):
+        for _turn in range(_MOST_CHANGES):
             hot = max(self._level, key=lambda c: (self._level[c], -c))
             if self._level[hot] < BUSY_CELL:
                 return
             best = max(self._changes(hot, whole), default=None)
             if best is None:
                 return
-            *_, owner, cool = best
+            *_costs, owner, cool = best
             items = self._members[-owner]
             for item in items:
                 if self._problem.now[item] != NOWHERE:

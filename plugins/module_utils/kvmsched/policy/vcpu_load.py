@@ -76,8 +76,8 @@ def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], Cpu
     if window_s <= 0:
         return Loads()
     raw = _raw_rates(first, last, window_s)
-    places = {key: runs_on(domain, vcpu) for key, (domain, vcpu, _, _) in raw.items()}
-    pinned, floating = _sum_by_place((places[key], run) for key, (_, _, run, _) in raw.items())
+    places = {key: runs_on(domain, vcpu) for key, (domain, vcpu, _run, _wait) in raw.items()}
+    pinned, floating = _sum_by_place((places[key], run) for key, (_domain, _vcpu, run, _wait) in raw.items())
     online = [pcpu.id for pcpu in last.host.topology.pcpus]
     busy = _busy(first, last, window_s, online, pinned, floating)
     foreign = _foreign(busy, pinned, floating)
@@ -87,7 +87,7 @@ def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], Cpu
     saturation = _Saturation(busy)
     demand = {
         key: _demand(run, wait, saturation.of(places[key]), domain.vcpu_quota)
-        for key, (domain, _, run, wait) in raw.items()
+        for key, (domain, _vcpu, run, wait) in raw.items()
     }
     return Loads(window_s, demand, busy, foreign, settled=bound is not None)
 

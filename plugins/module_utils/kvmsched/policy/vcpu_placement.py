@@ -85,7 +85,7 @@ class Problem:
         bins = range(len(totals)) if among is None else among
         pressures = self.pressures(totals)
         shown = [(pressures[b] / (1 + self.kappa[b] * len(self.mates[b])), self.capacity[b]) for b in bins]
-        pcpus = sum(size for _, size in shown)
+        pcpus = sum(size for _pressure, size in shown)
         if not pcpus:
             return 0.0
         mean = sum(x * size for x, size in shown) / pcpus
@@ -159,7 +159,7 @@ def moves_bound(problem: Problem, target: float) -> int:
     Per bin: the fewest items, largest first, that cover what is too much; or all but one of those
     that are not idle. An item without a bin costs no move here.
     """
-    on: list[list[float]] = [[] for _ in problem.capacity]
+    on: list[list[float]] = [[] for _each in problem.capacity]
     for load, bin_ in zip(problem.load, problem.now):
         if bin_ != NOWHERE:
             on[bin_].append(load)
@@ -198,7 +198,7 @@ def targets(problem: Problem, slack: float) -> list[float]:
     aim = [math.inf] * len(problem.capacity)
     reach = [frozenset(bins) for bins in problem.classes]
     items = sorted(range(len(problem.load)), key=lambda i: -problem.load[i])
-    for _ in range(_MOST_CLASSES):
+    for _turn in range(_MOST_CLASSES):
         level, bins = _highest(problem, left, reach, items)
         for b in bins:
             aim[b] = level + slack

@@ -90,7 +90,7 @@ class State:
     ) -> None:
         self.problem, self.aim, self.slack = problem, aim, slack
         self.where = list(problem.now if where is None else where)
-        self.on: list[list[int]] = [[] for _ in problem.capacity]
+        self.on: list[list[int]] = [[] for _each in problem.capacity]
         for item, bin_ in enumerate(self.where):
             if bin_ != NOWHERE:
                 self.on[bin_].append(item)
@@ -343,7 +343,7 @@ def _emptiest_or_home(state: State, shelves: _Shelves, shelf: list[tuple[float, 
 def _repair(state: State) -> None:
     """Steepest descent: while a bin has too much, the move or swap that evens out most."""
     over = {b for b in range(len(state.on)) if state.excess(b) > EPSILON}
-    for _ in range(2 * len(state.on) + 50):
+    for _turn in range(2 * len(state.on) + 50):
         if not over:
             return
         bin_ = max(over, key=lambda b: (state.excess(b), -b))
@@ -384,7 +384,7 @@ def _best_step(state: State, bin_: int) -> Optional[list[tuple[int, int]]]:
 def _emptiest(state: State, reach: int, but: int, count: int = 0) -> list[int]:
     count = count or (len(state.on) if len(state.where) <= SEARCH_ITEMS else 4)
     ranked = heapq.nsmallest(count + 1, [(state.pressure[b], b) for b in state.problem.classes[reach]])
-    return [b for _, b in ranked if b != but][:count]
+    return [b for _rank, b in ranked if b != but][:count]
 
 
 def _descend(state: State) -> None:
@@ -397,7 +397,7 @@ def _busiest_to_freest(state: State) -> None:
     """Again and again the vCPU nearest to half the gap, from the busiest bin to the freest."""
     _place_unplaced(state)
     load = state.problem.load
-    for _ in range(2 * len(state.on) + 50):
+    for _turn in range(2 * len(state.on) + 50):
         excess, bin_ = max(((state.excess(b), -b) for b in range(len(state.on))), default=(0.0, 0))
         if excess <= EPSILON:
             return
@@ -410,7 +410,7 @@ def _busiest_to_freest(state: State) -> None:
                     options.append((abs(load[item] - half), item, target))
         if not options:
             return
-        _, item, target = min(options)
+        _cost, item, target = min(options)
         state.put(item, target)
 
 

@@ -113,7 +113,7 @@ class _Trials:
             if b in over and not held[i]
         )
         out = []
-        for _, item in order:
+        for _rank, item in order:
             bin_ = self._where[item]
             if self._total[bin_] > part * self._full[bin_]:
                 self._take(item)
@@ -201,7 +201,7 @@ class _Search:
         lowest = [min(problem.fixed[b] / sizes[b] for b in bins) + slack for bins in problem.classes]
         self._lowest = [lowest[reach] for reach in problem.reach]
         # Per bin its items, largest first.
-        self._on: list[list[tuple[float, int]]] = [[] for _ in sizes]
+        self._on: list[list[tuple[float, int]]] = [[] for _each in sizes]
         for item, bin_ in enumerate(problem.now):
             if bin_ != NOWHERE:
                 insort(self._on[bin_], (-problem.load[item], item))
@@ -226,7 +226,7 @@ class _Search:
         if excess <= 0 or not items or self._total[bin_] <= self._alone(bin_, *items[0]):
             return 0
         enough = awake = 0
-        for load, _ in items:
+        for load, _item in items:
             if excess > 0:
                 excess += load
                 enough += 1
@@ -260,7 +260,7 @@ class _Search:
             after = total[target] + load
             if target == source or (roomy and after > self._aim[target] and after > self._limit(target, load, item)):
                 continue
-            if not any(owner[other] == owner[item] for _, other in self._on[target]):
+            if not any(owner[other] == owner[item] for _load, other in self._on[target]):
                 seen.setdefault((total[target], self._aim[target]), target)
         return [seen[key] for key in sorted(seen, reverse=True)]
 

@@ -22,7 +22,7 @@ def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, turns: Turns, masks: Ma
         return []
     domains: dict[str, tuple[Domain, CpuSet]] = {}
     for seat in turns.seats:
-        _, allowed = domains.get(seat.domain.uuid, (seat.domain, frozenset()))
+        _domain, allowed = domains.get(seat.domain.uuid, (seat.domain, frozenset()))
         domains[seat.domain.uuid] = (seat.domain, allowed | seat.allowed)
     moves = []
     for domain, allowed in domains.values():

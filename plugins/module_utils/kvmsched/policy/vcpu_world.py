@@ -223,7 +223,7 @@ class _Rest:
     ) -> None:
         self.foreign = [sum(foreign.get(pcpu, 0.0) for pcpu in pcpus) for pcpus in bins]
         self.fixed = list(self.foreign)
-        self.rivals: list[list[float]] = [[] for _ in bins]
+        self.rivals: list[list[float]] = [[] for _each in bins]
         spread: dict[CpuSet, float] = defaultdict(float)
         for domain in snapshot.domains:
             for vcpu in domain.vcpus:

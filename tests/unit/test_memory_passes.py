@@ -153,7 +153,7 @@ def short_host(**changes: Any) -> World:
     """A host without a spare: what the hog needs must come out of the donor, whose balloon is slow."""
     donor = Machine("donor", 4096 * MIB, 4096 * MIB, steady(500), cache=3500 * MIB, speed_kib=20 * MIB)
     hog = Machine("hog", 4096 * MIB, 1024 * MIB, lambda t: (700 if t < 15 else 1014) * MIB, cache=3000 * MIB)
-    return World([donor, hog], total=7168 * MIB, other=1024 * MIB, **changes)
+    return World([donor, hog], total=7296 * MIB, other=1024 * MIB, **changes)
 
 
 RESERVE = config.load({"memory": {"host_reserve": "1G"}}, typed=True).memory

@@ -177,11 +177,13 @@ def _remembered(
     record = memory_record(guest.domain)
     asked_s = record.when_s if record else 0
     stuck = guest.skip is not None and guest.skip[0] == "stuck"
+    known = guest.settled or guest.risen
     quiet = wall_s - old.moved_s > QUIET_S
     return Seen(
         last_update_s=balloon.last_update_s,
         actual_kib=balloon.actual_kib,
-        used_kib=guest.used_kib if guest.settled or guest.risen else None,
+        used_kib=guest.used_kib if known else old.used_kib,
+        used_s=balloon.last_update_s if known else old.used_s,
         rss_kib=balloon.rss_kib,
         swap_in_kib=balloon.swap_in_kib,
         swap_out_kib=balloon.swap_out_kib,

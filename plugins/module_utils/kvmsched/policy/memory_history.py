@@ -16,16 +16,18 @@ from typing import Optional
 class Seen:
     """One domain as the last pass saw it; fields named as in Balloon are the last reading, in KiB.
 
-    ``used_kib`` is None where that reading was not settled. ``moved_s`` and ``direction`` (1 given,
-    -1 taken, 0 none) are its last planned move, ``reversals`` how often the direction turned lately.
-    ``stuck_asked_s`` is the record's time of the last request that it did not follow, ``stuck_times``
-    how many such requests in a row. ``booted_s`` is when a reboot was seen. All times are wall clock.
-    ``at_risk_kib`` is what it may still touch beyond ``rss``, for a pass that can't observe it.
+    ``used_kib`` is what the last settled reading said was used, and ``used_s`` when that was taken.
+    ``moved_s`` and ``direction`` (1 given, -1 taken, 0 none) are its last planned move, ``reversals``
+    how often the direction turned lately. ``stuck_asked_s`` is the record's time of the last request
+    that it did not follow, ``stuck_times`` how many such requests in a row. ``futile_s`` is when the
+    host was found to keep what it gave back, ``booted_s`` when a reboot was seen. All times are wall
+    clock. ``at_risk_kib`` is what it may still touch beyond ``rss``, for a pass that can't observe it.
     """
 
     last_update_s: int
     actual_kib: int
     used_kib: Optional[int] = None
+    used_s: int = 0
     rss_kib: Optional[int] = None
     swap_in_kib: Optional[int] = None
     swap_out_kib: Optional[int] = None

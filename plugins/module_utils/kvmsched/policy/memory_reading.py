@@ -245,20 +245,30 @@ class Reader:
             or _grown(balloon.major_faults, before.major_faults) > MAJOR_FAULTS_PER_S * elapsed_s
         )
         guest.hidden_kib = _grown(balloon.swap_out_kib, before.swap_out_kib)
-        used_before_kib = seen.used_kib if seen is not None else _used_at_rest(sample, guest)
-        if used_before_kib is not None:
-            guest.rise_kib = self._rise(guest, guest.used_kib - used_before_kib, elapsed_s)
+        guest.rise_kib = self._rise(guest, sample, seen)
         guest.futile = seen is not None and _futile(balloon, seen)
 
-    def _rise(self, guest: Guest, grown_kib: int, elapsed_s: int) -> int:
+    def _rise(self, guest: Guest, sample: Optional[Balloon], seen: Optional[Seen]) -> int:
         """How much more it will use when the next pass can help it, if it goes on as it did; noise is no rise.
 
         Until then pass the age of this reading and about as long as between this one and the last.
         """
+        read_s = guest.balloon.last_update_s
+        if seen is not None and seen.used_kib is not None:
+            grown_kib, elapsed_s, ahead_s = (
+                guest.used_kib - seen.used_kib,
+                read_s - seen.used_s,
+                read_s - seen.last_update_s,
+            )
+        elif sample is not None and (used_before_kib := _used_at_rest(sample, guest)) is not None:
+            grown_kib, elapsed_s = guest.used_kib - used_before_kib, read_s - sample.last_update_s
+            ahead_s = elapsed_s
+        else:
+            return 0
         if grown_kib < guest.limits.min_change_kib:
             return 0
-        ahead_s = min(RISE_HORIZON_S, elapsed_s + max(0.0, self.now.wall_s - guest.balloon.last_update_s))
-        return int(grown_kib * ahead_s / elapsed_s)
+        horizon_s = min(RISE_HORIZON_S, ahead_s + max(0.0, self.now.wall_s - read_s))
+        return int(grown_kib * horizon_s / elapsed_s)
 
     def _sample(self, uuid: str, last_update_s: int) -> Optional[Balloon]:
         for domains in self._earlier:

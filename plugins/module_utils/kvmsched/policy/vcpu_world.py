@@ -406,10 +406,14 @@ def wanted_on(world: World, where: Sequence[int]) -> list[list[float]]:
 
 
 def fair_share(world: World, bin_: int, wants: Sequence[float]) -> float:
-    """The most that any of *wants* gets on *bin_*: max-min fair sharing of what foreign load leaves."""
-    left = max(0.0, world.problem.capacity[bin_] - world.foreign[bin_])
-    for position, want in enumerate(sorted(wants)):
-        level = left / (len(wants) - position)
+    """The most that any of *wants* gets on *bin_*: max-min fair sharing, foreign load being one that wants its part.
+
+    The kernel shares a pCPU fairly: foreign load that fills one that vCPUs left yields when they come.
+    """
+    left = float(world.problem.capacity[bin_])
+    claims = sorted([*wants, world.foreign[bin_]])
+    for position, want in enumerate(claims):
+        level = left / (len(claims) - position)
         if want >= level:
             return min(1.0, level)
         left -= want

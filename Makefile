@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test check unit types lint sanity docs integration build bench-memory bench-vcpu bench-requirements prepare clean
+.PHONY: help demo test check unit types lint sanity docs integration build bench-memory bench-vcpu prepare clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -56,14 +56,12 @@ integration: prepare ## Run the tests on test:/// and on real guests (root)
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build
 
-bench-memory: bench-requirements ## Measure the memory policies
-	@PYTHONPATH=plugins/module_utils python benchmarks/memory.py $(ARGS)
+bench-memory: prepare ## Measure the memory policies
+	@python benchmarks/bench_memory.py $(ARGS)
 
-bench-vcpu: bench-requirements ## Measure the vCPU policy
-	@PYTHONPATH=plugins/module_utils python benchmarks/vcpu.py $(ARGS)
-
-bench-requirements: prepare
-	@[ ! -e benchmarks/requirements.txt ] || pip install --quiet --requirement benchmarks/requirements.txt
+bench-vcpu: prepare ## Measure the vCPU policy
+	@pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@python benchmarks/bench_vcpu.py $(ARGS)
 
 prepare:
 	@tests/prepare.sh

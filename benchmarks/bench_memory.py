@@ -12,6 +12,8 @@ The policy's constants were chosen on the scenarios and seeds of TUNED; the tabl
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import gc
 import json
 import random
@@ -39,7 +41,7 @@ from kvmsched.model import (
     Topology,
 )
 from kvmsched.model import Host as ModelHost
-from kvmsched.policy import memory
+from kvmsched.policy import memory, memory_reading, memory_supply
 from memory_peers import PEERS, RESERVE
 from memory_simulator import GIB, SCENARIOS, Figures, Guest, Host, Scenario
 
@@ -53,9 +55,17 @@ class Ours:
     """kvmsched as its daemon runs it: a pass each period, takes at once, gives as soon as they are funded."""
 
     def __init__(
-        self, name: str, reclaim: str = "eager", period_s: int = 5, stats_s: int = 5, two_phases: bool = True
+        self,
+        name: str,
+        reclaim: str = "eager",
+        period_s: int = 5,
+        stats_s: int = 5,
+        two_phases: bool = True,
+        at_once: bool = True,
+        remembers: bool = True,
     ) -> None:
-        self.name, self.period_s, self.stats_s, self.two_phases = name, period_s, stats_s, two_phases
+        self.name, self.period_s, self.stats_s = name, period_s, stats_s
+        self.two_phases, self.at_once, self.remembers = two_phases, at_once, remembers
         self.policy = MemoryPolicy(reclaim=reclaim)
         self.history: Optional[memory.MemoryHistory] = None
         self.before: Optional[Snapshot] = None
@@ -73,7 +83,8 @@ class Ours:
     def pass_(self, host: Host) -> None:
         now = self.observe(host)
         snapshots = [self.before, now] if self.before is not None else [now]
-        plan, self.history = memory.decide(snapshots, self.policy, self.history)
+        plan, history = memory.decide(snapshots, self.policy, self.history)
+        self.history = history if self.remembers else None
         self.before, self.waiting = now, None
         takes = [move for move in plan.moves if isinstance(move, BalloonMove) and not move.gives]
         self.send(host, takes)
@@ -81,7 +92,8 @@ class Ours:
             self.send(host, [move for move in plan.moves if isinstance(move, BalloonMove) and move.gives])
             return
         # What is payable before anything arrived goes out at once, the rest when it did.
-        self.give(host, plan, now)
+        if self.at_once or not takes:
+            self.give(host, plan, now)
         if takes:
             self.waiting = plan, now
 
@@ -161,6 +173,45 @@ def quality(
     return rows
 
 
+# ---------------------------------------------------------------- what the parts are worth
+
+PARTS = ("spike", "antiphase", "stuck")
+
+
+@contextlib.contextmanager
+def without(module: Any, name: str, replacement: Any) -> Iterator[None]:
+    """The policy with one of its parts switched off."""
+    original = getattr(module, name)
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def parts(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Ours, eager, with one thing changed: its timing, or a part left out."""
+    rows = []
+    for name, more in (
+        ("as it is", {}),
+        ("statistics every 2 s", {"stats_s": 2}),
+        ("a pass every 2 s", {"period_s": 2, "stats_s": 2}),
+        ("a pass every 10 s", {"period_s": 10}),
+        ("no history", {"remembers": False}),
+        ("one phase", {"two_phases": False}),
+        ("gives wait for all takes", {"at_once": False}),
+    ):
+        rows += quality(PARTS, seeds, iter([functools.partial(Ours, name, **more)]))
+    for name, module, part, replacement in (
+        ("demand's rise ignored", memory_reading.Reader, "_rise", lambda self, guest, sample, seen: 0),
+        ("promises not counted", memory_supply, "at_risk", lambda domain, guest: 0),
+        ("no stuck detection", memory_reading, "_stuck", lambda guest, seen, wall_s: None),
+    ):
+        with without(module, part, replacement):
+            rows += quality(PARTS, seeds, iter([functools.partial(Ours, name)]))
+    return rows
+
+
 COLUMNS = (
     ("relief s", "relief_s", "{:.0f}"),
     ("swap GiB*s", "swap_gib_s", "{:.0f}"),
@@ -175,12 +226,12 @@ COLUMNS = (
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'scenario':10} {'tool':12}" + "".join(f"{title:>13}" for title, _key, _form in COLUMNS))
+    print(f"{'scenario':10} {'tool':26}" + "".join(f"{title:>13}" for title, _key, _form in COLUMNS))
     for name in dict.fromkeys(row["scenario"] for row in rows):
         for row in rows:
             if row["scenario"] == name:
                 cells = "".join(f"{cell(row[key], form):>13}" for _title, key, form in COLUMNS)
-                print(f"{name:10} {row['tool']:12}{cells}")
+                print(f"{name:10} {row['tool']:26}{cells}")
         print()
 
 
@@ -256,12 +307,20 @@ def main() -> int:
     print("relief, OOM, overrun and reversals are the worst of the seeds, the rest their mean\n")
     rows = quality(names, seeds, tools())
     show(rows)
+    print("what the parts are worth: ours, eager, with one thing changed\n")
+    changed = parts(seeds)
+    show(changed)
     costs = cost((10, 100, 1000) if arguments.quick else (10, 100, 1000, 10000))
     print(f"{'domains':>8} {'moves':>7} {'decide ms':>10} {'us/domain':>10}")
     for row in costs:
         print(f"{row['domains']:8.0f} {row['moves']:7.0f} {row['ms']:10.2f} {row['us_per_domain']:10.1f}")
     if arguments.json:
-        figures = {"seeds": list(seeds), "quality": [finite(row) for row in rows], "cost": costs}
+        figures = {
+            "seeds": list(seeds),
+            "quality": [finite(row) for row in rows],
+            "parts": [finite(row) for row in changed],
+            "cost": costs,
+        }
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -19,7 +19,8 @@ GIB = 1024
 # What the guest's kernel keeps: usable memory is what is free or cache, less its watermarks.
 KERNEL = 60
 WATERMARK = 30
-OVERHEAD = 100
+# QEMU's own memory differs from guest to guest.
+OVERHEAD = (40, 90)
 SWAP_SIZE = 4 * GIB
 # Per second: a balloon (1.7 GiB/s was published for an idle guest), swap, and cache that is read from disk.
 INFLATE = 1000
@@ -48,6 +49,7 @@ class Guest:
     swapped: float = 0
     cache: float = 0
     touched: float = 0
+    overhead: float = 0
     swap_in: float = 0
     swap_out: float = 0
     killed_s: Optional[int] = None
@@ -78,7 +80,7 @@ class Guest:
 
     @property
     def rss(self) -> float:
-        return min(self.touched, self.actual) + OVERHEAD
+        return min(self.touched, self.actual) + self.overhead
 
     def step(self, now_s: int, noise: float) -> None:
         """One second."""
@@ -182,6 +184,8 @@ def run(scenario: Scenario, tool: Tool, seed: int, reserve: float, starvation: f
     rng = random.Random(f"{scenario.name} {seed}")
     host = scenario.build(rng)
     noise = dict.fromkeys((guest.name for guest in host.guests), 0.0)
+    for guest in host.guests:
+        guest.overhead = rng.uniform(*OVERHEAD)
     phases = {guest.name: rng.randrange(60) for guest in host.guests}
     figures = Figures()
     shares: list[float] = []
@@ -295,8 +299,8 @@ def stale_host(rng: random.Random) -> Host:
 
 
 def mixed_host(rng: random.Random) -> Host:
-    """Twelve guests of 1 to 16 GiB, some with a warm cache, in waves: at their peaks together they need 24 of 30 GiB."""
-    maxima = [rng.choice([1, 2, 4, 8, 16]) * GIB for _ in range(12)]
+    """Twelve guests of 1 to 16 GiB, some with a warm cache, in waves; all at their peaks need 24 of 30 GiB."""
+    maxima = [rng.choice([1, 2, 4, 8, 16]) * GIB for _each in range(12)]
     peaks = [rng.uniform(0.3, 0.7) * maximum for maximum in maxima]
     scale = min(1.0, 24 * GIB / sum(peaks))
     guests = []

@@ -151,7 +151,8 @@ def run_vcpu(module: AnsibleModule) -> None:
     except passes.PassError as error:
         _fail(module, str(error))
     plan = result.plan
-    _finish(module, result, {"moves_bound": plan.moves_bound, "placed": plan.placed, "trigger": plan.trigger})
+    names = ("moves_bound", "target_pct", "placed", "trigger", "note")
+    _finish(module, result, {name: getattr(plan, name) for name in names})
 
 
 def run_info(module: AnsibleModule) -> None:

@@ -79,7 +79,8 @@ options:
   reclaim:
     description:
       - V(eager) takes the memory of wasteful domains in every pass.
-      - V(lazy) takes it only when a starved domain or the host needs it.
+      - V(lazy) takes it only when a starved domain or the host needs it, or when less is free on the host than is kept
+        ready for sudden need. That is 5 % of the memory of the host, but at most O(host_reserve), above that reserve.
     type: str
     choices: [eager, lazy]
     default: eager
@@ -87,7 +88,8 @@ options:
     description:
       - What happens to memory that guests use as cache, when unused memory alone does not cover the need.
       - V(share) takes of it, too, as long as the guest keeps what it uses plus O(starvation).
-      - V(keep) leaves it to the guests.
+      - V(keep) leaves it to the guests, unless the host is in trouble. It is when it has less than half of
+        O(host_reserve), or when its tasks stand still waiting for memory.
     type: str
     choices: [share, keep]
     default: share

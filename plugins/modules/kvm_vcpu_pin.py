@@ -76,15 +76,16 @@ options:
     type: str
   max_moves:
     description:
-      - The most vCPUs to move in one pass. V(0) moves none.
+      - The most threads to move in one pass, those of vCPUs before those of O(emulator). V(0) moves none.
       - If not given, there is no limit.
     type: int
   emulator:
     description:
-      - Where the emulator threads of a domain run, which serve its devices.
+      - Where the emulator threads and I/O threads of a domain run, which serve its devices.
       - V(float) leaves them where they are.
-      - V(spread) puts them where the vCPUs of the domain are.
-      - V(reserved) puts them on the pCPUs of O(reserved), which must be given then.
+      - V(spread) gives them all pCPUs that the vCPUs of the domain may use.
+      - V(reserved) puts them on the pCPUs of O(reserved). If none of these is online, they are left where they are,
+        with a warning.
     type: str
     choices: [float, spread, reserved]
     default: float
@@ -212,11 +213,18 @@ moves:
       reason: "84 % demand; pCPU 0 at 196 %, pCPU 5 at 3 %"
 moves_bound:
   description:
-    - A proven lower bound on the moves that any plan of the same maximum load needs. Placing a vCPU that floated is not
-      part of it.
+    - A proven lower bound on the moves that any plan needs until every pCPU carries at most RV(target_pct), or has one
+      busy vCPU only. Placing a vCPU that floated is not part of it.
   returned: success
   type: int
   sample: 1
+target_pct:
+  description:
+    - The maximum load that the plan brings every pCPU down to that has more than one busy vCPU, in percent of one pCPU.
+      RV(moves_bound) refers to it. 0 if there is no such pCPU.
+  returned: success
+  type: float
+  sample: 89.0
 trigger:
   description:
     - What made the pass act, as fixed words separated by commas. Empty if nothing did.
@@ -225,8 +233,15 @@ trigger:
   returned: success
   type: str
   sample: imbalance
+note:
+  description: What decided whether the pass acts, in one line with its numbers. Empty with O(state=released).
+  returned: success
+  type: str
+  sample: "imbalance falls by 49.6 points, threshold 5"
 placed:
-  description: How many of the moves place a vCPU that could run on several pCPUs before.
+  description:
+    - How many of the moves place a vCPU that could run on several pCPUs before, or an emulator or I/O thread. They are
+      not part of RV(moves_bound).
   returned: success
   type: int
   sample: 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -40,6 +41,11 @@ def pin(guests: list[RunningGuest], pcpus: frozenset[int]) -> None:
         guest.domain.pinVcpu(0, tuple(cpu in pcpus for cpu in range(max(ALL_PCPUS) + 1)))
 
 
+def settle() -> None:
+    """A load that was just set takes a moment to be what it will be."""
+    time.sleep(1)
+
+
 def placement(guests: list[RunningGuest]) -> list[frozenset[int]]:
     return [guest.affinity(0) for guest in guests]
 
@@ -48,6 +54,7 @@ def test_four_equal_guests_on_one_pcpu_become_two_and_two(guests: list[RunningGu
     pin(guests, frozenset({0}))
     for guest in guests:
         guest.cpu(0.4)
+    settle()
     foreseen = run_ok("kvm_vcpu_pin", check=True, pcpus="0-1")
     assert foreseen.changed and len(foreseen.moves) == 2, foreseen.text
     assert placement(guests) == [frozenset({0})] * 4, "check mode moved something"
@@ -76,6 +83,7 @@ def test_what_is_balanced_stays(guests: list[RunningGuest]) -> None:
     pin(guests[2:], frozenset({1}))
     for guest in guests:
         guest.cpu(0.4)
+    settle()
     before = placement(guests)
     assert not run_ok("kvm_vcpu_pin", pcpus="0-1").changed
     assert placement(guests) == before
@@ -91,6 +99,7 @@ def test_idle_guests_stay(guests: list[RunningGuest]) -> None:
 def test_a_heavy_and_a_light_pair_that_float_get_one_of_each_a_pcpu(guests: list[RunningGuest]) -> None:
     for guest, share in zip(guests, (0.7, 0.7, 0.2, 0.2)):
         guest.cpu(share)
+    settle()
     assert run_ok("kvm_vcpu_pin", pcpus="0-1").changed
     heavy, light = placement(guests[:2]), placement(guests[2:])
     assert set(heavy) == set(light) == {frozenset({0}), frozenset({1})}
@@ -103,6 +112,7 @@ def test_below_the_threshold_and_within_the_budget(guests: list[RunningGuest]) -
     pin(guests, frozenset({0}))
     for guest in guests:
         guest.cpu(0.4)
+    settle()
     assert not run_ok("kvm_vcpu_pin", pcpus="0-1", threshold=100).changed
     assert not run_ok("kvm_vcpu_pin", pcpus="0-1", max_moves=0).changed
     assert len(run_ok("kvm_vcpu_pin", pcpus="0-1", max_moves=1).moves) == 1
@@ -113,6 +123,7 @@ def test_only_what_was_asked_for_is_touched(guests: list[RunningGuest]) -> None:
     pin(guests, frozenset({0}))
     for guest in guests:
         guest.cpu(0.4)
+    settle()
     answer = run_ok("kvm_vcpu_pin", pcpus="0-1", domains=NAMES[:3], exclude=[NAMES[0], "kvmsched-test-none*"])
     assert {move["domain"] for move in answer.moves} == {NAMES[1], NAMES[2]}
     assert answer.values["unmatched"] == ["kvmsched-test-none*"]

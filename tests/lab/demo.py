@@ -31,7 +31,7 @@ PREFIX = "kvmsched-demo-"
 MAXIMUM_MIB, STARVATION_MIB, WASTE_MIB = 512, 60, 120
 PIN = {"domains": [f"{PREFIX}*"], "interval": 3}
 MEMORY = {"domains": [f"{PREFIX}*"], "starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
-MODULES = {"kvm_vcpu_pin": PIN, "kvm_mem_balance": MEMORY}
+MODULES: dict[str, dict[str, Any]] = {"kvm_vcpu_pin": PIN, "kvm_mem_balance": MEMORY}
 MOST_PASSES = 6
 QUIET = 0.3  # a machine with less other load than that leaves only one good place for each guest
 BAR_WIDTH = 44
@@ -40,8 +40,15 @@ KIB = 1024
 
 
 def guest(name: str, cpu: float, current_mib: int, hold_mib: int, cache_mib: int = 0) -> Guest:
-    memory = {"memory_mib": MAXIMUM_MIB, "current_mib": current_mib, "hold_mib": hold_mib, "cache_mib": cache_mib}
-    return Guest(f"{PREFIX}{name}", cpu=[cpu], pin={0: "0"}, **memory)
+    return Guest(
+        f"{PREFIX}{name}",
+        cpu=[cpu],
+        pin={0: "0"},
+        memory_mib=MAXIMUM_MIB,
+        current_mib=current_mib,
+        hold_mib=hold_mib,
+        cache_mib=cache_mib,
+    )
 
 
 WEB = guest("web", 0.5, current_mib=320, hold_mib=150)
@@ -250,7 +257,7 @@ class Demo:
         self.others = max(self.others, self.show(lab))
         homes = {one: lab[one.name].affinity() for one in STORY}
         self.check(homes[WEB] != homes[DB], "the two busy guests are on different pCPUs", of_places=True)
-        self.check(homes[BATCH] != homes[LAZY], "so are the two quiet ones", of_places=True)
+        self.check(homes[BATCH] != homes[LAZY], "the two quiet guests are on different pCPUs", of_places=True)
         reports = {one: lab[one.name].report() for one in STORY}
         usable_mib = reports[BATCH].available_kib / KIB
         self.check(

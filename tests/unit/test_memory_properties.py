@@ -21,7 +21,7 @@ from kvmsched.units import Amount
 from memory_worlds import MIB, NOW_S, balloon, pair, record, reproduce, snapshot, uuid_of
 
 PROPERTY = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+    max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 

@@ -538,9 +538,10 @@ def _decode(wanted: Any, data: Any, where: str) -> Any:
 
 
 def _decode_union(choices: tuple[Any, ...], data: Any, where: str) -> Any:
-    if data is None and type(None) in choices:
+    nothing = type(None)
+    if data is None and nothing in choices:
         return None
-    classes = [choice for choice in choices if choice is not type(None)]
+    classes = [choice for choice in choices if choice is not nothing]
     if len(classes) > 1 and isinstance(data, dict):
         classes = [c for c in classes if getattr(c, "kind", None) == data.get("kind")] or classes
     return _decode(classes[0], data, where)

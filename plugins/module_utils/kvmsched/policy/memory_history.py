@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 
-@dataclass(frozen=True)
+# Not frozen, unlike all other data: a thousand are made in every pass, and freezing them costs a tenth of it.
+@dataclass
 class Seen:
     """One domain as the last pass saw it; fields named as in Balloon are the last reading, in KiB.
 

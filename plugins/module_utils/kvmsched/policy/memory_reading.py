@@ -26,7 +26,8 @@ STUCK_AFTER_S = 10
 STUCK_PROGRESS = 0.05
 STUCK_PAUSE_S = 120
 STUCK_PAUSE_MAX_S = 1800
-# The host keeps what a guest gave back: looked at again after this time.
+# The host keeps what a guest gave back: seen only where that is much, and looked at again after this time.
+FUTILE_LEAST_KIB = 256 * 1024
 FUTILE_PAUSE_S = 1800
 # A guest with little usable memory that reads this much back from swap, or from the files it runs, starves.
 SWAP_IN_KIB_PER_S = 1024
@@ -460,16 +461,22 @@ def _fell_back(balloon: Balloon, before: Union[Balloon, Seen]) -> bool:
 
 
 def _futile(balloon: Balloon, seen: Seen) -> bool:
-    """Whether the guest gave memory back and the host kept it, although nearly all of it was resident (decision 19)."""
-    if balloon.rss_kib is None or seen.rss_kib is None:
+    """Whether the guest gave memory back and the host kept it, although all of it was resident (decision 19).
+
+    rss holds QEMU's own memory too, so up to that much of the guest's may have been untouched: only a
+    give that is far larger proves anything.
+    """
+    if balloon.rss_kib is None or seen.rss_kib is None or seen.rss_kib < seen.actual_kib:
         return False
     given_kib = seen.actual_kib - balloon.actual_kib
-    resident = seen.rss_kib >= seen.actual_kib - given_kib // 4
-    return given_kib >= QEMU_OVERHEAD_KIB and resident and seen.rss_kib - balloon.rss_kib < given_kib // 4
+    return given_kib >= FUTILE_LEAST_KIB and seen.rss_kib - balloon.rss_kib < given_kib // 4
 
 
 def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason]:
-    """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too."""
+    """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too.
+
+    After its pause the request counts as gone: the domain is judged as any other, and asked anew.
+    """
     record = memory_record(guest.domain)
     if record is None or guest.pending_kib is None:
         return None
@@ -483,4 +490,6 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     if STUCK_AFTER_S <= age_s < pause_s:
         asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"
         return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; left alone for {pause_s:.0f} s"
+    if age_s >= pause_s:
+        guest.pending_kib = None
     return None

@@ -81,11 +81,14 @@ def _need(guest: Guest) -> Optional[Need]:
     if not guest.judged:
         return None
     limits, held_kib = guest.limits, guest.held_kib
-    floor_kib = max(0, min(limits.floor_kib, guest.ceiling_kib) - held_kib)
+    pressed = guest.starved or guest.swapping or guest.soon_starved
+    floor_kib = min(limits.floor_kib, guest.ceiling_kib) - held_kib
     if floor_kib <= BALLOON_TOLERANCE_KIB:
+        if not pressed:
+            return None
         floor_kib = 0
     survive_kib = comfort_kib = 0
-    if guest.starved or guest.swapping or guest.soon_starved:
+    if pressed:
         base_kib = held_kib + floor_kib
         survive_kib = max(0, min(guest.lower_kib, guest.ceiling_kib) - base_kib)
         target_kib = max(demand(guest), held_kib + limits.min_change_kib)

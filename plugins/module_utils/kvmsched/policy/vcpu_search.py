@@ -284,11 +284,11 @@ class _Search:
         need[source], need[target] = before
         return False
 
-    def _put(self, item: int, source: int, target: int) -> None:
+    def _put(self, item: int, old: int, new: int) -> None:
         load = self._problem.load[item]
-        self._on[source].remove((-load, item))
-        insort(self._on[target], (-load, item))
-        self._total[source] -= load
-        self._total[target] += load
-        self._where[item] = target
-        self._touched[item] = target != self._problem.now[item]
+        self._on[old].remove((-load, item))
+        insort(self._on[new], (-load, item))
+        self._total[old] -= load
+        self._total[new] += load
+        self._where[item] = new
+        self._touched[item] = new != self._problem.now[item]

@@ -1,0 +1,289 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single rules of the memory policy that no scenario file can tell: history, levels, funding, records of periods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Optional
+
+import pytest
+from kvmsched.config import MemoryPolicy, MemorySettings
+from kvmsched.model import (
+    BalloonMove,
+    Cell,
+    Domain,
+    MemoryPlan,
+    PeriodMove,
+    PeriodRecord,
+    Record,
+    Skip,
+    Snapshot,
+    Topology,
+)
+from kvmsched.policy import memory
+from kvmsched.policy.memory_history import MemoryHistory, Seen
+from kvmsched.policy.memory_reading import limits_of
+from kvmsched.policy.memory_supply import level_of
+from kvmsched.units import Amount
+from memory_worlds import (
+    HOST_UUID,
+    MIB,
+    NOW_S,
+    TICK_S,
+    decide,
+    domain,
+    moves,
+    pair,
+    record,
+    skips,
+    snapshot,
+    uuid_of,
+)
+
+RESERVE_1G = MemoryPolicy(host_reserve=Amount(kib=1024 * MIB))
+WASTEFUL: dict[str, Any] = {"actual": 4096, "unused": 2000, "usable": 2500}
+STARVED: dict[str, Any] = {"actual": 2048, "maximum": 4096, "unused": 20, "usable": 96}
+
+
+def seen(**values: Any) -> MemoryHistory:
+    """A history in which the domain ``db`` was seen a tick ago."""
+    return MemoryHistory(domains={uuid_of("db"): Seen(**{"last_update_s": int(NOW_S) - 6, **values})})
+
+
+# ---------------------------------------------------------------- one sample, two, and history
+
+
+def test_one_sample_proves_no_rest_so_nobody_is_shrunk() -> None:
+    now = snapshot([domain("web", **WASTEFUL), domain("db", **STARVED)])
+    plan, _history = memory.decide([now], MemoryPolicy())
+    assert moves(plan) == {"db": 129}
+    assert skips(plan) == {"web": "settling"}
+
+
+def test_history_is_as_good_as_a_first_sample() -> None:
+    now = snapshot([domain("db", **WASTEFUL)])
+    plan, _history = memory.decide([now], MemoryPolicy(), seen(actual_kib=4096 * MIB))
+    assert moves(plan) == {"db": -1000}
+
+
+def test_two_samples_of_the_same_reading_prove_nothing() -> None:
+    now = snapshot([domain("web", **WASTEFUL)])
+    plan, _history = memory.decide([now, now], MemoryPolicy())
+    assert skips(plan) == {"web": "settling"}
+
+
+def test_a_give_that_arrived_before_the_reading_is_rest() -> None:
+    """Else a domain that is given memory pass after pass could never be judged."""
+    given = domain("db", 3000, 4096, unused=1000, usable=1200, record=record(1024, 2000, 3000, age_s=4))
+    now = snapshot([given])
+    before, _now = pair(now)
+    balloon = replace(before.domains[0].balloon, actual_kib=2000 * MIB)
+    older = replace(before, domains=(replace(given, balloon=balloon),))
+    assert moves(memory.decide([older, now], MemoryPolicy())[0]) == {"db": -500}
+
+
+def test_a_rise_is_measured_from_the_last_known_use() -> None:
+    """Passes in which the domain was settling do not hide how fast its demand rose."""
+    now = snapshot([domain("db", 4000, 8192, unused=50, usable=250)])
+    history = seen(actual_kib=4000 * MIB, used_kib=3250 * MIB, used_s=int(NOW_S) - 11)
+    plan, _history = memory.decide([now], MemoryPolicy(), history)
+    # 500M in 10 s, for the 5 s between readings and the age of this one: 300M
+    assert "rising by 300M" in plan.moves[0].reason
+    assert moves(plan) == {"db": 3750 + 300 + 225 - 4000}
+
+
+# ---------------------------------------------------------------- back-off and hysteresis
+
+
+def stuck_at(age_s: int, times: int, asked_s: Optional[int] = None) -> MemoryPlan:
+    asked = domain("db", record=record(4096, 4096, 3096, age_s), **WASTEFUL)
+    history = seen(actual_kib=4096 * MIB, stuck_times=times, stuck_asked_s=asked_s or int(NOW_S) - age_s)
+    return memory.decide(pair(snapshot([asked])), MemoryPolicy(), history)[0]
+
+
+@pytest.mark.parametrize(("times", "pause_s"), [(1, 120), (2, 240), (3, 480), (9, 1800)])
+def test_a_stuck_balloon_is_left_alone_twice_as_long_each_time(times: int, pause_s: int) -> None:
+    assert skips(stuck_at(pause_s - 1, times)) == {"db": "stuck"}
+    assert moves(stuck_at(pause_s, times)) == {"db": -1000}, "asked anew"
+
+
+def test_ignored_requests_are_counted_and_forgotten() -> None:
+    history: Optional[MemoryHistory] = None
+    asked = domain("db", record=record(4096, 4096, 3096, 60), **WASTEFUL)
+    for _turn in range(2):
+        history = memory.decide(pair(snapshot([asked])), MemoryPolicy(), history)[1]
+    assert history is not None and history.domains[asked.uuid].stuck_times == 1, "one request, however often seen"
+    followed = domain("db", record=record(4096, 4096, 3096, 6), **{**WASTEFUL, "actual": 3096})
+    now = snapshot([replace(followed, balloon=replace(followed.balloon, last_update_s=int(NOW_S)))])
+    assert memory.decide(pair(now), MemoryPolicy(), history)[1].domains[asked.uuid].stuck_times == 0
+
+
+def test_levels_are_left_only_above_their_entry() -> None:
+    reserve = 1000
+    assert [level_of(kib, reserve, 0, "ok") for kib in (1000, 999, 499, 249)] == ["ok", "soft", "hard", "low"]
+    assert level_of(1050, reserve, 0, "soft") == "soft"
+    assert level_of(1100, reserve, 0, "soft") == "ok"
+    assert level_of(520, reserve, 0, "hard") == "hard"
+    assert level_of(520, reserve, 0, "soft") == "soft"
+    assert level_of(9999, reserve, 11, "ok") == "low"
+    assert level_of(9999, reserve, 7, "low") == "low"
+    assert level_of(9999, reserve, 4, "low") == "ok"
+    assert level_of(0, 0, 0, "ok") == "ok", "no reserve, no level"
+
+
+def test_the_level_is_remembered() -> None:
+    tight = snapshot([domain("web", **WASTEFUL)], available=1000)
+    history = memory.decide(pair(tight), RESERVE_1G)[1]
+    assert history.level == "soft"
+    easier = snapshot([domain("web", **WASTEFUL)], available=1100)
+    assert memory.decide(pair(easier), RESERVE_1G, history)[1].level == "soft"
+
+
+def test_a_domain_that_turned_often_rests() -> None:
+    turned = seen(actual_kib=4096 * MIB, direction=1, moved_s=NOW_S - 20, reversals=2)
+    now = snapshot([domain("db", **WASTEFUL)])
+    assert skips(memory.decide([now], MemoryPolicy(), turned)[0]) == {"db": "resting"}
+    needed = snapshot([domain("db", **WASTEFUL)], available=1000)
+    plan = memory.decide([needed], RESERVE_1G, turned)[0]
+    assert moves(plan) == {"db": -126}, "need takes it all the same: the reserve and a tenth, less what is there"
+
+
+def test_a_reboot_is_remembered_for_its_grace() -> None:
+    history = memory.decide(pair(snapshot([domain("db", swap_in=0, **WASTEFUL)])), MemoryPolicy())[1]
+    rebooted = seen(actual_kib=4096 * MIB, swap_in_kib=9000)
+    plan, history = memory.decide([snapshot([domain("db", swap_in=0, **WASTEFUL)])], MemoryPolicy(), rebooted)
+    assert skips(plan) == {"db": "booting"}
+    assert history.domains[uuid_of("db")].booted_s == NOW_S
+
+
+# ---------------------------------------------------------------- supply
+
+
+def test_a_domain_that_could_not_be_observed_counts_as_last_seen() -> None:
+    lost = Skip("lost", uuid_of("lost"), "hung", "its monitor does not answer")
+    now = snapshot([domain("db", **STARVED)], available=2048, skips=(lost,))
+    history = MemoryHistory(domains={lost.uuid: Seen(1, 4096 * MIB, at_risk_kib=924 * MIB)})
+    plan, after = memory.decide(pair(now), RESERVE_1G, history)
+    assert moves(plan) == {"db": 100}
+    assert after.domains[lost.uuid].at_risk_kib == 924 * MIB
+
+
+def test_unknown_host_memory_gives_nothing_and_says_so() -> None:
+    now = snapshot([domain("db", **STARVED), domain("web", **WASTEFUL)])
+    plan = decide(replace(now, host=replace(now.host, memory=None)), MemoryPolicy())
+    assert moves(plan) == {"web": -1000}
+    assert plan.supply_kib is None and "not known" in plan.warnings[0]
+
+
+def test_a_strict_numatune_is_limited_by_its_cells() -> None:
+    now = snapshot([domain("db", cells=frozenset({1}), **STARVED)])
+    cells = (Cell(0, free_kib=9999 * MIB), Cell(1, free_kib=100 * MIB))
+    plan = decide(replace(now, host=replace(now.host, topology=Topology((), cells))), MemoryPolicy())
+    assert moves(plan) == {"db": 100}
+
+
+def test_the_least_change_never_keeps_a_big_guest_wasteful() -> None:
+    """2 % of 64 GiB is more than the whole band between size thresholds."""
+    limits = limits_of(MemorySettings(), MemoryPolicy(), 65536 * MIB)
+    assert limits.min_change_kib == 75 * MIB
+    assert limits_of(MemorySettings(), MemoryPolicy(), 512 * MIB).min_change_kib == 16 * MIB
+    assert limits_of(MemorySettings(), MemoryPolicy(strategy="pairwise"), 512 * MIB).min_change_kib == 8 * MIB
+
+
+# ---------------------------------------------------------------- funding
+
+
+def funded(plan: MemoryPlan, planned: Snapshot, now: Snapshot) -> dict[str, int]:
+    return {m.domain: (m.after_kib - m.before_kib) // MIB for m in memory.fund(plan, RESERVE_1G, planned, now)}
+
+
+def test_funding_again_after_the_records_were_written_pays_only_the_rest() -> None:
+    starved = domain("db", **STARVED)
+    planned = snapshot([starved], available=1104)
+    plan = MemoryPlan(*[decide(planned, RESERVE_1G).before] * 2, moves=(_give(starved, 129),))
+    first = memory.fund(plan, RESERVE_1G, planned, planned)
+    assert [move.after_kib - move.before_kib for move in first] == [80 * MIB]
+    written = replace(starved, record=record(2048, 2048, 2128, age_s=0))
+    assert funded(plan, replace(planned, domains=(written,)), planned) == {}, "80M are promised already"
+    more = replace(planned, domains=(written,))
+    richer = snapshot([starved], available=1304)
+    assert funded(plan, more, richer) == {"db": 129}
+
+
+def _give(starved: Domain, mib: int) -> BalloonMove:
+    assert starved.balloon is not None
+    kib = starved.balloon.actual_kib
+    return BalloonMove(starved.name, starved.uuid, kib, kib + mib * MIB, "usable 96M < 150M")
+
+
+def test_a_domain_that_went_away_gets_nothing() -> None:
+    planned = snapshot([domain("db", **STARVED), domain("web", **WASTEFUL)])
+    plan = decide(planned, RESERVE_1G)
+    assert funded(plan, planned, replace(planned, domains=planned.domains[1:])) == {}
+
+
+def test_what_a_guest_took_by_itself_is_not_given_again() -> None:
+    planned = snapshot([domain("db", **STARVED)])
+    plan = decide(planned, RESERVE_1G)
+    grown = replace(planned, domains=(domain("db", **{**STARVED, "actual": 2148}),))
+    assert [m.after_kib // MIB for m in memory.fund(plan, RESERVE_1G, planned, grown)] == [2177]
+
+
+def test_a_bare_second_look_is_enough() -> None:
+    """The re-read may lack records, owners and what the XML tells."""
+    planned = snapshot([domain("db", inhibitors=(), limit=2200, **STARVED)])
+    plan = decide(planned, RESERVE_1G)
+    bare = replace(planned, domains=(domain("db", **STARVED),))
+    assert funded(plan, planned, bare) == {"db": 88}
+
+
+# ---------------------------------------------------------------- statistics periods
+
+
+def with_period(current_s: int, original_s: int, intended_s: int, **more: Any) -> Domain:
+    part = PeriodRecord(original_s, original_s, intended_s, int(NOW_S) - 60)
+    old = more.pop("record", None) or Record(HOST_UUID, 1)
+    return domain("db", period_s=current_s, record=replace(old, period=part), **{**WASTEFUL, **more})
+
+
+def periods(plan: MemoryPlan) -> dict[str, int]:
+    return {move.domain: move.after_s for move in plan.moves if isinstance(move, PeriodMove)}
+
+
+def test_release_puts_the_period_back_last() -> None:
+    now = snapshot([with_period(TICK_S, 0, TICK_S, record=record(5120, 5120, 4096), maximum=8192)])
+    plan = memory.release(pair(now), MemoryPolicy())[0]
+    assert moves(plan) == {"db": 1024} and isinstance(plan.moves[-1], PeriodMove)
+    assert periods(plan) == {"db": 0} and plan.not_restored == ()
+
+
+def test_release_keeps_the_period_while_memory_is_away() -> None:
+    away = with_period(TICK_S, 0, TICK_S, record=record(5120, 5120, 4096), maximum=8192)
+    plan = memory.release(pair(snapshot([away], available=1500)), RESERVE_1G)[0]
+    assert periods(plan) == {} and "missing" in plan.not_restored[0]
+
+
+def test_a_period_that_somebody_changed_is_left() -> None:
+    assert periods(memory.release(pair(snapshot([with_period(7, 0, 5)])), MemoryPolicy())[0]) == {}
+    plan = decide(snapshot([with_period(0, 0, 5)]), MemoryPolicy())
+    assert periods(plan) == {} and "set to 0 by somebody" in plan.skips[0].reason
+
+
+def test_release_of_what_cannot_be_judged_only_grows() -> None:
+    """Settings that contradict each other say nothing of how far a domain may shrink."""
+    odd = MemoryPolicy(settings=MemorySettings(starvation=Amount(kib=400 * MIB)))
+    down = domain("down", record=record(2048, 2048, 4096), **WASTEFUL)
+    up = domain("up", 1024, 4096, unused=0, usable=0, record=record(4096, 4096, 1024))
+    plan = memory.release(pair(snapshot([down, up])), odd)[0]
+    assert moves(plan) == {"up": 3072}
+    assert [line.partition(":")[0] for line in plan.not_restored] == ["down"]
+
+
+def test_every_reason_is_one_line() -> None:
+    now = snapshot([domain("db", **STARVED), domain("web", **WASTEFUL), domain("off", 100, state="paused")])
+    plan = decide(now, MemoryPolicy())
+    lines = [part.reason for part in (*plan.moves, *plan.skips, *plan.unmet)]
+    assert lines and all(line and "\n" not in line for line in lines)
+    assert str(plan.moves[0]) == "web: 4096M -> 3096M"

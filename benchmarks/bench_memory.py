@@ -46,8 +46,8 @@ from memory_peers import PEERS, RESERVE
 from memory_simulator import GIB, SCENARIOS, Figures, Guest, Host, Scenario
 
 MIB = 1024
-TUNED = (("steady", "spike", "ramp"), (1, 2))
-REPORTED = (tuple(scenario.name for scenario in SCENARIOS), (101, 102, 103))
+TUNED = (("steady", "spike", "antiphase", "mixed"), (1, 2, 3, 101))
+REPORTED = (tuple(scenario.name for scenario in SCENARIOS), (201, 202, 203))
 EPOCH_S = 1_000_000
 
 
@@ -175,7 +175,7 @@ def quality(
 
 # ---------------------------------------------------------------- what the parts are worth
 
-PARTS = ("spike", "antiphase", "stuck")
+PARTS = ("spike", "antiphase", "slow")
 
 
 @contextlib.contextmanager

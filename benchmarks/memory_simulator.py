@@ -42,6 +42,7 @@ class Guest:
     actual: float = 4.5 * GIB
     cache_limit: float = 1 * GIB
     weight: float = 1.0
+    inflate: float = INFLATE
     stuck: bool = False
     silent_from_s: Optional[int] = None
     target: float = 0
@@ -110,7 +111,7 @@ class Guest:
 
     def _balloon(self) -> None:
         if not self.stuck:
-            self.actual += max(-INFLATE, min(DEFLATE, self.target - self.actual))
+            self.actual += max(-self.inflate, min(DEFLATE, self.target - self.actual))
 
     def read(self, now_s: int) -> None:
         if self.silent_from_s is None or now_s < self.silent_from_s:
@@ -286,10 +287,16 @@ def antiphase_host(rng: random.Random) -> Host:
 
 
 def stuck_host(rng: random.Random) -> Host:
-    """One idle guest does not follow its balloon, while another ramps up."""
+    """A full host: one idle guest does not follow its balloon, while another guest ramps up."""
     idle = _idle(rng, 5, 1, actual=5 * GIB)
     idle[0].stuck = True
     return Host([Guest("hog", ramp(rng.uniform(900, 1100), 7000, 300, 60), actual=2.5 * GIB), *idle])
+
+
+def slow_host(rng: random.Random) -> Host:
+    """As before, but all balloons are slow: what is taken arrives long after it was asked for."""
+    idle = _idle(rng, 5, 1, actual=5 * GIB, inflate=40)
+    return Host([Guest("hog", ramp(rng.uniform(900, 1100), 5500, 60, 60), actual=2.5 * GIB), *idle])
 
 
 def stale_host(rng: random.Random) -> Host:
@@ -321,6 +328,7 @@ SCENARIOS = (
     Scenario("late", late_host, 900, short=True),
     Scenario("antiphase", antiphase_host, 900),
     Scenario("stuck", stuck_host, 700, watch="hog", peak_s=360),
+    Scenario("slow", slow_host, 400, watch="hog", peak_s=120),
     Scenario("stale", stale_host, 700),
     Scenario("mixed", mixed_host, 900),
 )

@@ -151,8 +151,8 @@ def run_vcpu(module: AnsibleModule) -> None:
     except passes.PassError as error:
         _fail(module, str(error))
     plan = result.plan
-    names = ("moves_bound", "target_pct", "placed", "trigger", "note")
-    _finish(module, result, {name: getattr(plan, name) for name in names})
+    more = ("moves_bound", "target_pct", "placed", "trigger", "note")
+    _finish(module, result, {name: getattr(plan, name) for name in more})
 
 
 def run_info(module: AnsibleModule) -> None:
@@ -280,8 +280,8 @@ def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
     if "host" not in subsets:
         host.pop("memory")
     if "topology" not in subsets:
-        host.pop("topology")
-        host.pop("busy_ns")
+        for key in ("topology", "busy_ns", "bound_ns"):
+            host.pop(key)
     if "host" not in subsets and "topology" not in subsets:
         snapshot.pop("host")
     for domain in snapshot["domains"]:

@@ -148,6 +148,13 @@ snapshot:
           returned: O(subsets) holds V(topology)
           type: dict
           sample: {"0": 81234567890123}
+        bound_ns:
+          description:
+            - For each pCPU, the part of RV(snapshot.host.busy_ns) that could run nowhere else, which is interrupts and
+              processes that are confined to that pCPU. V(null) if it is not known.
+          returned: O(subsets) holds V(topology)
+          type: dict
+          sample: {"0": 1234567890}
     domains:
       description: The running domains that O(domains) and O(exclude) select.
       returned: O(subsets) holds V(vcpus) or V(memory)

@@ -100,7 +100,9 @@ def run_memory(
             if release:
                 _strike_restored(work, policy.selection.matches, memory=True, pins=False)
             watch.lap("apply")
-        return _result(how, samples[-1], plan, work, watch)
+        result = _result(how, samples[-1], plan, work, watch)
+        unwatched = _unwatched(result) if history is None and not release else ()
+        return replace(result, warnings=(*result.warnings, *unwatched))
 
 
 def run_vcpu(
@@ -292,6 +294,18 @@ def _strike_restored(work: _Work, selected: Callable[[Domain], bool], *, memory:
         if left is not None and ((memory and (left.memory or left.period)) or (pins and left.pins)):
             work.not_restored.append(domain.name)
     work.write(change for change in changes if change.record != change.domain.record)
+
+
+def _unwatched(result: Result[MemoryPlan]) -> Iterable[str]:
+    """Say which guests a single pass leaves slim: without autodeflate only a next pass helps them (decision 23)."""
+    taken = {m.uuid for m in result.outcome.moves if isinstance(m, BalloonMove) and not m.gives}
+    domains = [d for d in result.snapshot.domains if d.uuid in taken and d.balloon and not d.balloon.autodeflate]
+    if domains:
+        names = ", ".join(domain.name for domain in domains[:3]) + (", ..." if len(domains) > 3 else "")
+        yield (
+            f"memory was taken from {len(domains)} domains without autodeflate ({names}):"
+            " if they need it again, only another pass gives it back"
+        )
 
 
 # ---------------------------------------------------------------- around a pass

@@ -65,10 +65,10 @@ def fair(
     needy = {need.guest.uuid for need in needs}
     donors = [_donor(guest, host) for guest in guests if guest.shrinkable and guest.uuid not in needy]
     draft = Draft(needs=needs)
-    if policy.reclaim == "eager":
-        for donor in donors:
-            if donor.guest.wasteful:
-                _reclaim(donor, draft, seen.get(donor.guest.uuid), wall_s)
+    for donor in donors:
+        _cap(donor)
+        if policy.reclaim == "eager" and donor.guest.wasteful:
+            _reclaim(donor, draft, seen.get(donor.guest.uuid), wall_s)
     collect(donors, needs, host, policy)
     draft.takes = [_take(donor) for donor in donors if donor.taken_kib or donor.cached_kib]
     draft.notes += [_grow_only(guest) for guest in guests if _kept_by_mode(guest)]
@@ -123,6 +123,13 @@ def _donor(guest: Guest, host: HostState) -> Donor:
     if host.tight:
         return Donor(guest, surplus_kib, max(0, guest.actual_kib - guest.lower_kib - surplus_kib))
     return Donor(guest, surplus_kib, max(0, movable_kib // 2 - surplus_kib))
+
+
+def _cap(donor: Donor) -> None:
+    """Mark what *donor* holds above its ceiling to be taken, as far as it can do without."""
+    kib = min(donor.guest.actual_kib - donor.guest.limits.ceiling_kib, donor.surplus_kib)
+    if kib >= donor.guest.limits.min_change_kib:
+        donor.taken_kib = kib
 
 
 def _reclaim(donor: Donor, draft: Draft, seen: Optional[Seen], wall_s: float) -> None:
@@ -224,7 +231,8 @@ def _take(donor: Donor) -> Take:
     if donor.taken_kib:
         if guest.actual_kib > guest.limits.ceiling_kib:
             whys.append(f"above its ceiling {mib(guest.limits.ceiling_kib)}")
-        whys.append(f"unused {mib(guest.unused_kib)}, {mib(donor.taken_kib)} of it serves nothing")
+        else:
+            whys.append(f"unused {mib(guest.unused_kib)}, {mib(donor.taken_kib)} of it serves nothing")
     if donor.cached_kib:
         whys.append(f"{mib(donor.cached_kib)} of its cache is needed more elsewhere, weight {guest.limits.weight:g}")
     whys.append(f"used {mib(guest.used_kib)}, usable {mib(guest.usable_kib)}")

@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test check unit types lint sanity docs integration build bench-memory bench-vcpu prepare clean
+.PHONY: help demo test check unit types lint sanity docs integration faults build bench-memory bench-vcpu prepare clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -52,6 +52,10 @@ docs: prepare ## Run ansible-lint, and check documentation and change log
 integration: prepare ## Run the tests on test:/// and on real guests (root)
 	@echo "== integration tests"
 	@pytest tests/integration $(ARGS)
+
+faults: prepare ## Break QEMUs, guests and passes at chosen instants (root)
+	@echo "== faults"
+	@pytest tests/faults $(ARGS)
 
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build

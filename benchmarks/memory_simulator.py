@@ -296,7 +296,7 @@ def stuck_host(rng: random.Random) -> Host:
 def slow_host(rng: random.Random) -> Host:
     """As before, but all balloons are slow: what is taken arrives long after it was asked for."""
     idle = _idle(rng, 5, 1, actual=5 * GIB, inflate=40)
-    return Host([Guest("hog", ramp(rng.uniform(900, 1100), 5500, 60, 60), actual=2.5 * GIB), *idle])
+    return Host([Guest("hog", ramp(rng.uniform(900, 1100), 5500, 10, 40), actual=2.5 * GIB), *idle])
 
 
 def stale_host(rng: random.Random) -> Host:
@@ -328,7 +328,7 @@ SCENARIOS = (
     Scenario("late", late_host, 900, short=True),
     Scenario("antiphase", antiphase_host, 900),
     Scenario("stuck", stuck_host, 700, watch="hog", peak_s=360),
-    Scenario("slow", slow_host, 400, watch="hog", peak_s=120),
+    Scenario("slow", slow_host, 400, watch="hog", peak_s=50),
     Scenario("stale", stale_host, 700),
     Scenario("mixed", mixed_host, 900),
 )

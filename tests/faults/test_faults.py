@@ -5,7 +5,7 @@
 
 After each fault: the pass ended by itself, while the fault still stood; nobody died whom the test did
 not kill; no balloon is under its floor and no pin outside its set; the healthy domains were served;
-and ``released`` brings everyone back to where it was. docs/reliability.md is the table of these.
+and ``released`` brings everyone back to where it was.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def test_stopped_qemus_cost_only_their_own_turn(
     assert_invariants(guests)
     if resource == "memory":
         assert moved(result) >= {guest.name for guest in healthy}, result
-    for guest in sick:
-        assert guest.name in told(result) | moved(result), guest.name
+        for guest in sick:
+            assert guest.name in told(result) | moved(result), guest.name
 
 
 @pytest.mark.parametrize("resource", RESOURCES)

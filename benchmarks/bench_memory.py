@@ -60,12 +60,11 @@ class Ours:
         reclaim: str = "eager",
         period_s: int = 5,
         stats_s: int = 5,
-        two_phases: bool = True,
         at_once: bool = True,
         remembers: bool = True,
     ) -> None:
         self.name, self.period_s, self.stats_s = name, period_s, stats_s
-        self.two_phases, self.at_once, self.remembers = two_phases, at_once, remembers
+        self.at_once, self.remembers = at_once, remembers
         self.policy = MemoryPolicy(reclaim=reclaim)
         self.history: Optional[memory.MemoryHistory] = None
         self.before: Optional[Snapshot] = None
@@ -88,9 +87,6 @@ class Ours:
         self.before, self.waiting = now, None
         takes = [move for move in plan.moves if isinstance(move, BalloonMove) and not move.gives]
         self.send(host, takes)
-        if not self.two_phases:
-            self.send(host, [move for move in plan.moves if isinstance(move, BalloonMove) and move.gives])
-            return
         # What is payable before anything arrived goes out at once, the rest when it did.
         if self.at_once or not takes:
             self.give(host, plan, now)
@@ -175,7 +171,7 @@ def quality(
 
 # ---------------------------------------------------------------- what the parts are worth
 
-PARTS = ("spike", "antiphase", "slow")
+PARTS = ("spike", "antiphase")
 
 
 @contextlib.contextmanager
@@ -190,7 +186,11 @@ def without(module: Any, name: str, replacement: Any) -> Iterator[None]:
 
 
 def parts(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Ours, eager, with one thing changed: its timing, or a part left out."""
+    """Ours, eager, with one thing changed: its timing, or a part left out.
+
+    What two phases, freshness, the reserve and stuck detection are worth is told by tests that fail
+    without them (tests/unit/test_memory_passes.py).
+    """
     rows = []
     for name, more in (
         ("as it is", {}),
@@ -198,14 +198,12 @@ def parts(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
         ("a pass every 2 s", {"period_s": 2, "stats_s": 2}),
         ("a pass every 10 s", {"period_s": 10}),
         ("no history", {"remembers": False}),
-        ("one phase", {"two_phases": False}),
         ("gives wait for all takes", {"at_once": False}),
     ):
         rows += quality(PARTS, seeds, iter([functools.partial(Ours, name, **more)]))
     for name, module, part, replacement in (
         ("demand's rise ignored", memory_reading.Reader, "_rise", lambda self, guest, sample, seen: 0),
         ("promises not counted", memory_supply, "at_risk", lambda domain, guest: 0),
-        ("no stuck detection", memory_reading, "_stuck", lambda guest, seen, wall_s: None),
     ):
         with without(module, part, replacement):
             rows += quality(PARTS, seeds, iter([functools.partial(Ours, name)]))

@@ -67,9 +67,12 @@ class Guest:
 
     ``held_kib`` is what it has or was promised: actual, or a higher target that it has not reached.
     ``pending_kib`` is a target not reached yet. ``ceiling_kib`` is how far it may grow,
-    ``hard_ceiling_kib`` how far it could if nobody had set it a ceiling. ``lower_kib`` is L, below which no target goes
-    (decision 1), ``soft_kib`` the same with a cushion and the recent rise. ``judged``: demand is
-    known and no skip stands in the way; ``settled``: known well enough to take from it.
+    ``hard_ceiling_kib`` how far it could if nobody had set it a ceiling. ``lower_kib`` is L, below
+    which no target goes (decision 1), ``soft_kib`` the same with a cushion and the coming rise.
+    ``rise_kib`` is what it will use more by the next pass, ``hidden_kib`` what it swapped out since
+    the last reading. ``judged``: demand is known and no skip stands in the way; ``settled``: known
+    well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``futile``:
+    the host keeps what it gives back.
     """
 
     domain: Domain

@@ -227,7 +227,7 @@ def _releases(module: AnsibleModule) -> bool:
 _SHOWN_SKIPS = 20
 
 
-def _finish(module: AnsibleModule, result: passes.Result[Any], more: dict[str, Any]) -> None:
+def _finish(module: AnsibleModule, result: passes.Result[Any, Any], more: dict[str, Any]) -> None:
     plan, outcome = result.plan, result.outcome
     moves = plan.moves if module.check_mode else outcome.moves
     values = {
@@ -261,7 +261,7 @@ def _diff(moves: Iterable[model.Move]) -> dict[str, str]:
     }
 
 
-def _summary(module: AnsibleModule, result: passes.Result[Any], moves: int) -> str:
+def _summary(module: AnsibleModule, result: passes.Result[Any, Any], moves: int) -> str:
     if not result.snapshot.domains:
         return f"no running domain on {result.snapshot.host.name}, nothing to do"
     verb = "would make" if module.check_mode else "made"

@@ -53,11 +53,12 @@ class Conduct:
 
 
 P = TypeVar("P", MemoryPlan, VcpuPlan)
+H = TypeVar("H", memory.MemoryHistory, vcpu.VcpuHistory)
 
 
 @dataclass(frozen=True)
-class Result(Generic[P]):
-    """What a pass planned and what came of it.
+class Result(Generic[P, H]):
+    """What a pass planned and what came of it; ``history`` is what the next pass should be handed.
 
     ``timings_s`` is seconds by phase, waiting for samples included in observe; ``failed`` is why the
     pass as a whole failed (decision 9), though single moves may have been made.
@@ -65,6 +66,7 @@ class Result(Generic[P]):
 
     snapshot: Snapshot
     plan: P
+    history: H
     outcome: Outcome
     timings_s: dict[str, float]
     not_restored: tuple[str, ...] = ()
@@ -85,13 +87,13 @@ def run_memory(
     policy: MemoryPolicy,
     release: bool = False,
     history: Optional[memory.MemoryHistory] = None,
-) -> Result[MemoryPlan]:
+) -> Result[MemoryPlan, memory.MemoryHistory]:
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
     with _session(how, "memory") as (host, watch):
         samples = _sample_memory(host)
         watch.lap("observe")
         judge = memory.release if release else memory.decide
-        plan, _history = judge(samples, policy, history)
+        plan, learnt = judge(samples, policy, history)
         watch.lap("decide")
         work = _Work(host, samples[-1])
         if not how.check:
@@ -100,7 +102,7 @@ def run_memory(
             if release:
                 _strike_restored(work, policy.selection.matches, memory=True, pins=False)
             watch.lap("apply")
-        result = _result(how, samples[-1], plan, work, watch)
+        result = _result(how, samples[-1], plan, learnt, work, watch)
         unwatched = _unwatched(result) if history is None and not release else ()
         return replace(result, warnings=(*result.warnings, *unwatched))
 
@@ -110,13 +112,13 @@ def run_vcpu(
     policy: VcpuPolicy,
     release: bool = False,
     history: Optional[vcpu.VcpuHistory] = None,
-) -> Result[VcpuPlan]:
+) -> Result[VcpuPlan, vcpu.VcpuHistory]:
     """Balance (or *release*) the pins of one host's vCPUs, once, by their load over the interval. Raises PassError."""
     with _session(how, "vcpus") as (host, watch):
         samples = [host.observe()] if release else _sample_load(host, policy.interval_s)
         watch.lap("observe")
         judge = vcpu.release if release else vcpu.decide
-        plan, _history = judge(samples, policy, history)
+        plan, learnt = judge(samples, policy, history)
         watch.lap("decide")
         work = _Work(host, samples[-1])
         if not how.check:
@@ -125,7 +127,7 @@ def run_vcpu(
             if release:
                 _strike_restored(work, policy.selection.matches, memory=False, pins=True)
             watch.lap("apply")
-        return _result(how, samples[-1], plan, work, watch)
+        return _result(how, samples[-1], plan, learnt, work, watch)
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
@@ -296,7 +298,7 @@ def _strike_restored(work: _Work, selected: Callable[[Domain], bool], *, memory:
     work.write(change for change in changes if change.record != change.domain.record)
 
 
-def _unwatched(result: Result[MemoryPlan]) -> Iterable[str]:
+def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str]:
     """Say which guests a single pass leaves slim: without autodeflate only a next pass helps them (decision 23)."""
     taken = {m.uuid for m in result.outcome.moves if isinstance(m, BalloonMove) and not m.gives}
     domains = [d for d in result.snapshot.domains if d.uuid in taken and d.balloon and not d.balloon.autodeflate]
@@ -341,7 +343,7 @@ def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
         host.close()
 
 
-def _result(how: Conduct, snapshot: Snapshot, plan: P, work: _Work, watch: _Watch) -> Result[P]:
+def _result(how: Conduct, snapshot: Snapshot, plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
     outcome = Outcome(tuple(work.moves), tuple(work.failures))
     warnings = list(plan.warnings)
     if outcome.failures:
@@ -354,6 +356,5 @@ def _result(how: Conduct, snapshot: Snapshot, plan: P, work: _Work, watch: _Watc
         failed = f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
     elif work.not_restored or (how.check and plan.not_restored):
         failed = "not all could be restored, run it again: " + "; ".join(plan.not_restored or work.not_restored)
-    return Result(
-        snapshot, plan, outcome, watch.laps_s, tuple(work.not_restored or plan.not_restored), tuple(warnings), failed
-    )
+    left = tuple(work.not_restored or plan.not_restored)
+    return Result(snapshot, plan, history, outcome, watch.laps_s, left, tuple(warnings), failed)

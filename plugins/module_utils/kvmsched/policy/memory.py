@@ -94,7 +94,6 @@ def fund(plan: MemoryPlan, policy: MemoryPolicy, planned: Snapshot, now: Snapsho
     current = replace(now, domains=_updated(planned, now, {move.uuid for move in balloons if not move.gives}))
     reader = Reader((planned, current), policy, MemoryHistory())
     domains = {domain.uuid: domain for domain in current.domains}
-    host = host_state(current, policy, sum(at_risk(domain, None) for domain in current.domains), "ok")
     free, claims = [], []
     for move in balloons:
         guest = reader.read(domains[move.uuid], release=True) if move.gives and move.uuid in domains else None
@@ -104,6 +103,8 @@ def fund(plan: MemoryPlan, policy: MemoryPolicy, planned: Snapshot, now: Snapsho
             free.append(move)
         else:
             claims.append((move, _claim(guest, move)))
+    in_need = [need.guest for _move, need in claims if need.guest.starved or need.guest.dying]
+    host = host_state(current, policy, {uuid: at_risk(domain, None) for uuid, domain in domains.items()}, in_need, "ok")
     return (*free, *_pay(claims, host))
 
 
@@ -131,7 +132,8 @@ class _Scene:
         self.guests = by_uuid(guests)
         self._by_uuid = {guest.uuid: guest for guest in self.guests}
         self._risks = risks(self.now, self._by_uuid, history.domains)
-        self.host = host_state(self.now, policy, sum(self._risks.values()), history.level)
+        in_need = (guest for guest in self.guests if guest.starved or guest.dying)
+        self.host = host_state(self.now, policy, self._risks, in_need, history.level)
 
     def plan(self, draft: Draft, moves: Sequence[Move]) -> MemoryPlan:
         after_kib = {move.uuid: move.after_kib for move in moves if isinstance(move, BalloonMove)}

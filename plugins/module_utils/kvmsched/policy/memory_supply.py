@@ -27,13 +27,15 @@ class HostState:
     """The host as this pass sees it, in KiB; ``supply_kib`` may be negative, and is None where memory is not known.
 
     ``short_kib`` is what is missing to the reserve, ``pool_kib`` what ``reclaim: lazy`` keeps ready
-    above it for sudden need, ``at_risk_kib`` what domains may still touch of what they were promised.
+    above it for sudden need, ``at_risk_kib`` what domains may still touch of what they were promised,
+    ``claimed_kib`` the part of that which domains in need will touch for certain.
     """
 
     level: str
     available_kib: Optional[int]
     reserve_kib: Optional[int]
     at_risk_kib: int
+    claimed_kib: int
     supply_kib: Optional[int]
     short_kib: int
     pool_kib: int
@@ -45,15 +47,19 @@ class HostState:
 
     @property
     def credit_kib(self) -> int:
-        """What is really free now, whatever was promised to others (decision 19)."""
-        return max(0, (self.available_kib or 0) - (self.reserve_kib or 0))
+        """What is really free now, whatever was promised to those who are not in need (decision 19)."""
+        return max(0, (self.available_kib or 0) - (self.reserve_kib or 0) - self.claimed_kib)
 
 
-def host_state(snapshot: Snapshot, policy: MemoryPolicy, at_risk_kib: int, level_before: str) -> HostState:
-    """The host's supply (decision 19) and level, where *at_risk_kib* is the sum over its domains."""
+def host_state(
+    snapshot: Snapshot, policy: MemoryPolicy, risks_kib: Mapping[str, int], in_need: Iterable[Guest], level_before: str
+) -> HostState:
+    """The host's supply (decision 19) and level, where *risks_kib* is at_risk() of all its domains by UUID."""
+    at_risk_kib = sum(risks_kib.values())
+    claimed_kib = sum(risks_kib[guest.uuid] for guest in in_need)
     memory = snapshot.host.memory
     if memory is None:
-        return HostState("ok", None, None, at_risk_kib, None, 0, 0)
+        return HostState("ok", None, None, at_risk_kib, claimed_kib, None, 0, 0)
     reserve_kib = policy.reserve_kib(memory.total_kib)
     level = level_of(memory.available_kib, reserve_kib, memory.psi_full_avg10_pct or 0.0, level_before)
     # Aim where the level ends, not at its edge.
@@ -63,6 +69,7 @@ def host_state(snapshot: Snapshot, policy: MemoryPolicy, at_risk_kib: int, level
         available_kib=memory.available_kib,
         reserve_kib=reserve_kib,
         at_risk_kib=at_risk_kib,
+        claimed_kib=claimed_kib,
         supply_kib=memory.available_kib - reserve_kib - at_risk_kib,
         short_kib=max(0, wanted_kib - memory.available_kib),
         pool_kib=min(reserve_kib, memory.total_kib // 20) if policy.reclaim == "lazy" else 0,

@@ -1,0 +1,199 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kvm_mem_balance, run again and again, on real guests that hog: nobody dies, and the host keeps its reserve."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from face import Answer, run_ok
+from lab import Guest, Lab, RunningGuest
+
+MIB = 1024
+NAMES = [f"kvmsched-test-{name}" for name in ("one", "two", "three", "four")]
+MAXIMUM_MIB, START_MIB, FLOOR_MIB = 1024, 448, 128
+# Leaves a guest of that maximum little more than its kernel and the starvation line.
+HOG_MIB = 750
+STARVATION_MIB, WASTE_MIB = 150, 300
+# Below this a guest is close to its death; it may be there only while a pass is on its way to it.
+USABLE_MIB = 100
+# The kernel's own counters jitter by a few MiB from one second to the next.
+NOISE_MIB = 8
+# What a host's own processes and page tables take and give back from one moment to the next.
+HOST_NOISE_MIB = 32
+
+
+class HostWatch(threading.Thread):
+    """Watches this host's memory past libvirt, ten times a second: /proc/meminfo, and what the guests' QEMUs hold.
+
+    ``least_kib`` is the least that was available, less what others on this machine took meanwhile: that
+    is not the guests' doing.
+    """
+
+    def __init__(self, guests: list[RunningGuest]) -> None:
+        super().__init__(daemon=True)
+        self.guests = guests
+        self.available_kib, others_kib = self._look()
+        self._others_kib, self.least_kib = others_kib, self.available_kib
+        self._ended = threading.Event()
+
+    def __enter__(self) -> HostWatch:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.1):
+            self.available_kib, others_kib = self._look()
+            self._others_kib = min(self._others_kib, others_kib)
+            self.least_kib = min(self.least_kib, self.available_kib + others_kib - self._others_kib)
+
+    def _look(self) -> tuple[int, int]:
+        """What is available, and what others than the guests use, in KiB."""
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        kib = {line.split()[0]: int(line.split()[1]) for line in lines}
+        available_kib = kib["MemAvailable:"]
+        return available_kib, kib["MemTotal:"] - available_kib - sum(map(_resident_kib, self.guests))
+
+
+def _resident_kib(guest: RunningGuest) -> int:
+    status = Path(f"/proc/{guest.pid}/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+def passes_until(done: Callable[[Answer], bool], at_most: int, **options: object) -> list[Answer]:
+    """Balance until *done* says so of an answer."""
+    answers = [run_ok("kvm_mem_balance", **options)]
+    while not done(answers[-1]):
+        assert len(answers) < at_most, "\n".join(answer.msg for answer in answers)
+        answers.append(run_ok("kvm_mem_balance", **options))
+    return answers
+
+
+def at_rest(answer: Answer) -> bool:
+    return not answer.changed
+
+
+def usable_mib(guest: RunningGuest) -> int:
+    return guest.report().available_kib // MIB
+
+
+def in_its_band(guest: RunningGuest) -> bool:
+    report = guest.report()
+    usable, unused = report.available_kib / MIB, report.free_kib / MIB
+    return usable >= STARVATION_MIB - NOISE_MIB and unused <= WASTE_MIB + NOISE_MIB
+
+
+def alive_and_well(guests: list[RunningGuest]) -> None:
+    for guest in guests:
+        assert guest.alive and not guest.panicked and guest.hog_kills == 0, guest.guest.name
+        assert guest.balloon_kib() >= FLOOR_MIB * MIB, guest.guest.name
+
+
+def taken_kib(answers: list[Answer], name: str) -> list[int]:
+    moves = [move for answer in answers for move in answer.moves if move["domain"] == name]
+    return [m["before_kib"] - m["after_kib"] for m in moves if m.get("after_kib", 0) < m.get("before_kib", 0)]
+
+
+@pytest.fixture
+def four() -> Iterator[list[RunningGuest]]:
+    with Lab() as lab:
+        yield lab.start(*(Guest(name, memory_mib=MAXIMUM_MIB, current_mib=START_MIB, hold_mib=40) for name in NAMES))
+
+
+@pytest.fixture
+def four_that_swap() -> Iterator[list[RunningGuest]]:
+    """What they want and don't get is in their own swap, else their kernels would have to kill."""
+    with Lab() as lab:
+        yield lab.start(
+            *(
+                Guest(name, memory_mib=MAXIMUM_MIB, current_mib=START_MIB, hold_mib=40, swap_mib=MAXIMUM_MIB)
+                for name in NAMES
+            )
+        )
+
+
+def test_a_hog_grows_to_its_maximum_while_three_idle_and_gives_all_back(four: list[RunningGuest]) -> None:
+    hog, *idle = four
+    passes_until(at_rest, 8)
+    assert all(in_its_band(guest) for guest in four)
+    sizes = [guest.balloon_kib() for guest in idle]
+
+    hog.hold(HOG_MIB, 16)
+    rising = []
+    while hog.balloon_kib() < MAXIMUM_MIB * MIB:
+        rising += passes_until(lambda _answer: True, 1)
+        assert len(rising) < 40, rising[-1].text
+        assert usable_mib(hog) >= USABLE_MIB or hog.balloon_kib() == MAXIMUM_MIB * MIB, rising[-1].text
+    held = hog.wait_held(120)
+    assert held.held_kib >= HOG_MIB * MIB and held.available_kib >= USABLE_MIB * MIB
+    alive_and_well(four)
+    assert [guest.balloon_kib() for guest in idle] == sizes, "the host had enough: nobody had to pay"
+
+    hog.hold(40)
+    hog.wait_held()
+    unused_mib = hog.report().free_kib // MIB
+    falling = passes_until(at_rest, 10)
+    takes = taken_kib(falling, NAMES[0])
+    assert len(takes) >= 2 and takes[0] <= unused_mib * MIB / 2 + NOISE_MIB * MIB, "it goes back gradually"
+    assert all(in_its_band(guest) for guest in four)
+    alive_and_well(four)
+
+
+def test_four_hogs_share_what_a_host_has_that_cannot_hold_them(four_that_swap: list[RunningGuest]) -> None:
+    guests = four_that_swap
+    passes_until(at_rest, 8)
+    with HostWatch(guests) as host:
+        # Part of what is there beyond the reserve is promised to them already; the rest holds less than they will want.
+        reserve_mib = host.available_kib // MIB - 1300
+        options = {"host_reserve": f"{reserve_mib}M"}
+        for guest in guests:
+            guest.hold(600, 40)
+        short = [run_ok("kvm_mem_balance", **options) for _pass in range(6)]
+        alive_and_well(guests)
+        assert short[-1].values["unmet"], short[-1].text
+        grown_mib = [guest.balloon_kib() / MIB for guest in guests]
+        assert max(grown_mib) - min(grown_mib) < 0.35 * max(grown_mib), grown_mib
+
+        for guest in guests[:2]:
+            guest.hold(40)
+            guest.wait_held()
+        passes_until(at_rest, 14, **options)
+        assert all(guest.balloon_kib() / MIB > before for guest, before in zip(guests[2:], grown_mib[2:]))
+
+        for guest in guests[2:]:
+            guest.hold(40)
+            guest.wait_held()
+        passes_until(at_rest, 14, **options)
+    assert all(in_its_band(guest) for guest in guests)
+    alive_and_well(guests)
+    assert host.least_kib // MIB >= reserve_mib - HOST_NOISE_MIB, "the host fell below its reserve"
+
+
+def test_the_warm_cache_of_a_database_stays_on_a_calm_host_and_yields_on_a_short_one() -> None:
+    with Lab() as lab:
+        database, idle = lab.start(
+            Guest(NAMES[0], memory_mib=MAXIMUM_MIB, current_mib=896, hold_mib=150, cache_mib=500),
+            Guest(NAMES[1], memory_mib=MAXIMUM_MIB, current_mib=640, hold_mib=40),
+        )
+        size_kib, warm = database.balloon_kib(), database.report()
+        assert warm.cached_kib > 480 * MIB and warm.available_kib > (WASTE_MIB + 200) * MIB
+        calm = passes_until(at_rest, 8)
+        assert not taken_kib(calm, NAMES[0]) and taken_kib(calm, NAMES[1]), "idle memory is waste, cache is not"
+        assert database.balloon_kib() == size_kib
+        assert database.report().cached_kib >= warm.cached_kib - NOISE_MIB * MIB
+
+        reserve = f"{HostWatch([database, idle]).available_kib // MIB + 200}M"
+        kept = passes_until(at_rest, 8, host_reserve=reserve, cache="keep")
+        assert not taken_kib(kept, NAMES[0]), kept[0].text
+        passes_until(at_rest, 8, host_reserve=reserve)
+        assert database.balloon_kib() < size_kib - 100 * MIB
+        assert usable_mib(database) >= STARVATION_MIB - NOISE_MIB
+        alive_and_well([database, idle])

@@ -12,28 +12,21 @@ not happen, except ``reasons`` (pieces of text by domain).
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-import yaml
 from kvmsched import config
 from kvmsched.model import Domain, MemoryPlan, Owner, PeriodMove, Snapshot
 from kvmsched.policy import memory
 from memory_worlds import MIB, NOW_S, a_tick_before, domain, moves, record, reproduce, skips, snapshot
+from scenarios import cases
 
-SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios" / "memory").glob("*.yml"))
-
-
-def cases() -> list[Any]:
-    return [
-        pytest.param(case, id=f"{path.stem}: {case['case']}")
-        for path in SCENARIOS
-        for case in yaml.safe_load(path.read_text(encoding="utf-8"))
-    ]
+KEYS = ("host", "domains", "release", "then_available")
+EXPECTED = ("moves", "skips", "unmet", "adoptions", "periods", "on_credit", "funded", "warnings", "reasons")
+EXPECTED += ("not_restored", "before", "after", "unmatched")
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases("memory", KEYS, EXPECTED))
 def test_scenario(case: dict[str, Any]) -> None:
     policy = config.load(case.get("policy", {}), typed=True).memory
     now = world(case)

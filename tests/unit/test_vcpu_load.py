@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from kvmsched import procfs
 from kvmsched.model import Domain, Snapshot, Vcpu
 from kvmsched.policy.vcpu_load import Demand, measure
 from kvmsched.units import CpuSet
@@ -46,6 +47,22 @@ def test_a_wait_on_a_pcpu_with_time_to_spare_is_no_demand() -> None:
     demand = demand_of([first, last], host.guests[0])
     assert demand.low == demand.run == pytest.approx(0.4)
     assert demand.high == pytest.approx(0.65)
+
+
+def test_an_idle_vcpu_that_waits_at_its_wake_ups_wants_what_it_ran() -> None:
+    idle = Guest("idle", [0.03], [cpus("0")], latency=0.4)
+    host = FakeHost(topology(1), [idle, *guests(2, 1.0, "0")])
+    demand = demand_of(host.window(), idle)
+    assert demand.wait > 0.35
+    assert demand.low == demand.high == pytest.approx(0.03, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [2, 8, 16, 30])
+def test_where_all_get_little_all_want_more(count: int) -> None:
+    """However many share a pCPU: who got as much as its neighbours is not idle."""
+    host = FakeHost(topology(1), guests(count, 1.0, "0"))
+    demand = measure(host.window(20.0), runs_on).demand
+    assert [d.low for d in demand.values()] == pytest.approx([1.0] * count, abs=0.01)
 
 
 def test_a_quota_caps_demand() -> None:
@@ -103,6 +120,13 @@ def test_one_snapshot_or_no_time_between_two_tells_nothing() -> None:
     snapshot = host.snapshot()
     assert not measure([snapshot], runs_on).demand
     assert not measure([snapshot, snapshot], runs_on).demand
+
+
+def test_stolen_time_was_no_time_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host is itself a guest, its pCPUs are not idle while another guest runs on them."""
+    monkeypatch.setattr(procfs, "_read", lambda _path: "cpu  10 0 10 70 0 0 0 10 0 0\ncpu0 10 0 10 70 0 0 0 10 0 0\n")
+    monkeypatch.setattr(procfs.os, "listdir", lambda _path: [])
+    assert procfs.pcpu_times().busy_ns == {0: 300_000_000}
 
 
 def test_foreign_load_that_can_move_lies_evenly_and_bound_load_stays() -> None:

@@ -138,6 +138,15 @@ def test_servers_near_saturation_under_noise_come_to_rest(want: float) -> None:
     assert all(sum(row[2:]) == 0 for row in made), made
 
 
+@pytest.mark.parametrize("pin", ["0", "0-1"])
+@pytest.mark.parametrize("latency", [0.2, 0.7])
+def test_idle_guests_that_wait_on_a_saturated_host_stay(pin: str, latency: float) -> None:
+    """At each wake-up they wait behind the busy ones: that is no load that would have to be balanced."""
+    idle = [Guest(f"i{n}", [0.03], [cpus(pin)], latency=latency) for n in range(3)]
+    host = NoisyHost(topology(2), [*guests(1, 1.0, "0"), *guests(1, 1.0, "1", "h"), *idle], spread=0.01)
+    assert passes(host, 4) == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_heavy_and_a_light_pair_under_noise(seed: int) -> None:
     host = NoisyHost(topology(2), [*guests(2, 0.9, "0-1", "h"), *guests(2, 0.25, "0-1", "l")], seed=seed)
@@ -259,7 +268,7 @@ def test_a_demand_hidden_by_contention_is_remembered() -> None:
     for guest in host.guests:
         guest.pins = [cpus("0")]
     _plan, history = vcpu.decide(host.window(5.0), DAEMON, history)
-    assert history.loads[f"{host.guests[0].uuid}/0"].load.mean == pytest.approx(0.6, abs=0.02)
+    assert history.loads[f"{host.guests[0].uuid}/1/0"].mean == pytest.approx(0.6, abs=0.02)
 
 
 def crowded_cell() -> FakeHost:
@@ -350,6 +359,17 @@ def test_a_foreign_hand_is_skipped_once_and_backed_off_from_twice() -> None:
     assert vcpu.decide(host.window(), POLICY, history)[0].skips == ()
 
 
+def test_a_pcpu_that_goes_offline_is_no_foreign_hand() -> None:
+    """The kernel itself put elsewhere what was pinned there: it gets a place, and nobody is backed off from."""
+    host = FakeHost(topology(4), [*guests(1, 0.5, "3"), *guests(1, 0.5, "2", "h")])
+    made, history = daemon(host, 3)
+    assert made == [0, 0, 0]
+    host.topology = topology(4, offline="3")
+    made, history = daemon(host, 3, history=history)
+    assert sum(made) == 1 and len(host.guests[0].pins[0]) == 1
+    assert not history.mismatches and not history.backed_off
+
+
 def test_a_float_that_libvirt_keeps_off_isolated_pcpus_is_no_foreign_hand() -> None:
     host = FakeHost(topology(4, isolated="3"), guests(1, 0.5, "0-3"))
     host.guests[0].affinity = cpus("0-2")
@@ -431,5 +451,5 @@ def test_without_the_guard_a_vcpu_is_sent_straight_back(monkeypatch: pytest.Monk
         return bool(plan.moves)
 
     assert not run()
-    monkeypatch.setattr(vcpu_world, "NO_RETURN_PASSES", 0)
+    monkeypatch.setattr(vcpu_world, "REST_PASSES", 0)
     assert run()

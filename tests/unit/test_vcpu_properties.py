@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from kvmsched.config import VcpuPolicy
-from kvmsched.model import Domain, PinMove, Snapshot, Topology, Vcpu, VcpuPlan, from_json, to_json
+from kvmsched.model import Domain, Owner, PinMove, Snapshot, Thread, Topology, Vcpu, VcpuPlan, from_json, to_json
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import VcpuHistory
 from kvmsched.units import CpuSet
@@ -54,6 +54,8 @@ def hosts(draw: st.DrawFn) -> FakeHost:
             if draw(st.integers(0, 5)) == 0:
                 fields[key] = draw(masks(host))
         definition = draw(masks(host)) if draw(st.integers(0, 4)) == 0 else None
+        if draw(st.integers(0, 7)) == 0:
+            fields["owner"] = Owner({"vcpu": draw(st.sampled_from(["dedicated", "ignore"]))})
         members.append(
             Guest(
                 f"g{number}",
@@ -62,6 +64,7 @@ def hosts(draw: st.DrawFn) -> FakeHost:
                 backlog=draw(st.booleans()),
                 fields=fields,
                 definitions={0: definition} if definition else {},
+                threads=(Thread("emulator", 0, host.online), Thread("iothread", 1, draw(masks(host)))),
             )
         )
     foreign = {p: draw(st.sampled_from([0.0, 0.1, 0.5])) for p in sorted(host.online)}
@@ -75,7 +78,7 @@ def policies(draw: st.DrawFn, **fixed: Any) -> VcpuPolicy:
         "threshold_pct": draw(st.sampled_from([1.0, 5.0, 20.0])),
         "max_moves": draw(st.sampled_from([None, None, 0, 1, 3])),
         "reserved": draw(st.sampled_from([frozenset(), frozenset({0})])),
-        "emulator": "float",
+        "emulator": draw(st.sampled_from(["float", "float", "spread", "reserved"])),
     }
     return VcpuPolicy(**{**values, **fixed})
 
@@ -88,7 +91,32 @@ def may_run(snapshot: Snapshot, policy: VcpuPolicy, domain: Domain, thread: Vcpu
         if limit is not None:
             allowed &= limit
     isolated = host.isolated - (domain.cpuset or frozenset())
-    return frozenset(allowed - isolated - policy.reserved)
+    return frozenset(allowed - isolated - policy.reserved - dedicated(snapshot))
+
+
+def dedicated(snapshot: Snapshot) -> CpuSet:
+    """The pCPUs that are some domain's own: there are no more of them than it has vCPUs."""
+    taken: set[int] = set()
+    for domain in snapshot.domains:
+        single = [v.definition for v in domain.vcpus if v.definition is not None and len(v.definition) == 1]
+        if "dedicated" in domain.owner.settings.values() or len(set(single)) == len(domain.vcpus):
+            own = {pcpu for v in domain.vcpus for pcpu in usable_part(snapshot.host.topology, v.affinity)}
+            taken |= own if len(own) <= len(domain.vcpus) else set()
+    return frozenset(taken)
+
+
+def usable_part(host: Topology, affinity: Optional[CpuSet]) -> CpuSet:
+    """What floats partly over isolated pCPUs is never put there by the kernel."""
+    assert affinity is not None
+    return affinity - host.isolated or affinity
+
+
+def one_group(host: Topology, granularity: str, pcpus: CpuSet) -> bool:
+    """Whether *pcpus* lie in one core, cache or cell; isolated ones are never part of a group."""
+    rows = [p for p in host.pcpus if p.id in pcpus]
+    key = {"core": lambda p: p.siblings, "llc": lambda p: p.llc, "cell": lambda p: p.cell}.get(granularity)
+    alone = key is None or bool(pcpus & host.isolated)
+    return len(rows) == 1 if alone or key is None else len({key(p) for p in rows}) == 1
 
 
 def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
@@ -98,11 +126,18 @@ def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
         assert isinstance(move, PinMove)
         domain = snapshot.domain(move.uuid)
         assert domain is not None and move.uuid not in skipped
+        assert move.reason and "\n" not in move.reason
+        allowed = [may_run(snapshot, policy, domain, v) for v in domain.vcpus]
+        if move.thread != "vcpu":
+            assert policy.emulator != "float" and move.before != move.after
+            room = policy.reserved if policy.emulator == "reserved" else frozenset().union(*allowed)
+            assert move.after and move.after <= room
+            continue
         thread = next(v for v in domain.vcpus if v.id == move.id)
         assert move.before == thread.pin != move.after
         assert move.after and move.after <= may_run(snapshot, policy, domain, thread), "outside the allowed set"
-        assert move.reason and "\n" not in move.reason
-    assert len({(m.uuid, m.id) for m in plan.moves if isinstance(m, PinMove)}) == len(plan.moves)
+        assert one_group(snapshot.host.topology, policy.granularity, move.after)
+    assert len({(m.uuid, m.thread, m.id) for m in plan.moves if isinstance(m, PinMove)}) == len(plan.moves)
     assert len(plan.moves) - plan.placed >= plan.moves_bound or not plan.moves
     if policy.granularity == "pcpu" and policy.max_moves is None and policy.hold == 1:
         assert plan.after.max_pct >= plan.after.bound_pct - 0.02
@@ -154,9 +189,9 @@ def test_constant_load_comes_to_rest(host: FakeHost, policy: VcpuPolicy) -> None
 def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: VcpuPolicy) -> None:
     note(shown([host.snapshot()]))
     history = None
-    seen: dict[tuple[str, int], list[CpuSet]] = {}
+    seen: dict[tuple[str, str, int], list[CpuSet]] = {}
     made = []
-    for _turn in range(40):
+    for _turn in range(60):
         plan, history = vcpu.decide(host.window(5.0), policy, history)
         if "wait" not in plan.trigger:
             check_plan(host.snapshot(), policy, plan)
@@ -164,8 +199,9 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
         for move in plan.moves:
             assert isinstance(move, PinMove)
             note(f"pass {len(made)}, {plan.trigger}, {plan.note}: {move}, {move.reason}")
-            assert move.after not in seen.setdefault((move.uuid, move.id), [])[-1:], "sent straight back"
-            seen[move.uuid, move.id].append(move.before)
+            past = seen.setdefault((move.uuid, move.thread, move.id), [])
+            assert move.after not in past[-1:], "sent straight back"
+            past.append(move.before)
         host.apply(plan)
     assert made[-10:] == [0] * 10, made
 
@@ -173,7 +209,7 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
 @settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
 @given(hosts(), policies(), st.integers(1, 4))
 def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPolicy, passes: int) -> None:
-    originals = [list(guest.pins) for guest in host.guests]
+    originals = [(list(guest.pins), guest.threads) for guest in host.guests]
     for _turn in range(passes):
         plan, _history = vcpu.decide(host.window(), policy)
         host.apply(plan)
@@ -181,7 +217,7 @@ def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPo
     plan, _history = vcpu.release([host.snapshot()], policy)
     assert plan.not_restored == ()
     host.apply(plan)
-    assert [guest.pins for guest in host.guests] == originals
+    assert [(guest.pins, guest.threads) for guest in host.guests] == originals
     assert vcpu.release([host.snapshot()], policy)[0].moves == ()
 
 

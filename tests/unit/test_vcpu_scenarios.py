@@ -10,29 +10,22 @@ out, and unless ``settles`` is false the next pass must leave everything as it i
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kvmsched import config
 from kvmsched.model import Owner, PinMove, Thread, VcpuPlan
 from kvmsched.policy import vcpu
+from scenarios import cases
 from vcpu_worlds import FakeHost, Guest, cpus, shown, topology
 
-SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios" / "vcpu").glob("*.yml"))
+EXPECTED = ("settles", "placed", "moves_bound", "trigger", "moves", "moved", "note", "counts", "masks")
+EXPECTED += ("emulators", "before", "after", "imbalance", "max_load", "skips", "reasons")
+EXPECTED += ("cores", "apart", "whole_cells", "each", "warnings")
 CPUSETS = ("cpuset", "numa_pcpus", "cgroup_pcpus")
 
 
-def cases() -> list[Any]:
-    return [
-        pytest.param(case, id=f"{path.stem}: {case['case']}")
-        for path in SCENARIOS
-        for case in yaml.safe_load(path.read_text(encoding="utf-8"))
-    ]
-
-
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases("vcpu", ("host", "guests"), EXPECTED))
 def test_scenario(case: dict[str, Any]) -> None:
     policy = config.load(case.get("policy", {}), typed=True).vcpu
     host = world(case)
@@ -90,8 +83,11 @@ def check(expect: dict[str, Any], plan: VcpuPlan, host: FakeHost) -> None:
     if "moved" in expect:
         assert [move.domain.rstrip("0123456789") for move in plan.moves] == expect["moved"]
     assert expect.get("note", "") in plan.note
-    for pcpu, names in expect.get("on", {}).items():
-        assert host.on(pcpu) == names
+    kinds = [sorted(name.rstrip("0123456789") for name in host.on(pcpu)) for pcpu in sorted(host.topology.online)]
+    if "each" in expect:
+        assert kinds == [expect["each"]] * len(kinds), "every pCPU must hold one guest of each of these"
+    for text in expect.get("warnings", []):
+        assert any(text in warning for warning in plan.warnings), plan.warnings
     for pcpu, count in expect.get("counts", {}).items():
         assert len(host.on(pcpu)) == count, f"pCPU {pcpu}: {host.on(pcpu)}"
     for name, mask in expect.get("masks", {}).items():

@@ -89,12 +89,14 @@ class Guest:
 
     ``backlog``: its work piles up while it waits (a server), so that it is always runnable once it
     gets too little; else it is busy for a share of the wall-clock time (a periodic task).
+    ``latency``: how long it waits, all in all, at its many short wake-ups, if its pCPU is busy.
     """
 
     name: str
     wants: list[float]
     pins: list[CpuSet]
     backlog: bool = False
+    latency: float = 0.0
     fields: dict[str, object] = field(default_factory=dict)
     definitions: dict[int, CpuSet] = field(default_factory=dict)
     scheduler: Optional[str] = None
@@ -115,6 +117,7 @@ class FakeHost:
         self.foreign = dict(foreign or {})
         self.now_s = 1000.0
         self.records: dict[str, Record] = {}
+        self._ids: dict[str, int] = {}
         self._time: dict[tuple[str, int], float] = {}
         self._delay: dict[tuple[str, int], float] = {}
         self._busy: dict[int, float] = {p.id: 0.0 for p in host.pcpus}
@@ -131,6 +134,7 @@ class FakeHost:
             for (guest, number, want), share in zip(threads, shares):
                 key = (guest.uuid, number)
                 waits = (1.0 if guest.backlog else want) - share if share < want - 1e-9 else 0.0
+                waits += guest.latency * min(1.0, sum(shares))
                 self._time[key] = self._time.get(key, 0.0) + seconds * share
                 self._delay[key] = self._delay.get(key, 0.0) + seconds * waits
         self.now_s += seconds
@@ -139,17 +143,17 @@ class FakeHost:
         """The vCPUs on each pCPU; what floats goes to the emptiest one that it may use, largest first."""
         queues: dict[int, list[tuple[Guest, int, float]]] = {p.id: [] for p in self.topology.pcpus}
         level = {p.id: self.foreign.get(p.id, 0.0) for p in self.topology.pcpus}
-        threads = [(g, n, want) for g in self.guests for n, want in enumerate(g.wants)]
-        for guest, number, want in sorted(threads, key=lambda t: (len(t[0].pins[t[1]]) > 1, -t[2])):
-            mask = sorted(guest.pins[number] & set(queues))
-            if mask:
-                pcpu = min(mask, key=lambda p: (level[p], p))
-                queues[pcpu].append((guest, number, want))
-                level[pcpu] += want
+        online = self.topology.online
+        threads = [(_affinity(g, n, online), want, g, n) for g in self.guests for n, want in enumerate(g.wants)]
+        for mask, want, guest, number in sorted(threads, key=lambda t: (len(t[0]) > 1, -t[1])):
+            pcpu = min(mask, key=lambda p: (level[p], p))
+            queues[pcpu].append((guest, number, want))
+            level[pcpu] += want
         return queues
 
     def snapshot(self) -> Snapshot:
         """What libvirt would tell: vCPU time in ticks of 10 ms, delay and busy time exactly."""
+        online = self.topology.online
         return Snapshot(
             monotonic_s=self.now_s,
             wall_s=1_700_000_000 + self.now_s,
@@ -161,17 +165,18 @@ class FakeHost:
                 topology=self.topology,
                 busy_ns={p: int(busy * 1e9) for p, busy in self._busy.items()},
             ),
-            domains=tuple(self._domain(guest, number) for number, guest in enumerate(self.guests, 1)),
+            domains=tuple(self._domain(guest, online) for guest in self.guests),
         )
 
-    def _domain(self, guest: Guest, number: int) -> Domain:
+    def _domain(self, guest: Guest, online: CpuSet) -> Domain:
+        number = self._ids.setdefault(guest.name, len(self._ids) + 1)
         vcpus = tuple(
             Vcpu(
                 id=n,
                 pin=guest.pins[n],
                 time_ns=int(self._time.get((guest.uuid, n), 0.0) * 100 + 1e-6) * 10_000_000,
                 delay_ns=int(self._delay.get((guest.uuid, n), 0.0) * 1e9),
-                affinity=guest.affinity,
+                affinity=_affinity(guest, n, online),
                 definition=guest.definitions.get(n),
                 scheduler=guest.scheduler,
             )
@@ -219,6 +224,15 @@ class FakeHost:
     def on(self, pcpu: int) -> list[str]:
         """The names of the guests with a vCPU pinned to *pcpu*, sorted."""
         return sorted(g.name for g in self.guests for pin in g.pins if pin == {pcpu})
+
+
+def _affinity(guest: Guest, number: int, online: CpuSet) -> CpuSet:
+    """What the kernel makes of a pin: without any pCPU that is online, the thread may run on all that are."""
+    if guest.affinity is not None:
+        return guest.affinity
+    cgroup = guest.fields.get("cgroup_pcpus")
+    within = online & cgroup if isinstance(cgroup, frozenset) else online
+    return guest.pins[number] & within or within
 
 
 def _max_min(wants: Sequence[float], capacity: float) -> list[float]:

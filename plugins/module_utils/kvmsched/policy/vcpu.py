@@ -17,10 +17,10 @@ from typing import Optional, Sequence
 from ..config import VcpuPolicy
 from ..model import Domain, Move, PinMove, Skip, Snapshot, VcpuFigures, VcpuPlan
 from ..units import CpuSet, format_cpuset
-from .vcpu_history import PastMove, Smoothed, VcpuHistory, VcpuMemory, key_of
+from .vcpu_history import PastMove, Smoothed, VcpuHistory, key_of
 from .vcpu_load import Demand, measure
 from .vcpu_placement import EPSILON, NOWHERE, Problem, moves_bound, reached_target
-from .vcpu_planners import rebalance
+from .vcpu_planners import State, rebalance
 from .vcpu_release import way_back
 from .vcpu_threads import thread_moves
 from .vcpu_turns import FOREIGN_PASSES, Masks, check_pcpus, turns
@@ -102,10 +102,10 @@ class _Pass:
         self.masks = Masks(self.now, policy)
         self.turns = turns(self.now, policy, past, self.masks)
         self.loads = measure(snapshots, self.masks.runs_on)
-        self.memories = self._remembered_loads()
+        self.remembered = self._remembered_loads()
         self.foreign_memory = self._remembered_foreign()
-        smooth = {key: memory.load.high for key, memory in self.memories.items()}
-        self.world = build(self.now, policy, past, self.turns, self.masks, self.loads, smooth, self._lasting_foreign())
+        smooth = {key: load.high for key, load in self.remembered.items()}
+        self.world = build(self.now, policy, past, self.turns, self.loads, smooth, self._lasting_foreign())
 
     @functools.cached_property
     def figures(self) -> VcpuFigures:
@@ -114,7 +114,7 @@ class _Pass:
     def figures_after(self, moves: Sequence[Move]) -> VcpuFigures:
         """The figures once *moves*, which may lead to any set, are made."""
         after = {(move.uuid, move.id): move.after for move in moves if isinstance(move, PinMove)}
-        seats = [replace(s, now=after.get((s.domain.uuid, s.vcpu.id), s.now)) for s in self.world.seats]
+        seats = [s._replace(now=after.get((s.domain.uuid, s.vcpu.id), s.now)) for s in self.world.seats]
         world = replace(self.world, seats=seats)
         bin_of = {pcpu: b for b, pcpus in enumerate(world.bins) for pcpu in pcpus}
         places = [{bin_of.get(pcpu, NOWHERE) for pcpu in seat.now} for seat in seats]
@@ -127,23 +127,18 @@ class _Pass:
         elapsed_s = self.now.monotonic_s - self.past.stamp_s
         return 1 - 0.5 ** (elapsed_s / half_life_s) if half_life_s > 0 else 1.0
 
-    def _remembered_loads(self) -> dict[str, VcpuMemory]:
+    def _remembered_loads(self) -> dict[str, Smoothed]:
         """The smoothed load of each vCPU whose load is known, the newest window included."""
         weight = self._weight(self.policy.half_life_s)
-        memories = {}
+        loads = {}
         for domain in self.now.domains:
             for vcpu in domain.vcpus:
                 demand = self.loads.demand.get((domain.uuid, vcpu.id))
-                if demand is None:
-                    continue
-                key = key_of(domain, vcpu)
-                memory = self.past.loads.get(key)
-                if memory is None or memory.domain_id != domain.id:
-                    memories[key] = VcpuMemory(domain.id, Smoothed(demand.low))
-                else:
-                    load = _credible(demand, memory.load.mean)
-                    memories[key] = VcpuMemory(domain.id, memory.load.then(load, weight))
-        return memories
+                if demand is not None:
+                    key = key_of(domain, vcpu)
+                    known = self.past.loads.get(key)
+                    loads[key] = known.then(_credible(demand, known), weight) if known else Smoothed(demand.low)
+        return loads
 
     def _remembered_foreign(self) -> dict[int, Smoothed]:
         weight = self._weight(FOREIGN_HALF_LIFE_S)
@@ -245,12 +240,8 @@ class _Pass:
 
     def _raw_loads(self) -> list[float]:
         """The loads of this window alone, but where contention hides one that was known before."""
-        loads = []
-        for seat, demand in zip(self.world.seats, self.world.demands):
-            memory = self.past.loads.get(key_of(seat.domain, seat.vcpu))
-            known = memory is not None and memory.domain_id == seat.domain.id
-            loads.append(_credible(demand, memory.load.mean) if memory is not None and known else demand.low)
-        return loads
+        known = [self.past.loads.get(key_of(seat.domain, seat.vcpu)) for seat in self.world.seats]
+        return [_credible(demand, load) if load else demand.low for demand, load in zip(self.world.demands, known)]
 
     def _waiting(self, where: Sequence[int]) -> set[int]:
         """The bins where a vCPU waits that would get far more elsewhere (run-queue delay, decision 28)."""
@@ -298,7 +289,7 @@ class _Pass:
             placed=sum(1 for item in moved if free.now[item] == NOWHERE) + len(extra),
             moves_bound=moves_bound(free, target),
             target_pct=round(100 * target, 2),
-            trigger=", ".join(draft.triggers) if moved else "",
+            trigger=", ".join((*(draft.triggers if moved else ()), *(("emulator",) if extra else ()))),
             note=draft.note,
         )
 
@@ -308,10 +299,12 @@ class _Pass:
         then, after = world.totals(before), world.totals(draft.where)
         level = [total / size for total, size in zip(then, world.problem.capacity)]
         ordered = sorted(moved, key=lambda i: (-level[before[i]] if before[i] != NOWHERE else 0.0, i))
+        touched = {b for i in moved for b in (before[i], draft.where[i])} - {NOWHERE}
+        changes = {b: _change(world, b, then, after) for b in touched}
         moves = []
         for item in ordered:
             seat, target = world.seats[item], draft.where[item]
-            parts = [_change(world, b, then, after) for b in (before[item], target) if b != NOWHERE]
+            parts = [changes[b] for b in (before[item], target) if b != NOWHERE]
             floating = "" if before[item] != NOWHERE else "no place yet, "
             load = world.problem.load[item]
             moves.append(
@@ -375,7 +368,7 @@ class _Pass:
             stamp_s=now_s,
             settled_average=settled,
             held=held,
-            loads=self.memories,
+            loads=self.remembered,
             foreign=self.foreign_memory,
             moves=self._past_moves(draft),
             mismatches=mismatches,
@@ -396,9 +389,9 @@ class _Pass:
         return moves
 
 
-def _credible(demand: Demand, mean: float) -> float:
+def _credible(demand: Demand, known: Smoothed) -> float:
     """The load to learn from a window: where contention hid it, what was known before, if that is possible."""
-    return mean if contended(demand) and demand.run <= mean <= demand.high else demand.low
+    return known.mean if contended(demand) and demand.run <= known.mean <= demand.high else demand.low
 
 
 def _change(world: World, bin_: int, before: Sequence[float], after: Sequence[float]) -> str:
@@ -488,27 +481,21 @@ def worthwhile(world: World, where: Sequence[int]) -> list[int]:
 def cut(world: World, where: Sequence[int], budget: int) -> list[int]:
     """At most *budget* of the moves to *where*: what has no place first, then what evens out most."""
     problem: Problem = world.allowed
-    result = list(problem.now)
+    load = problem.load
     moved = [i for i, (now, then) in enumerate(zip(problem.now, where)) if now != then]
-    placing = sorted((i for i in moved if problem.now[i] == NOWHERE), key=lambda i: (-problem.load[i], i))
-    for item in placing[:budget]:
-        result[item] = where[item]
+    placing = sorted((i for i in moved if problem.now[i] == NOWHERE), key=lambda i: (-load[i], i))[:budget]
+    state = State(problem, [0.0] * len(problem.capacity), 0.0)
+    for item in placing:
+        state.put(item, where[item])
     rest = [i for i in moved if problem.now[i] != NOWHERE]
-    totals = problem.on_bins(result)
-    for _turn in range(min(len(rest), max(0, budget - len(placing)))):
-        pressure = problem.pressures(totals)
-        best = max(rest, key=lambda i: (_evens_out(problem, pressure, i, result[i], where[i]), -i))
-        if _evens_out(problem, pressure, best, result[best], where[best]) <= 0:
+
+    def gain(item: int) -> float:
+        return load[item] * state.gain(load[item], problem.now[item], where[item])
+
+    for _turn in range(min(len(rest), budget - len(placing))):
+        best = max(rest, key=lambda i: (gain(i), -i))
+        if gain(best) <= 0:
             break
-        totals[result[best]] -= problem.load[best]
-        totals[where[best]] += problem.load[best]
-        result[best] = where[best]
+        state.put(best, where[best])
         rest.remove(best)
-    return result
-
-
-def _evens_out(problem: Problem, pressure: Sequence[float], item: int, source: int, target: int) -> float:
-    """What one move does for the sum of load x pressure (over twice its load, without SMT's second order)."""
-    load = problem.load[item]
-    own = load * (1 / problem.capacity[source] + 1 / problem.capacity[target]) / 2
-    return load * (pressure[source] - pressure[target] - own)
+    return state.where

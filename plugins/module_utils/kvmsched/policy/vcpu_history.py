@@ -35,14 +35,6 @@ class Smoothed:
 
 
 @dataclass(frozen=True)
-class VcpuMemory:
-    """One vCPU of one run of a domain (*domain_id* changes when it starts again)."""
-
-    domain_id: int
-    load: Smoothed
-
-
-@dataclass(frozen=True)
 class PastMove:
     """A pin that was planned: it counts only while the vCPU is pinned to ``after``. ``number`` is that of the pass."""
 
@@ -56,7 +48,7 @@ class PastMove:
 class VcpuHistory:
     """All that is remembered between two passes; times are the snapshots' monotonic seconds.
 
-    ``loads`` and ``moves`` go by vCPU ("uuid/id"), ``foreign`` by pCPU, ``mismatches`` (passes in a
+    ``loads`` and ``moves`` go by vCPU (see key_of), ``foreign`` by pCPU, ``mismatches`` (passes in a
     row that found a domain's affinity changed past libvirt) and ``backed_off`` (until when it is
     left alone for that) by domain UUID. ``held`` counts the passes in a row that found a reason to
     act and waited; ``settled_average`` is the average load per pCPU when last there was nothing to do.
@@ -66,7 +58,7 @@ class VcpuHistory:
     stamp_s: float = 0.0
     settled_average: Optional[float] = None
     held: int = 0
-    loads: dict[str, VcpuMemory] = field(default_factory=dict)
+    loads: dict[str, Smoothed] = field(default_factory=dict)
     foreign: dict[int, Smoothed] = field(default_factory=dict)
     moves: dict[str, PastMove] = field(default_factory=dict)
     mismatches: dict[str, int] = field(default_factory=dict)
@@ -78,4 +70,5 @@ class VcpuHistory:
 
 
 def key_of(domain: Domain, vcpu: Vcpu) -> str:
-    return f"{domain.uuid}/{vcpu.id}"
+    """One vCPU of one run of a domain: its id changes when it starts again."""
+    return f"{domain.uuid}/{domain.id}/{vcpu.id}"

@@ -14,9 +14,10 @@ from typing import Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from ..model import Domain, Snapshot, Vcpu
 from ..units import CpuSet
+from .vcpu_placement import IDLE
 
 # A pCPU that was busy for more than the second share of the window could not serve all that was wanted; below the
-# first it could. Between them run-queue delay is believed in part, so that no estimate jumps at an edge.
+# first it could. Between them run-queue delay is believed in part.
 NEARLY_SATURATED, SATURATED = 0.90, 0.97
 
 # vcpu.N.time is utime + stime of the thread, which the kernel reports in ticks (proc_pid_stat(5)).
@@ -31,12 +32,15 @@ class Demand(NamedTuple):
     It ran for ``run`` and was runnable, but waiting, for ``wait``. ``high`` = run + wait, at most 1
     and its quota: right for a vCPU that never has enough. ``low`` counts the wait only as far as its
     pCPU was saturated: elsewhere a wait is short queueing, and all work was served (decision 25).
+    The wait of an idle vCPU beside busy ones counts in neither: see _bystander(). ``place`` is where
+    the kernel could put it.
     """
 
     run: float
     wait: float
     low: float
     high: float
+    place: CpuSet
 
     @property
     def unsure(self) -> float:
@@ -75,40 +79,37 @@ def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], Cpu
     window_s = last.monotonic_s - first.monotonic_s
     if window_s <= 0:
         return Loads()
-    raw = _raw_rates(first, last, window_s)
-    places = {key: runs_on(domain, vcpu) for key, (domain, vcpu, _run, _wait) in raw.items()}
-    pinned, floating = _sum_by_place((places[key], run) for key, (_domain, _vcpu, run, _wait) in raw.items())
+    rates = _rates(first, last, window_s)
+    places = [runs_on(domain, vcpu) for domain, vcpu, _run, _wait in rates]
+    pinned, floating = _sum_by_place(zip(places, (run for _domain, _vcpu, run, _wait in rates)))
     online = [pcpu.id for pcpu in last.host.topology.pcpus]
     busy = _busy(first, last, window_s, online, pinned, floating)
     foreign = _foreign(busy, pinned, floating)
     bound = _bound(first, last, window_s)
     if bound is not None:
         foreign = _evened(foreign, bound, last.host.topology.isolated)
-    saturation = _Saturation(busy)
+    contention = _Contention(busy, zip(places, (run for _domain, _vcpu, run, _wait in rates)))
     demand = {
-        key: _demand(run, wait, saturation.of(places[key]), domain.vcpu_quota)
-        for key, (domain, _vcpu, run, wait) in raw.items()
+        (domain.uuid, vcpu.id): _demand(run, wait, place, *contention.on(place), domain.vcpu_quota)
+        for (domain, vcpu, run, wait), place in zip(rates, places)
     }
     return Loads(window_s, demand, busy, foreign, settled=bound is not None)
 
 
-_Raw = dict[VcpuKey, tuple[Domain, Vcpu, float, float]]
-
-
-def _raw_rates(first: Snapshot, last: Snapshot, window_s: float) -> _Raw:
-    """(uuid, vCPU id) -> domain, vCPU, share run, share waited."""
-    before = {(d.uuid, d.id): {v.id: v for v in d.vcpus} for d in first.domains}
+def _rates(first: Snapshot, last: Snapshot, window_s: float) -> list[tuple[Domain, Vcpu, float, float]]:
+    """(domain, vCPU, share run, share waited) of each vCPU that is known."""
+    before = {(d.uuid, d.id): d.vcpus for d in first.domains}
     window_ns = window_s * 1e9
-    rates: _Raw = {}
+    rates = []
     for domain in last.domains:
-        earlier = before.get((domain.uuid, domain.id), {})
+        earlier = {vcpu.id: vcpu for vcpu in before.get((domain.uuid, domain.id), ())}
         for vcpu in domain.vcpus:
             old = earlier.get(vcpu.id)
             run_ns = _grown(old.time_ns, vcpu.time_ns) if old else None
             if old is None or run_ns is None:
                 continue
             wait_ns = _grown(old.delay_ns, vcpu.delay_ns) or 0
-            rates[domain.uuid, vcpu.id] = (domain, vcpu, min(1.0, run_ns / window_ns), wait_ns / window_ns)
+            rates.append((domain, vcpu, min(1.0, run_ns / window_ns), wait_ns / window_ns))
     return rates
 
 
@@ -190,20 +191,46 @@ def _evened(foreign: Mapping[int, float], bound: Mapping[int, float], isolated: 
     return {pcpu: stays[pcpu] + each if pcpu not in isolated else share for pcpu, share in foreign.items()}
 
 
-class _Saturation:
-    """How far the pCPUs of a set could not serve what was wanted: 0 (they could) to 1."""
+class _Contention:
+    """How far the pCPUs of a set could not serve what was wanted: 0 (they could) to 1; and the most that one vCPU got.
 
-    def __init__(self, busy: Mapping[int, float]) -> None:
+    Of the latter the least over the set: what floats may have run where others got little.
+    """
+
+    def __init__(self, busy: Mapping[int, float], runs: Iterable[tuple[CpuSet, float]]) -> None:
         self._busy = busy
-        self._known: dict[CpuSet, float] = {}
+        self._known: dict[CpuSet, tuple[float, float]] = {}
+        by_place: dict[CpuSet, float] = {}
+        for place, run in runs:
+            by_place[place] = max(run, by_place.get(place, 0.0))
+        self._most = dict.fromkeys(busy, 0.0)
+        for place, run in by_place.items():
+            for pcpu in place:
+                self._most[pcpu] = max(run, self._most.get(pcpu, 0.0))
 
-    def of(self, place: CpuSet) -> float:
+    def on(self, place: CpuSet) -> tuple[float, float]:
         if place not in self._known:
             mean = sum(self._busy.get(pcpu, 0.0) for pcpu in place) / len(place) if place else 0.0
-            self._known[place] = min(1.0, max(0.0, (mean - NEARLY_SATURATED) / (SATURATED - NEARLY_SATURATED)))
+            saturation = _ramp(mean, NEARLY_SATURATED, SATURATED)
+            self._known[place] = saturation, min((self._most[pcpu] for pcpu in place), default=0.0)
         return self._known[place]
 
 
-def _demand(run: float, wait: float, saturation: float, quota: Optional[float]) -> Demand:
-    high = max(run, min(1.0, run + wait, 1.0 if quota is None else quota))
-    return Demand(run, wait, run + saturation * (high - run), high)
+def _demand(run: float, wait: float, place: CpuSet, saturation: float, most: float, quota: Optional[float]) -> Demand:
+    wanted = run + wait * (1 - _bystander(run, most)) if run < 2 * IDLE else run + wait
+    high = max(run, min(1.0, wanted, 1.0 if quota is None else quota))
+    return Demand(run, wait, run + saturation * (high - run), high, place)
+
+
+def _bystander(run: float, most: float) -> float:
+    """How surely a vCPU that waited wants no more than it ran: 0 (not at all) to 1.
+
+    The kernel shares a pCPU fairly: what ran next to nothing, and far less than a neighbour got, did
+    not ask for more. Its waits are those of short wake-ups behind the busy ones.
+    """
+    return 1 - max(_ramp(run, IDLE, 2 * IDLE), _ramp(run, most / 4, most / 2) if most else 1.0)
+
+
+def _ramp(value: float, none: float, full: float) -> float:
+    """0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
+    return min(1.0, max(0.0, (value - none) / (full - none)))

@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 # What a second busy thread adds to the work that a core gets done (numad: 20 %, vendors: 20-30 %).
 SMT_GAIN = 0.25
@@ -41,9 +41,9 @@ class Problem:
     """Items and bins, by index. Loads are in pCPUs.
 
     Per bin: ``capacity`` (its number of pCPUs), ``fixed`` (load that no move changes), ``mates``
-    (SMT siblings that are bins too), ``kappa``. Per item: ``load``, ``now`` (its bin, or NOWHERE if
-    it has none), ``owner`` (its domain), ``reach`` (index in ``classes``, which list the bins that an
-    item may be given) and ``held`` (it stays where it is).
+    (SMT siblings that are bins too), ``kappa``. Per item: ``load``, ``reach`` (index in ``classes``,
+    which list the bins that an item may be given), ``now`` (its bin, one of those, or NOWHERE if it
+    has none), ``owner`` (its domain) and ``held`` (it stays where it is).
     """
 
     capacity: Sequence[int]
@@ -114,9 +114,7 @@ _MOST_CLASSES = 64
 
 def _confined(problem: Problem) -> Iterator[tuple[Sequence[int], list[float]]]:
     """Sets of bins, each with the loads, largest first, that can't leave it."""
-    by_class: dict[int, list[float]] = defaultdict(list)
-    for load, reach in zip(problem.load, problem.reach):
-        by_class[reach].append(load)
+    by_class = _by_class(problem)
     sets = {reach: frozenset(problem.classes[reach]) for reach in by_class}
     everything = frozenset().union(*sets.values())
     widest = sorted({everything, *sets.values()}, key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
@@ -197,30 +195,36 @@ def targets(problem: Problem, slack: float) -> list[float]:
     """
     left = frozenset(b for bins in problem.classes for b in bins)
     aim = [math.inf] * len(problem.capacity)
-    reach = [frozenset(bins) for bins in problem.classes]
-    items = sorted(range(len(problem.load)), key=lambda i: -problem.load[i])
+    loads = _by_class(problem)
+    reach = {index: frozenset(problem.classes[index]) for index in loads}
     for _turn in range(_MOST_CLASSES):
-        level, bins = _highest(problem, left, reach, items)
+        level, bins = _highest(problem, left, reach, loads)
         for b in bins:
             aim[b] = level + slack
         left -= bins
         if not left:
             break
-        items = [i for i in items if not reach[problem.reach[i]] <= bins]
-        reach = [bins_ - bins for bins_ in reach]
+        reach = {index: inside - bins for index, inside in reach.items() if not inside <= bins}
     return aim
 
 
+def _by_class(problem: Problem) -> dict[int, list[float]]:
+    """The loads of each class that has items."""
+    loads: dict[int, list[float]] = defaultdict(list)
+    for load, reach in zip(problem.load, problem.reach):
+        loads[reach].append(load)
+    return loads
+
+
 def _highest(
-    problem: Problem, left: frozenset[int], reach: list[frozenset[int]], items: list[int]
+    problem: Problem, left: frozenset[int], reach: Mapping[int, frozenset[int]], loads: Mapping[int, list[float]]
 ) -> tuple[float, frozenset[int]]:
     """The level and the set of bins, among those *left*, that is filled highest by the items it confines."""
-    wanted = {left, *(reach[problem.reach[i]] for i in items)} if len(problem.classes) > 1 else {left}
-    sets = sorted((s for s in wanted if s), key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
+    sets = sorted({left, *reach.values()}, key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
     best, best_bins = -1.0, left
     for bins in sets:
-        loads = [problem.load[i] for i in items if reach[problem.reach[i]] <= bins] if bins != left else None
-        level = _level(problem, bins, [problem.load[i] for i in items] if loads is None else loads)
+        inside = [load for index, within in reach.items() if within <= bins for load in loads[index]]
+        level = _level(problem, bins, sorted(inside, reverse=True))
         if level > best + EPSILON:
             best, best_bins = level, bins
     return best, best_bins

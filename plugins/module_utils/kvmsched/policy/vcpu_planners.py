@@ -95,6 +95,7 @@ class State:
             if bin_ != NOWHERE:
                 self.on[bin_].append(item)
         self.pressure = problem.pressures(problem.on_bins(self.where))
+        self._inside = [frozenset(bins) for bins in problem.classes]
         # By class, the least pressure on a bin without items; by bin, what its largest item is at best, once asked for.
         empty = problem.pressures(problem.fixed)
         self._lowest = [min((empty[b] for b in bins), default=0.0) for bins in problem.classes]
@@ -127,7 +128,9 @@ class State:
         """How much pressure *bin_* may be under, with *item* beside those that it has."""
         largest = self._largest.get(bin_)
         if largest is None:
-            largest = self._largest[bin_] = max((self.alone(i, bin_) for i in self.on[bin_]), default=0.0)
+            load, reach, size = self.problem.load, self.problem.reach, self.problem.capacity[bin_]
+            alone = [self._lowest[reach[i]] + load[i] / size for i in self.on[bin_]]
+            largest = self._largest[bin_] = max(alone, default=0.0)
         if item != NOWHERE:
             largest = max(largest, self.alone(item, bin_))
         return max(self.aim[bin_], largest + self.slack)
@@ -146,18 +149,20 @@ class State:
         """Whether neither *bin_* nor its mates go over their limit with *item*."""
         if self.overfills(item, bin_):
             return False
-        load = self.problem.load[item]
-        mates = self.problem.mates[bin_]
-        return not mates or all(
-            self.pressure[mate] + self.problem.kappa[bin_] * load <= self.limit(mate) + EPSILON
-            for mate in mates
-            if self.on[mate]
-        )
+        for mate in self.problem.mates[bin_]:
+            after = self.pressure[mate] + self.problem.kappa[bin_] * self.problem.load[item] - EPSILON
+            if self.on[mate] and after > self.aim[mate] and after > self.limit(mate):
+                return False
+        return True
 
     def overfills(self, item: int, bin_: int) -> bool:
         load = self.problem.load[item]
         after = self.pressure[bin_] + load / self.problem.capacity[bin_] - EPSILON
         return after > self.aim[bin_] and after > self.limit(bin_, item)
+
+    def may_be(self, item: int, bin_: int) -> bool:
+        """Whether *item* may be given *bin_*."""
+        return bin_ in self._inside[self.problem.reach[item]]
 
     def crowds(self, item: int, bin_: int) -> bool:
         """Whether *bin_* is a single pCPU that holds another vCPU of the same domain."""
@@ -360,20 +365,20 @@ def _best_step(state: State, bin_: int) -> Optional[list[tuple[int, int]]]:
     """The move off *bin_*, or the swap, that gains most; a swap costs two pins, so it must gain twice as much."""
     load = state.problem.load
     best_gain, best = EPSILON, None
-    receivers: dict[int, list[int]] = {}
+    receivers: dict[int, list[tuple[int, list[int]]]] = {}
     for item in state.movable(bin_):
         reach = state.problem.reach[item]
         if reach not in receivers:
-            receivers[reach] = _emptiest(state, reach, bin_)
-        for target in receivers[reach]:
+            receivers[reach] = [(target, state.movable(target)) for target in _emptiest(state, reach, bin_)]
+        for target, others in receivers[reach]:
             if state.crowds(item, target):
                 continue
             gain = load[item] * state.gain(load[item], bin_, target)
             if gain > best_gain:
                 best_gain, best = gain, [(item, target)]
-            for other in state.movable(target):
+            for other in others:
                 weight = load[item] - load[other]
-                if weight <= EPSILON or bin_ not in state.problem.classes[state.problem.reach[other]]:
+                if weight <= EPSILON or not state.may_be(other, bin_):
                     continue
                 gain = weight * state.gain(weight, bin_, target) / 2
                 if gain > best_gain:
@@ -426,7 +431,7 @@ def _take_back(state: State) -> None:
     problem = state.problem
     moved = [i for i, bin_ in enumerate(state.where) if problem.now[i] not in (bin_, NOWHERE)]
     for item in sorted(moved, key=lambda i: (problem.load[i], i)):
-        if problem.now[item] in problem.classes[problem.reach[item]] and state.fits(item, problem.now[item]):
+        if state.fits(item, problem.now[item]):
             state.put(item, problem.now[item])
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Optional
+from typing import Iterable, NamedTuple, Optional
 
 from ..config import VcpuPolicy
 from ..model import Adoption, Domain, PinRecord, Skip, Snapshot, Vcpu
@@ -19,8 +19,7 @@ REALTIME = ("fifo", "rr", "deadline")
 FOREIGN_PASSES = 2
 
 
-@dataclass(frozen=True)
-class Seat:
+class Seat(NamedTuple):
     """A vCPU that may be moved: ``allowed`` is where it may run, ``now`` where it can run at present."""
 
     domain: Domain
@@ -171,9 +170,10 @@ def _mode(domain: Domain, policy: VcpuPolicy) -> str:
 
 def _one_to_one(domain: Domain) -> bool:
     """Whether the persistent definition pins each vCPU to a pCPU of its own: the administrator dedicated those."""
-    pins = [vcpu.definition for vcpu in domain.vcpus]
-    single = [pin for pin in pins if pin is not None and len(pin) == 1]
-    return domain.persistent and bool(pins) and len(single) == len(pins) == len(set(single))
+    pins = [vcpu.definition for vcpu in domain.vcpus if vcpu.definition is not None]
+    if not pins or not domain.persistent:
+        return False
+    return len(domain.vcpus) == len(pins) == len(set(pins)) == sum(map(len, pins))
 
 
 def _dedicated_pcpus(domains: Iterable[Domain], modes: dict[str, str], masks: Masks) -> CpuSet:
@@ -249,9 +249,10 @@ def _foreign_affinity(domain: Domain, masks: Masks) -> Optional[str]:
             continue
         configured = masks.configured(domain, vcpu)
         real = vcpu.affinity
-        if real != configured and (real & masks.online ^ configured) - masks.isolated:
+        # A vCPU whose pCPUs are all offline was put elsewhere by the kernel itself.
+        if configured and real != configured and (real & masks.online ^ configured) - masks.isolated:
             return (
-                f"vCPU {vcpu.id} is configured for pCPU {format_cpuset(configured) or 'none'}"
+                f"vCPU {vcpu.id} is configured for pCPU {format_cpuset(configured)}"
                 f" but runs on {format_cpuset(real) or 'none'}: changed past libvirt"
             )
     return None

@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import functools
+import heapq
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Mapping, Optional, Sequence
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 from ..config import VcpuPolicy
 from ..model import Pcpu, Snapshot, VcpuFigures
 from ..units import CpuSet
 from .vcpu_cells import Cells, home_cells
-from .vcpu_history import PastMove, VcpuHistory, key_of
-from .vcpu_load import Demand, Loads
+from .vcpu_history import VcpuHistory, key_of
+from .vcpu_load import Demand, Loads, VcpuKey
 from .vcpu_placement import IDLE, NOWHERE, Problem, kappa, load_bound
-from .vcpu_turns import Masks, Seat, Turns, pin_records
+from .vcpu_turns import Seat, Turns, pin_records
 
-# A vCPU is not sent back to where it came from for this many passes: the guard against ping-pong.
-NO_RETURN_PASSES = 3
+# A vCPU that was moved stays for this many passes, whatever the cool-down: the guard against ping-pong.
+REST_PASSES = 3
 
 # A vCPU that waits on a saturated pCPU moves only for at least this much more of a pCPU than it gets where it is.
 BETTER_SHARE = 0.05
@@ -34,9 +35,8 @@ class World:
     """The problem and what its indices stand for.
 
     Per bin: ``bins`` (its pCPUs), ``rivals`` (what the vCPUs want that are no items) and ``foreign``.
-    Per item: ``seats``, ``demands`` and ``doubt`` (how far its load may be off). ``floating`` is load
-    that lies evenly over a set before it is placed. ``allowed`` is the problem without the
-    restrictions that are ours alone (cells, cool-down): the bounds are taken from it.
+    Per item: ``seats``, ``demands`` and ``doubt`` (how far its load may be off). ``allowed`` is the
+    problem without the restrictions that are ours alone (cells, cool-down): the bounds are taken from it.
     """
 
     bins: Sequence[CpuSet]
@@ -51,6 +51,8 @@ class World:
     def totals(self, where: Sequence[int], load: Optional[Sequence[float]] = None) -> list[float]:
         """The load of each bin, in pCPUs; what has no bin lies evenly over where it can run."""
         totals = self.problem.on_bins(where, load)
+        if NOWHERE not in where:
+            return totals
         bin_of = {pcpu: b for b, pcpus in enumerate(self.bins) for pcpu in pcpus}
         floating: dict[CpuSet, float] = defaultdict(float)
         for item, bin_ in enumerate(where):
@@ -61,6 +63,12 @@ class World:
                 if pcpu in bin_of:
                     totals[bin_of[pcpu]] += weight / len(place)
         return totals
+
+    @functools.cached_property
+    def newcomer_shares(self) -> list[float]:
+        """The share of a pCPU that one more busy vCPU would get on each bin, by the kernel's fair scheduling."""
+        wanted = wanted_on(self, self.problem.now)
+        return [fair_share(self, b, [*wants, 1.0]) for b, wants in enumerate(wanted)]
 
     @functools.cached_property
     def bound(self) -> float:
@@ -131,7 +139,6 @@ def build(
     policy: VcpuPolicy,
     history: VcpuHistory,
     turns: Turns,
-    masks: Masks,
     loads: Loads,
     estimates: Mapping[str, float],
     foreign: Mapping[int, float],
@@ -140,24 +147,23 @@ def build(
     topology = snapshot.host.topology
     bins = bins_of(topology.pcpus, turns.usable, topology.isolated, policy.granularity)
     bin_of = {pcpu: b for b, pcpus in enumerate(bins) for pcpu in pcpus}
-    picked = _Picked(loads, bin_of, masks)
+    picked = _Picked(loads, bin_of)
     for seat in turns.seats:
         picked.take(seat, estimates)
-    rest = _Rest(snapshot, loads, masks, bins, bin_of, picked.keys, foreign)
+    rest = _Rest(loads, bins, bin_of, picked.keys, foreign)
     mates, weights = _smt(topology.pcpus, bins, bin_of, policy.granularity)
-    load = [estimates[key_of(seat.domain, seat.vcpu)] for seat in picked.seats]
     classes = _Classes(bins)
     allowed = Problem(
         capacity=[len(pcpus) for pcpus in bins],
         fixed=rest.fixed,
         mates=mates,
         kappa=weights,
-        load=load,
+        load=picked.load,
         now=picked.now,
         owner=_owners(picked.seats),
         reach=[classes.of(seat.allowed) for seat in picked.seats],
         classes=classes.bins,
-        held=[False] * len(load),
+        held=[False] * len(picked.load),
     )
     world = World(
         bins=bins,
@@ -169,19 +175,22 @@ def build(
         rivals=rest.rivals,
         foreign=rest.foreign,
     )
-    world = replace(world, problem=_restricted(world, snapshot, turns, history))
-    return replace(world, problem=replace(world.problem, held=_held(world, snapshot, policy, history)))
+    last = [_last_move(seat, snapshot, history) for seat in world.seats]
+    world = replace(world, problem=_restricted(world, snapshot, turns, last))
+    return replace(world, problem=replace(world.problem, held=_held(world, policy, last)))
 
 
 class _Picked:
     """The vCPUs that become items: those with a known load, but for idle ones that float."""
 
-    def __init__(self, loads: Loads, bin_of: Mapping[int, int], masks: Masks) -> None:
-        self._loads, self._bin_of, self._masks = loads, bin_of, masks
+    def __init__(self, loads: Loads, bin_of: Mapping[int, int]) -> None:
+        self._loads, self._bin_of = loads, bin_of
+        self._known: dict[CpuSet, int] = {}
         self.seats: list[Seat] = []
         self.demands: list[Demand] = []
+        self.load: list[float] = []
         self.now: list[int] = []
-        self.keys: set[tuple[str, int]] = set()
+        self.keys: set[VcpuKey] = set()
 
     def take(self, seat: Seat, estimates: Mapping[str, float]) -> None:
         key = (seat.domain.uuid, seat.vcpu.id)
@@ -189,23 +198,22 @@ class _Picked:
         if demand is None:
             return
         bin_ = self._bin(seat)
-        floats = bin_ == NOWHERE and bool(seat.now & seat.allowed)
-        if floats and estimates[key_of(seat.domain, seat.vcpu)] <= IDLE + self._loads.resolution:
+        load = estimates[key_of(seat.domain, seat.vcpu)]
+        if bin_ == NOWHERE and load <= IDLE + self._loads.resolution and not seat.now.isdisjoint(seat.allowed):
             return
         self.seats.append(seat)
         self.demands.append(demand)
+        self.load.append(load)
         self.now.append(bin_)
         self.keys.add(key)
 
     def _bin(self, seat: Seat) -> int:
         """The one bin that holds all of where the vCPU can run, or NOWHERE."""
-        if len(seat.now) == 1:
-            (pcpu,) = seat.now
-            return self._bin_of[pcpu] if pcpu in seat.allowed else NOWHERE
-        if not seat.now <= seat.allowed:
-            return NOWHERE
-        bins = {self._bin_of.get(pcpu, NOWHERE) for pcpu in seat.now}
-        return bins.pop() if len(bins) == 1 else NOWHERE
+        if seat.now not in self._known:
+            bins = {self._bin_of.get(pcpu, NOWHERE) for pcpu in seat.now}
+            self._known[seat.now] = bins.pop() if len(bins) == 1 else NOWHERE
+        bin_ = self._known[seat.now]
+        return bin_ if bin_ != NOWHERE and seat.now <= seat.allowed else NOWHERE
 
 
 class _Rest:
@@ -213,29 +221,24 @@ class _Rest:
 
     def __init__(
         self,
-        snapshot: Snapshot,
         loads: Loads,
-        masks: Masks,
         bins: Sequence[CpuSet],
         bin_of: Mapping[int, int],
-        items: set[tuple[str, int]],
+        items: set[VcpuKey],
         foreign: Mapping[int, float],
     ) -> None:
         self.foreign = [sum(foreign.get(pcpu, 0.0) for pcpu in pcpus) for pcpus in bins]
         self.fixed = list(self.foreign)
         self.rivals: list[list[float]] = [[] for _each in bins]
         spread: dict[CpuSet, float] = defaultdict(float)
-        for domain in snapshot.domains:
-            for vcpu in domain.vcpus:
-                demand = loads.demand.get((domain.uuid, vcpu.id))
-                if demand is None or (domain.uuid, vcpu.id) in items:
-                    continue
-                place = masks.runs_on(domain, vcpu)
-                spread[place] += demand.low
-                if len(place) == 1:
-                    (pcpu,) = place
-                    if pcpu in bin_of:
-                        self.rivals[bin_of[pcpu]].append(demand.high)
+        for key, demand in loads.demand.items():
+            if key in items:
+                continue
+            spread[demand.place] += demand.low
+            if len(demand.place) == 1:
+                (pcpu,) = demand.place
+                if pcpu in bin_of:
+                    self.rivals[bin_of[pcpu]].append(demand.high)
         for place, load in spread.items():
             for pcpu in place:
                 if pcpu in bin_of:
@@ -286,63 +289,61 @@ def _smt(
 # ---------------------------------------------------------------- what we don't do, though it would be allowed
 
 
-def _restricted(world: World, snapshot: Snapshot, turns: Turns, history: VcpuHistory) -> Problem:
-    """The problem with each item kept in its home cell and from where it came lately."""
+def _restricted(world: World, snapshot: Snapshot, turns: Turns, last: Sequence[Optional[_LastMove]]) -> Problem:
+    """The problem with each item kept in its home cell."""
     problem = world.problem
     cells = Cells(snapshot.host.topology, world.bins)
-    if not cells.several and not history.moves:
+    if not cells.several:
         return problem
-    homes = home_cells(problem, cells, _rooted(world, snapshot, turns, history)) if cells.several else None
+    homes = home_cells(problem, cells, _rooted(world, turns, last))
     classes = _Classes(world.bins)
-    narrowed: dict[tuple[int, Optional[int], Optional[CpuSet]], tuple[int, frozenset[int]]] = {}
+    narrowed: dict[tuple[int, Optional[int]], tuple[int, frozenset[int]]] = {}
     reach = []
     now = list(problem.now)
-    for item, seat in enumerate(world.seats):
-        past = _past_move(history, seat)
-        recent = past is not None and history.number - past.number <= NO_RETURN_PASSES
-        back = past.before - past.after if past is not None and recent else None
-        kind = (problem.reach[item], homes[item] if homes is not None else None, back)
+    for item, kind in enumerate(zip(problem.reach, homes)):
         if kind not in narrowed:
-            bins = _narrowed(world, cells, problem.classes[kind[0]], kind[1], kind[2])
-            narrowed[kind] = classes.of_bins(bins), frozenset(bins)
-        number, inside = narrowed[kind]
-        if now[item] != NOWHERE and now[item] not in inside:
+            bins = problem.classes[kind[0]]
+            inside = tuple(b for b in bins if cells.of_bin[b] == kind[1]) or tuple(bins)
+            narrowed[kind] = classes.of_bins(inside), frozenset(inside)
+        number, home = narrowed[kind]
+        if now[item] != NOWHERE and now[item] not in home:
             now[item] = NOWHERE
         reach.append(number)
     return replace(problem, reach=reach, classes=classes.bins, now=now)
 
 
-def _narrowed(
-    world: World, cells: Cells, bins: Sequence[int], home: Optional[int], back: Optional[CpuSet]
-) -> tuple[int, ...]:
-    """*bins* in the cell *home*, and not *back* where the vCPU came from: as far as that leaves any."""
-    if home is not None:
-        bins = [b for b in bins if cells.of_bin[b] == home] or bins
-    if back:
-        bins = [b for b in bins if world.bins[b].isdisjoint(back)] or bins
-    return tuple(bins)
+class _LastMove(NamedTuple):
+    """How long ago a vCPU was moved by us, and how many passes, where that is known."""
+
+    since_s: float
+    passes: Optional[int] = None
 
 
-def _past_move(history: VcpuHistory, seat: Seat) -> Optional[PastMove]:
-    """The last move of a vCPU, if it came about and nobody undid it."""
-    past = history.moves.get(key_of(seat.domain, seat.vcpu))
-    return past if past is not None and past.after == seat.vcpu.pin else None
+def _last_move(seat: Seat, snapshot: Snapshot, history: VcpuHistory) -> Optional[_LastMove]:
+    """The last move that came about and that nobody undid: from the history, else from the record on the domain."""
+    past = history.moves.get(key_of(seat.domain, seat.vcpu)) if history.moves else None
+    if past is not None and past.after == seat.vcpu.pin:
+        return _LastMove(snapshot.monotonic_s - past.when_s, history.number - past.number)
+    if seat.domain.record is not None:
+        for record in pin_records(seat.domain, snapshot):
+            if record.thread == "vcpu" and record.id == seat.vcpu.id and record.intended == seat.vcpu.pin:
+                return _LastMove(snapshot.wall_s - record.when_s)
+    return None
 
 
 # A domain does not change its cell again for this long (numad keeps 300 s): its memory has to follow.
 CELL_COOLDOWN_S = 300.0
 
 
-def _rooted(world: World, snapshot: Snapshot, turns: Turns, history: VcpuHistory) -> frozenset[int]:
+def _rooted(world: World, turns: Turns, last: Sequence[Optional[_LastMove]]) -> frozenset[int]:
     """The owners that keep their cell: moved within its cool-down, or with a pinned vCPU that can't come along."""
     rooted = set()
     owners = {}
     items = set()
-    for owner, seat in zip(world.problem.owner, world.seats):
+    for owner, seat, move in zip(world.problem.owner, world.seats, last):
         owners[seat.domain.uuid] = owner
         items.add((seat.domain.uuid, seat.vcpu.id))
-        since_s = _since_move_s(seat, snapshot, history)
-        if since_s is not None and since_s < CELL_COOLDOWN_S:
+        if move is not None and move.since_s < CELL_COOLDOWN_S:
             rooted.add(owner)
     for seat in turns.seats:
         if len(seat.now) == 1 and (seat.domain.uuid, seat.vcpu.id) not in items and seat.domain.uuid in owners:
@@ -350,33 +351,21 @@ def _rooted(world: World, snapshot: Snapshot, turns: Turns, history: VcpuHistory
     return frozenset(rooted)
 
 
-def _since_move_s(seat: Seat, snapshot: Snapshot, history: VcpuHistory) -> Optional[float]:
-    """How long ago a vCPU was moved by us: from the history, else from the record on its domain."""
-    past = _past_move(history, seat)
-    if past is not None:
-        return snapshot.monotonic_s - past.when_s
-    for record in pin_records(seat.domain, snapshot):
-        if record.thread == "vcpu" and record.id == seat.vcpu.id and record.intended == seat.vcpu.pin:
-            return snapshot.wall_s - record.when_s
-    return None
-
-
-def _held(world: World, snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory) -> list[bool]:
-    """Which items stay: those in their cool-down, and those that would get no more anywhere else."""
+def _held(world: World, policy: VcpuPolicy, last: Sequence[Optional[_LastMove]]) -> list[bool]:
+    """Which items stay: those that were moved lately, and those that would get no more anywhere else."""
     problem = world.problem
     held = [False] * len(problem.load)
     best: dict[int, list[tuple[float, int]]] = {}
-    for item, seat in enumerate(world.seats):
+    for item, move in enumerate(last):
         now, reach = problem.now[item], problem.reach[item]
         if now == NOWHERE:
             continue
-        if policy.cooldown_s:
-            since_s = _since_move_s(seat, snapshot, history)
-            held[item] = since_s is not None and since_s < policy.cooldown_s
+        if move is not None:
+            resting = move.passes is not None and move.passes <= REST_PASSES
+            held[item] = resting or move.since_s < policy.cooldown_s
         if contended(world.demands[item]):
             if reach not in best:
-                shares = _newcomer_shares(world)
-                best[reach] = sorted(((shares[b], b) for b in problem.classes[reach]), reverse=True)[:2]
+                best[reach] = heapq.nlargest(2, ((world.newcomer_shares[b], b) for b in problem.classes[reach]))
             share = next((share for share, b in best[reach] if b != now), 0.0)
             held[item] = held[item] or share < world.demands[item].run + BETTER_SHARE
     return held
@@ -388,12 +377,6 @@ def _held(world: World, snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHis
 def contended(demand: Demand) -> bool:
     """Whether a vCPU waited on a saturated pCPU: what it wants is known only to be more than it got."""
     return demand.low > demand.run + BETTER_SHARE
-
-
-def _newcomer_shares(world: World) -> list[float]:
-    """The share of a pCPU that one more busy vCPU would get on each bin, by the kernel's fair scheduling."""
-    wanted = wanted_on(world, world.problem.now)
-    return [fair_share(world, b, [*wants, 1.0]) for b, wants in enumerate(wanted)]
 
 
 def wanted_on(world: World, where: Sequence[int]) -> list[list[float]]:

@@ -5,14 +5,14 @@
 # Everything is made in .build, from the machine's own /usr/bin/python3 and the package registries.
 SHELL := /bin/bash
 bin := $(CURDIR)/.build/venv/bin
-shell_files = .ci/run $(shell git -c safe.directory='*' ls-files --cached --others --exclude-standard '*.sh')
+shell_files = .ci/run $(shell git -c safe.directory='*' ls-files --cached --others --exclude-standard '*.sh' '*.bash')
 
 export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test check unit types lint sanity docs integration faults build bench-memory bench-vcpu prepare clean
+.PHONY: help demo test check unit types lint sanity docs integration faults chaos daemon build bench-memory bench-pass bench-vcpu prepare clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -20,7 +20,7 @@ help: ## Show this list
 demo: prepare ## Balance a few small real guests before your eyes (root)
 	@cd tests && python -m lab.demo $(ARGS)
 
-test: check sanity docs integration ## Run every test (root)
+test: check sanity docs integration faults daemon ## Run every test (root)
 	@echo "== all tests passed"
 
 check: lint types unit ## Run what needs no guests, in under a minute
@@ -53,15 +53,25 @@ integration: prepare ## Run the tests on test:/// and on real guests (root)
 	@echo "== integration tests"
 	@pytest tests/integration $(ARGS)
 
-faults: prepare ## Break QEMUs, guests and passes at chosen instants (root)
+faults: prepare ## Break QEMUs, libvirtd, guests and passes, at chosen instants and at random (root)
 	@echo "== faults"
 	@pytest tests/faults $(ARGS)
+
+chaos: prepare ## Ten minutes of chaos on six guests (root); ARGS="--chaos-seed=2 --chaos-s=60"
+	@pytest tests/faults/test_chaos.py --capture=no --chaos-s=600 $(ARGS)
+
+daemon: prepare ## Run the daemon on real guests, three minutes of them with changing load (root); ARGS="--minutes=30"
+	@echo "== daemon"
+	@pytest tests/daemon $(ARGS)
 
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build
 
 bench-memory: prepare ## Measure the memory policies
 	@python benchmarks/bench_memory.py $(ARGS)
+
+bench-pass: prepare ## Measure a whole pass beside the libvirt calls that it can't avoid (root)
+	@python benchmarks/bench_pass.py $(ARGS)
 
 bench-vcpu: prepare ## Measure the vCPU policy
 	@pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt

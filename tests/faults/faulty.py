@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A pass in which something breaks at an exact instant: the same code that the modules run, with a hook in it.
 
-As a program (``python faulty.py memory balance kill apply``) it runs one pass and kills itself at that
-instant, or tells how the pass ended.
+As a program (``python faulty.py memory balance apply SIGKILL``) it runs one pass, sends itself that
+signal at that instant, and prints what became of the pass.
 """
 
 from __future__ import annotations
@@ -12,75 +12,117 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins/module_utils"))
 
 from kvmsched import config, hypervisor, passes
 from kvmsched.hypervisor import Hypervisor
+from kvmsched.passes import MemoryResult, VcpuResult
 
-# The instants of a pass, in their order: before anything was asked; when the domains were described and their
-# statistics are asked for; between the plan and its first write; when a record is written and its change is not.
-INSTANTS = ("observe", "statistics", "apply", "change")
+# The instants of a pass, in their order, each just before a function is called for the first time: nothing was
+# asked yet; the domains are described, their statistics not; the plan is made; the first record is written, its
+# change is not.
+INSTANTS: dict[str, tuple[Any, str]] = {
+    "observe": (Hypervisor, "observe"),
+    "statistics": (Hypervisor, "_statistics"),
+    "apply": (Hypervisor, "apply"),
+    "change": (hypervisor, "_make"),
+}
+# One more, of memory passes: memory was taken, and is waited for.
+ARRIVAL = {"arrival": (passes, "_wait_for")}
+RESOURCES = ("memory", "vcpu")
+# A pass that takes longer hangs: no healthy one comes near it.
+HANG_S = 60
 
+FLOOR_KIB = 96 * 1024
 DOCUMENT = {
-    "domains": ["kvmsched-test-*"],
     "deadline": 4.0,
     "memory": {"starvation": "40M", "waste": "80M", "floor": "96M", "arrival_timeout": 5.0, "host_reserve": "256M"},
-    "vcpu": {"interval": 1.0, "pcpus": "0-1"},
+    "vcpu": {"interval": 1.0, "pcpus": "0-1", "threshold": 1.0},
 }
 
 
-def run(resource: str, release: bool = False, check: bool = False) -> passes.Result[Any]:
-    """One pass of *resource* (memory or vcpu) with the policy of the fault tests."""
-    policy = config.load(DOCUMENT)
-    how = passes.Conduct(check=check, deadline_s=policy.deadline_s, lock_timeout_s=20, holder="a fault test")
+def run(resource: str, release: bool = False, names: str = "kvmsched-test-*") -> Union[MemoryResult, VcpuResult]:
+    """One pass of *resource* over the domains *names*, with the policy of the fault tests."""
+    policy = config.load({**DOCUMENT, "domains": [names]})
+    how = passes.Conduct(deadline_s=policy.deadline_s, lock_timeout_s=20, holder="a fault test")
     if resource == "memory":
         return passes.run_memory(how, policy.memory, release=release)
     return passes.run_vcpu(how, policy.vcpu, release=release)
 
 
 @contextlib.contextmanager
-def breaking(instant: str, fault: Callable[[], object]) -> Iterator[None]:
-    """Let *fault* happen once, at that instant of the next pass."""
+def breaking(faults: Mapping[str, Callable[[], object]]) -> Iterator[None]:
+    """Let each fault happen once, at its instant of the passes within."""
+    with contextlib.ExitStack() as stack:
+        for instant, fault in faults.items():
+            stack.enter_context(_before(*{**INSTANTS, **ARRIVAL}[instant], fault))
+        yield
+
+
+@contextlib.contextmanager
+def _before(place: Any, name: str, fault: Callable[[], object]) -> Iterator[None]:
+    original = getattr(place, name)
     pending = [fault]
 
-    def now() -> None:
+    def hooked(*arguments: Any, **options: Any) -> Any:
         if pending:
             pending.pop()()
+        return original(*arguments, **options)
 
-    def before(original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            now()
-            return original(*arguments, **options)
-
-        return wrapped
-
-    place, name = {
-        "observe": (Hypervisor, "observe"),
-        "statistics": (Hypervisor, "_statistics"),
-        "apply": (Hypervisor, "apply"),
-        "change": (hypervisor, "_make"),
-    }[instant]
-    original = getattr(place, name)
-    setattr(place, name, before(original))
+    setattr(place, name, hooked)
     try:
         yield
     finally:
         setattr(place, name, original)
 
 
-def main(resource: str, state: str, fault: str = "", instant: str = "observe") -> int:
-    faults: dict[str, Callable[[], object]] = {
-        "": lambda: None,
-        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-        "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-    }
+# ---------------------------------------------------------------- a pass in a process of its own
+
+
+@dataclass
+class Child:
+    """A pass that sends itself *number* at *instant*; *inside* wraps its command, e.g. into a namespace."""
+
+    resource: str
+    state: str = "balance"
+    instant: str = "observe"
+    number: signal.Signals = signal.SIGCONT
+    inside: Callable[[Sequence[str]], list[str]] = list
+    process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        command = [sys.executable, __file__, self.resource, self.state, self.instant, self.number.name]
+        self.process = subprocess.Popen(
+            self.inside(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def wait_stopped(self) -> None:
+        """Wait until it stopped itself."""
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def end(self, number: Optional[signal.Signals] = None) -> tuple[int, str]:
+        """Send it a signal, let it end by itself, and return its exit status and what it printed."""
+        if number is not None:
+            self.process.send_signal(number)
+        try:
+            output, _errors = self.process.communicate(timeout=HANG_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return self.process.returncode, output
+
+
+def main(resource: str, state: str, instant: str, name: str) -> int:
+    number = signal.Signals[name]
     try:
-        with breaking(instant, faults[fault]):
+        with breaking({instant: lambda: os.kill(os.getpid(), number)}):
             result = run(resource, release=state == "release")
     except passes.PassError as error:
         print(f"failed: {error}")
@@ -88,8 +130,8 @@ def main(resource: str, state: str, fault: str = "", instant: str = "observe") -
     for move in result.outcome.moves:
         print(f"moved: {move}")
     for failure in result.outcome.failures:
-        print(f"failure: {failure.domain} {failure.code} {failure.reason}")
-    print(f"ended: {result.failed or 'well'}")
+        print(f"failure: {failure.domain} {failure.code}: {failure.reason}")
+    print(f"failed: {result.failed}" if result.failed else "ended well")
     return 1 if result.failed else 0
 
 

@@ -5,122 +5,52 @@
 
 After each fault: the pass ended by itself, while the fault still stood; nobody died whom the test did
 not kill; no balloon is under its floor and no pin outside its set; the healthy domains were served;
-and ``released`` brings everyone back to where it was.
+and ``released`` brings everyone back to where it was (the fixture ``herd`` sees to that).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import faulty
+import libvirt
 import pytest
+from faulty import INSTANTS, Child, breaking
+from herd import HOME, Herd, pinned_guest
+from kvmsched import hypervisor, lock, passes
 from kvmsched.model import BalloonMove
-from lab import Guest, Lab, RunningGuest
+from lab import RunningGuest
 
-NAMES = [f"kvmsched-test-fault{number}" for number in range(6)]
-MEMORY_KIB = 224 * 1024
-FLOOR_KIB = 96 * 1024
-TOLERANCE_KIB = 1024
-RESOURCES = ("memory", "vcpu")
-# A pass that hangs is ended after this, which fails its test: no healthy one comes near it.
-HANG_S = 90
+# ---------------------------------------------------------------- QEMUs that do not answer
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        lab.start(*(Guest(name, memory_mib=224, cpu=[0.25], pin={0: "0"}, persistent=True) for name in NAMES))
-        yield lab
-
-
-@pytest.fixture
-def guests(lab: Lab) -> Iterator[list[RunningGuest]]:
-    guests = [lab[name] for name in NAMES]
-    yield guests
-    for guest in guests:
-        if guest.qemu_state:
-            guest.signal_qemu(signal.SIGCONT)
-    assert_whole(guests)
-
-
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    """End the whole test run if one test hangs: a thread that is stuck in libvirt can't be ended otherwise."""
-    guard = threading.Timer(HANG_S, lambda: os.kill(os.getpid(), signal.SIGABRT))
-    guard.start()
-    yield
-    guard.cancel()
-
-
-def assert_whole(guests: list[RunningGuest]) -> None:
-    """Release all; each must be alive, where it was, and without a trace of ours."""
-    for resource in RESOURCES:
-        result = faulty.run(resource, release=True)
-        if result.failed:  # what was stopped may need another tick until its statistics are fresh
-            result = faulty.run(resource, release=True)
-        assert result.failed is None, result.failed
-    for guest in guests:
-        assert guest.alive and guest.hog_kills == 0, guest.name
-        assert abs(guest.balloon_kib() - MEMORY_KIB) <= TOLERANCE_KIB, guest.name
-        assert guest.affinity(0) == frozenset({0}), guest.name
-        assert "kvmsched:state" not in guest.domain.XMLDesc(0), guest.name
-
-
-def assert_invariants(guests: list[RunningGuest]) -> None:
-    for guest in guests:
-        assert guest.alive, guest.name
-        assert guest.affinity(0) <= frozenset({0, 1}), guest.name
-        if guest.qemu_state != "T":
-            assert guest.balloon_kib() >= FLOOR_KIB - TOLERANCE_KIB, guest.name
-
-
-def moved(result: Any) -> set[str]:
-    return {move.domain for move in result.outcome.moves}
-
-
-def told(result: Any) -> set[str]:
-    """The domains that the result has a reason for."""
-    return {skip.domain for skip in result.skips} | {failure.domain for failure in result.outcome.failures}
-
-
-@pytest.mark.parametrize("resource", RESOURCES)
-@pytest.mark.parametrize("instant", faulty.INSTANTS)
+@pytest.mark.parametrize("instant", INSTANTS)
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_stopped_qemus_cost_only_their_own_turn(
-    guests: list[RunningGuest], resource: str, instant: str, count: int
-) -> None:
-    sick, healthy = guests[:count], guests[count:]
+def test_stopped_qemus_cost_only_their_own_turn(herd: Herd, instant: str, count: int) -> None:
+    sick = herd.guests[:count]
 
     def stop() -> None:
         for guest in sick:
             guest.signal_qemu(signal.SIGSTOP)
 
-    with faulty.breaking(instant, stop):
-        result = faulty.run(resource)
+    with breaking({instant: stop}):
+        result = herd.run()
     assert all(guest.qemu_state == "T" for guest in sick), "the pass ended while they were stopped"
-    assert_invariants(guests)
-    if resource == "memory":
-        assert moved(result) >= {guest.name for guest in healthy}, result
-        for guest in sick:
-            assert guest.name in told(result) | moved(result), guest.name
+    herd.assert_unharmed()
+    herd.assert_served(result, sick)
+    outcome = result.outcome
+    told = {one.domain for one in (*outcome.moves, *outcome.failures, *result.skips)}
+    assert told >= {guest.name for guest in sick} or herd.resource == "vcpu", "each sick one has its reason"
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
-@pytest.mark.parametrize("instant", faulty.INSTANTS)
-def test_a_pass_that_is_killed_leaves_what_released_restores(
-    guests: list[RunningGuest], resource: str, instant: str
-) -> None:
-    command = [sys.executable, str(Path(faulty.__file__)), resource, "balance", "kill", instant]
-    done = subprocess.run(command, timeout=HANG_S, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert_invariants(guests)
+# ---------------------------------------------------------------- domains that end or change in a pass
 
 
 def killed(guest: RunningGuest) -> None:
@@ -136,44 +66,182 @@ def undefined(guest: RunningGuest) -> None:
     guest.domain.destroy()
 
 
-ENDS: dict[str, Callable[[RunningGuest], None]] = {"killed": killed, "destroyed": destroyed, "undefined": undefined}
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For faults that take some time themselves, and don't let anything hang."""
+    monkeypatch.setattr(hypervisor._Patience, "for_call", lambda *_arguments: faulty.HANG_S)
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
-@pytest.mark.parametrize("end", ENDS)
-def test_a_domain_that_ends_in_a_pass_costs_only_its_own_turn(
-    lab: Lab, guests: list[RunningGuest], resource: str, end: str
-) -> None:
-    victims = lab.start(
-        *(
-            Guest(f"kvmsched-test-victim-{instant}", memory_mib=224, cpu=[0.25], pin={0: "0"}, persistent=True)
-            for instant in faulty.INSTANTS
-        )
-    )
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("end", [killed, destroyed, undefined])
+def test_domains_that_end_in_a_pass_cost_only_their_own_turn(herd: Herd, end: Callable[[RunningGuest], None]) -> None:
+    victims = herd.guests[: len(INSTANTS)]
+    with breaking({instant: partial(end, victim) for instant, victim in zip(INSTANTS, victims)}):
+        result = herd.run()
+    assert {failure.code for failure in result.outcome.failures} <= {"gone"}, result.outcome.failures
+    herd.assert_unharmed(but=victims)
+    herd.assert_served(result, victims)
+    herd.again(victims)
+
+
+def rebooted(guest: RunningGuest) -> None:
+    guest.domain.reset()
+
+
+def saved_and_restored(guest: RunningGuest) -> None:
+    file = f"{guest.files.disk}.saved"
+    guest.domain.save(file)
+    guest.domain.connect().restore(file)
+    os.unlink(file)
+
+
+def managed_saved(guest: RunningGuest) -> None:
+    guest.domain.managedSave()
+    guest.domain.create()
+
+
+def reverted(guest: RunningGuest) -> None:
+    guest.domain.revertToSnapshot(guest.domain.snapshotLookupByName("before"))
+
+
+@contextlib.contextmanager
+def dumping(guest: RunningGuest) -> Iterator[None]:
+    """A dump that does not end while its reader is slow holds the job lock, as a migration or a backup does."""
+    pipe = Path(f"{guest.files.disk}.dump")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    # libvirtd serves few requests of one connection at a time.
+    connection = libvirt.open("qemu:///system")
+    domain = connection.lookupByName(guest.name)
+    dump = threading.Thread(target=domain.coreDump, args=(str(pipe), libvirt.VIR_DUMP_LIVE), daemon=True)
+    dump.start()
+    while guest.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+        assert dump.is_alive(), "no dump has begun"
+        time.sleep(0.05)
     try:
-        for instant, victim in zip(faulty.INSTANTS, victims):
-            with faulty.breaking(instant, lambda victim=victim: ENDS[end](victim)):  # type: ignore[misc]
-                result = faulty.run(resource)
-            assert result.failed is None, (instant, result.failed)
-            assert not victim.alive
-            assert_invariants(guests)
-        assert_whole(guests)
+        yield
     finally:
-        lab.stop([victim.name for victim in victims])
+        os.set_blocking(reader, True)
+        while os.read(reader, 1 << 20):
+            pass
+        os.close(reader)
+        pipe.unlink()
+        dump.join(faulty.HANG_S)
+        connection.close()
 
 
-def test_memory_that_was_taken_when_a_pass_died_is_found_free_by_the_next(guests: list[RunningGuest]) -> None:
-    hog = guests[0]
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("change", [rebooted, saved_and_restored, managed_saved, reverted])
+def test_domains_that_change_in_a_pass_can_still_be_released(
+    herd: Herd, change: Callable[[RunningGuest], None]
+) -> None:
+    victims = herd.guests[: len(INSTANTS)]
+    for victim in victims if change is reverted else ():
+        victim.domain.snapshotCreateXML("<domainsnapshot><name>before</name></domainsnapshot>")
+    with breaking({instant: partial(change, victim) for instant, victim in zip(INSTANTS, victims)}):
+        result = herd.run()
+    for victim in victims:
+        victim.refresh()
+        victim.wait_booted(faulty.HANG_S)
+    assert {failure.code for failure in result.outcome.failures} <= {"gone"}, result.outcome.failures
+    herd.assert_unharmed()
+    herd.assert_served(result, victims)
+
+
+def test_a_domain_whose_job_is_held_is_left_alone(herd: Herd) -> None:
+    victims = herd.guests[: len(INSTANTS)]
+    with contextlib.ExitStack() as dumps:
+        faults = {i: partial(dumps.enter_context, dumping(victim)) for i, victim in zip(INSTANTS, victims)}
+        with breaking(faults):
+            result = herd.run()
+        assert all(victim.domain.jobInfo()[0] for victim in victims), "the pass ended while the dumps went on"
+    assert {failure.code for failure in result.outcome.failures} <= {"busy", "hung"}, result.outcome.failures
+    herd.assert_unharmed()
+    herd.assert_served(result, victims)
+
+
+# ---------------------------------------------------------------- passes that die
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_a_pass_that_is_killed_leaves_what_released_restores(herd: Herd, instant: str) -> None:
+    status, _output = Child(herd.resource, instant=instant, number=signal.SIGKILL).end()
+    assert status == -signal.SIGKILL
+    herd.assert_unharmed()
+
+
+@pytest.mark.parametrize("herd", ["memory"], indirect=True)
+def test_memory_that_was_taken_when_a_pass_died_is_found_free_by_the_next(herd: Herd) -> None:
+    hog = herd.guests[0]
     hog.hold(140)
     hog.wait_held()
-    command = [sys.executable, str(Path(faulty.__file__)), "memory", "balance", "kill", "change"]
-    subprocess.run(command, timeout=HANG_S, check=False)
+    Child("memory", instant="change", number=signal.SIGKILL).end()
     for _turn in range(5):
-        result = faulty.run("memory")
+        result = herd.run()
         if not result.outcome.changed:
             break
     assert result.plan.before.starved == 0
-    gives = [move for move in result.plan.moves if isinstance(move, BalloonMove) and move.gives]
-    assert not gives
+    assert not [move for move in result.plan.moves if isinstance(move, BalloonMove) and move.gives]
     hog.hold(0)
     hog.wait_held()
+
+
+# ---------------------------------------------------------------- refusals, and a host that is odd
+
+
+def test_libvirt_itself_refuses_a_write_over_a_read_only_connection(
+    herd: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(passes.Conduct, "read_only", True)
+        result = herd.run()
+    assert result.plan.moves and not result.outcome.moves
+    assert {failure.code for failure in result.outcome.failures} == {"denied"}
+    assert result.failed and "libvirt refuses the change" in result.failed
+    herd.assert_unharmed()
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_step_of_the_clock_is_survived(herd: Herd, monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    """The clock steps for us alone: setting the machine's own would harm others."""
+    clock, step = time.time, {"s": 0.0}
+    with monkeypatch.context() as patched, breaking({"statistics": lambda: step.update(s=step_s)}):
+        patched.setattr(time, "time", lambda: clock() + step["s"])
+        result = herd.run()
+    assert result.failed is None, result.failed
+    herd.assert_unharmed()
+
+
+@pytest.mark.parametrize("herd", ["vcpu"], indirect=True)
+def test_a_vcpu_that_is_plugged_between_observe_and_apply_waits_for_the_next_pass(herd: Herd) -> None:
+    guest = pinned_guest("plug", max_vcpus=2)
+    (plugged,) = herd.lab.start(guest)
+    try:
+        with breaking({"apply": lambda: plugged.domain.setVcpus(2)}):
+            result = herd.run()
+        assert result.failed is None and not result.outcome.failures, result.outcome
+        herd.assert_served(result)
+        assert set(plugged.threads()) == {0, 1}
+        assert {vcpu.id for d in herd.run().snapshot.domains if d.name == guest.name for vcpu in d.vcpus} == {0, 1}
+        assert herd.run(release=True).failed is None
+        assert plugged.affinity(0) == HOME
+    finally:
+        herd.lab.stop([guest.name])
+
+
+FULL = (
+    "mkdir -p {where}; mount -t tmpfs -o size=4k,{more} tmpfs {where};"
+    " head -c 1M /dev/zero > {where}/fill 2> /dev/null; "
+)
+
+
+@pytest.mark.parametrize(("more", "served"), [("nr_inodes=9", True), ("nr_inodes=2", False)])
+def test_with_run_full_the_lock_holds_or_nothing_is_done(herd: Herd, more: str, served: bool) -> None:
+    """Full for what we write; without room for the lock's text, or for the lock itself."""
+    script = FULL.format(more=more, where=lock.SYSTEM_DIRECTORY) + 'exec "$@"'
+    child = Child(herd.resource, inside=lambda command: ["unshare", "--mount", "sh", "-c", script, "sh", *command])
+    status, output = child.end()
+    assert (status == 0 and "moved" in output) == served, output
+    if not served:
+        assert "failed: the host's lock /run/kvmsched/lock can't be opened (No space left on device)" in output
+    herd.assert_unharmed()

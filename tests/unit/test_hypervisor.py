@@ -95,13 +95,17 @@ class FakeConnection:
 
 
 class World:
-    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails."""
+    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails,
+    one in ``losses`` loses its connection, once; ``answers`` are other than a healthy domain's.
+    """
 
     def __init__(self, domains: int) -> None:
         self.numbers = range(domains)
         self.ids: dict[int, int] = {}
         self.hangs: set[tuple[int, str]] = set()
         self.errors: dict[tuple[int, str], FakeError] = {}
+        self.losses: set[tuple[int, str]] = set()
+        self.answers: dict[tuple[int, str], Any] = {}
         self.over = threading.Event()
         self.written: list[tuple[int, str]] = []
         self.opened = self.closed = 0
@@ -111,12 +115,18 @@ class World:
             self.over.wait()
         if (number, call) in self.errors:
             raise self.errors[number, call]
+        if (number, call) in self.answers:
+            return self.answers[number, call]
+        if (number, call) in self.losses:
+            self.losses.remove((number, call))
+            raise FakeError(38, domain=7, text="End of file while reading data")
         if call.startswith(("set", "pin")):
             self.written.append((number, call))
         return {
             "XMLDesc": XML,
             "controlInfo": [0, 0, 0],
             "jobInfo": [0],
+            "isActive": 1,
             "vcpus": ([(0, 1, 0, 0)], [(True, True)]),
             "statistics": {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1},
         }.get(call, 0)
@@ -135,7 +145,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         "VIR_ERR_ARGUMENT_UNSUPPORTED": 74,
         "VIR_ERR_OPERATION_INVALID": 55,
         "VIR_FROM_RPC": 7,
-        "VIR_DOMAIN_CONTROL_OK": 0,
+        "VIR_DOMAIN_CONTROL_OCCUPIED": 2,
+        "VIR_DOMAIN_CONTROL_ERROR": 3,
         "VIR_DOMAIN_JOB_NONE": 0,
         "VIR_DOMAIN_METADATA_ELEMENT": 2,
         "VIR_DOMAIN_AFFECT_LIVE": 1,
@@ -245,6 +256,91 @@ def test_a_write_that_hangs_is_abandoned_and_the_others_are_made(world: World, c
     assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d2", "hung")]
 
 
+@pytest.mark.parametrize("call", ["setMetadata", "setMemory"])
+def test_after_a_restart_of_libvirt_the_same_change_is_made_once_more(world: World, call: str) -> None:
+    hyper = host()
+    planned = changes(hyper, 1, 2)
+    world.losses = {(1, call)}
+    outcome = hyper.apply(planned)
+    assert [move.domain for move in outcome.moves] == ["d1", "d2"] and not outcome.failures
+    assert world.written[-4:] == [(n, c) for n in (1, 2) for c in ("setMetadata", "setMemory")]
+
+
+def test_when_libvirt_does_not_come_back_the_rest_is_not_tried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> FakeConnection:
+        world.opened += 1
+        raise Unavailable("uri: libvirt can't be reached: Connection refused")
+
+    hyper = host()
+    planned = changes(hyper, *range(20))
+    world.losses = {(1, "setMemory")}
+    monkeypatch.setattr(hypervisor, "_open", refuse)
+    monkeypatch.setattr(hypervisor, "_RESTART_S", 0.2)
+    world.opened = 0
+    outcome = hyper.apply(planned)
+    assert [move.domain for move in outcome.moves] == ["d0"]
+    assert {failure.code for failure in outcome.failures} == {"away"} and len(outcome.failures) == 19
+    tried = world.opened
+    with pytest.raises(Unavailable, match="Connection refused"):
+        hyper.observe()
+    assert world.opened == tried + 1, "after a loss it is waited for once, not in every call"
+
+
+@pytest.mark.parametrize("code", [1, 38, 55])
+@pytest.mark.parametrize(("active", "word"), [(0, "gone"), (1, "error")])
+def test_a_domain_that_ends_in_a_change_is_told_from_one_that_refuses(
+    world: World, code: int, active: int, word: str
+) -> None:
+    world.errors[1, "setMemory"] = FakeError(code)
+    world.answers[1, "isActive"] = active
+    hyper = host()
+    outcome = hyper.apply(changes(hyper, 1))
+    assert [failure.code for failure in outcome.failures] == [word]
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"), [("jobInfo", [2]), ("controlInfo", [2, 0, 5000]), ("controlInfo", [3, 2, 0])]
+)
+def test_a_domain_that_became_busy_meanwhile_is_not_waited_for(world: World, call: str, answer: list[int]) -> None:
+    hyper = host()
+    planned = changes(hyper, 1, 2)
+    world.answers[1, call] = answer
+    outcome = hyper.apply(planned)
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "busy")]
+    assert {number for number, _call in world.written} == {2}
+
+
+def test_libvirt_keeps_workers_for_others_however_many_domains_hang(world: World) -> None:
+    world.hangs = {(number, "statistics") for number in range(40)}
+    hyper = host()
+    snapshot = hyper.observe()
+    assert len(snapshot.skips) == 40 and {skip.code for skip in snapshot.skips} == {"hung"}
+    assert world.opened <= hypervisor._MOST_ABANDONED + 1
+
+
+def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:
+    hyper = host()
+    hyper.observe()
+    world.answers[0, "statistics"] = {"vcpu.0.time": 7, "balloon.maximum": 524288, "balloon.rss": 1}
+    (again, *_others) = hyper.observe(full=False).domains
+    assert again.balloon and again.balloon.period_s == 1 and again.vcpus[0].time_ns == 7
+    world.ids[0] = 99
+    (restarted, *_others) = hyper.observe(full=False).domains
+    assert restarted.balloon and restarted.balloon.period_s == 0, "another run of it is not known yet"
+
+
+def test_a_write_that_was_given_up_goes_no_further_when_it_answers_at_last(world: World) -> None:
+    hyper = host()
+    planned = changes(hyper, 2)
+    world.hangs = {(2, "setMetadata")}
+    assert hyper.apply(planned).failures[0].code == "hung"
+    world.over.set()
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD:
+            thread.join(5)
+    assert world.written == [(2, "setMetadata")]
+
+
 def test_a_domain_that_was_restarted_meanwhile_is_not_changed(world: World) -> None:
     hyper = host()
     planned = changes(hyper, 1)
@@ -257,7 +353,7 @@ def test_a_domain_that_was_restarted_meanwhile_is_not_changed(world: World) -> N
     ("code", "domain", "word"),
     [
         (42, 10, "gone"),
-        (55, 10, "gone"),
+        (55, 10, "error"),
         (68, 10, "busy"),
         (29, 20, "denied"),
         (88, 55, "denied"),

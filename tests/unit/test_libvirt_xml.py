@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from kvmsched.baseline import OWNER_URI, STATE_URI, encode
-from kvmsched.libvirt_xml import parse_capabilities, parse_definition_pins, parse_domain, record_in
+from kvmsched.libvirt_xml import parse_capabilities, parse_domain, parse_inactive
 from kvmsched.model import MemoryRecord, PeriodRecord, PinRecord, Record
 
 ONLINE = frozenset(range(8))
@@ -122,8 +122,8 @@ def stored(record: Record) -> str:
 
 def test_a_record_survives_libvirt() -> None:
     assert parse_domain(stored(RECORD), ONLINE).record == RECORD
-    assert record_in(stored(RECORD))
-    assert not record_in("<domain/>")
+    assert parse_inactive(stored(RECORD)).has_record
+    assert not parse_inactive("<domain/>").has_record
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_an_owner_with_child_elements_is_an_error() -> None:
 
 
 def test_pins_of_a_persistent_definition() -> None:
-    assert parse_definition_pins(DOMAIN) == {0: {1}, 2: {2, 3}}
+    assert parse_inactive(DOMAIN).pins == {0: {1}, 2: {2, 3}}

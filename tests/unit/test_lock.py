@@ -52,6 +52,52 @@ def test_a_holder_that_was_killed_holds_nothing(own_directory: Path) -> None:
         pass
 
 
+DAEMON = (
+    "import sys; from kvmsched import lock\n"
+    f"with lock.announce({URI!r}, 'act') as set_mode:\n"
+    "    print('announced', flush=True)\n"
+    "    for mode in sys.stdin:\n"
+    "        set_mode(mode.strip()); print('set', flush=True)\n"
+)
+
+
+def test_an_acting_daemon_is_known_by_its_pid_until_it_is_gone() -> None:
+    assert lock.acting_daemon(URI) is None
+    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
+    with subprocess.Popen(
+        [sys.executable, "-c", DAEMON], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as daemon:
+        assert daemon.stdin is not None and daemon.stdout is not None
+        assert daemon.stdout.readline() == "announced\n"
+        assert lock.acting_daemon(URI) == daemon.pid
+        there = rf"pid {daemon.pid}\) manages this host already"
+        with pytest.raises(lock.LockError, match=there), lock.announce(URI, "observe"):
+            pass
+        with lock.hold(URI, 0, "a pass"):  # two locks: the daemon holds the host's own only during its passes
+            pass
+        daemon.stdin.write("observe\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "set\n"
+        assert lock.acting_daemon(URI) is None
+        daemon.stdin.write("act\n")
+        daemon.stdin.flush()
+        assert daemon.stdout.readline() == "set\n"
+        daemon.kill()
+        daemon.wait()
+    assert lock.acting_daemon(URI) is None
+
+
+def test_a_daemon_is_not_in_its_own_way() -> None:
+    with lock.announce(URI, "act"):
+        assert lock.acting_daemon(URI) is None
+
+
+def test_a_daemon_that_could_not_say_who_it_is_is_there_all_the_same(own_directory: Path) -> None:
+    with lock.announce(URI, "act"):
+        (own_directory / "kvmsched" / "daemon").write_text("")
+        assert lock.acting_daemon(URI) == 0
+
+
 def test_a_link_in_place_of_the_lock_is_not_followed(own_directory: Path) -> None:
     (own_directory / "kvmsched").mkdir()
     (own_directory / "kvmsched" / "lock").symlink_to(own_directory / "victim")

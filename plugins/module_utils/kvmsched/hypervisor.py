@@ -5,12 +5,15 @@
 
 libvirt bounds hardly any call: a QEMU that does not answer its monitor blocks a bulk statistics
 call for ever. So calls run in a daemon thread with a connection of its own; one that stalls is
-abandoned with its connection, and the pass goes on with the other domains on a new one.
+abandoned with its connection, and the pass goes on with the other domains on a new one. The
+question that was abandoned stays open at that QEMU, which libvirt tells without asking it: no
+later pass asks such a domain again before it has answered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import socket
 import threading
@@ -46,9 +49,13 @@ except ImportError:  # the faces say which package is missing
 
 # One RPC for so many domains at once: enough to make round trips cheap, few enough to isolate a hung one.
 _CHUNK = 32
-# A healthy domain on a host at 99 % load answered within 62 ms; ten times that is no longer a matter of load.
+# A healthy domain on a host at 99 % load answered within 62 ms, and many of them within 17 ms each.
 _STALL_S = 1.0
-_STALL_PER_DOMAIN_S = 0.1
+_STALL_PER_DOMAIN_S = 0.03
+# An abandoned call keeps one of libvirtd's workers, of which it has 20 (max_workers): take few of them at a time.
+_MOST_ABANDONED = 6
+# A restart of libvirtd was measured to take 0.2 to 0.6 s.
+_RESTART_S = 5.0
 THREAD = "libvirt connection"
 # A monitor command that is under way for so long is not just another client's poll.
 _OCCUPIED_MS = 1000
@@ -63,7 +70,7 @@ class Unavailable(Exception):
 
 
 class Hung(Exception):
-    """A call did not return in its time and was abandoned."""
+    """A call did not return in its time and was abandoned, or not even begun for want of time."""
 
 
 # ---------------------------------------------------------------- calls that can be abandoned
@@ -92,7 +99,36 @@ class Line:
         self._jobs: Optional[queue.SimpleQueue[Optional[_Job[Any]]]] = None
 
     def run(self, work: Callable[[Any], T], timeout_s: float) -> T:
-        """Return work(connection); Hung if it takes longer, Unavailable if there is no connection."""
+        """Return work(connection); Hung if it takes longer, Unavailable if there is no connection.
+
+        Where the connection is lost, *work* is done again over a new one: it must bear that.
+        """
+        try:
+            return self._run_once(work, timeout_s)
+        except libvirt.libvirtError as error:
+            if not _connection_lost(error):
+                raise
+        self.close()
+        self._wait_for_libvirt(timeout_s)
+        try:
+            return self._run_once(work, timeout_s)
+        except libvirt.libvirtError as error:
+            if not _connection_lost(error):
+                raise
+            self.close()
+            raise Unavailable(f"uri: libvirt at {self._uri} went away: {_one_line(error)}") from None
+
+    def _wait_for_libvirt(self, timeout_s: float) -> None:
+        end_s = time.monotonic() + _RESTART_S
+        while True:
+            try:
+                return self._run_once(lambda _connection: None, timeout_s)
+            except Unavailable:
+                if time.monotonic() >= end_s:
+                    raise
+            time.sleep(_RESTART_S / 50)
+
+    def _run_once(self, work: Callable[[Any], T], timeout_s: float) -> T:
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
             threading.Thread(target=self._serve, args=(self._jobs,), name=THREAD, daemon=True).start()
@@ -145,16 +181,19 @@ def _one_line(error: Exception) -> str:
 # ---------------------------------------------------------------- what an error means
 
 
+# Some codes have no name in the binding of libvirt 8.
+_OPERATION_UNSUPPORTED = 84
+
+
 def explain(error: Exception) -> tuple[str, str]:
     """A fixed word and one line for what went wrong with one domain.
 
-    Code and error domain are looked at together: SYSTEM_ERROR is a dead daemon from the RPC layer and
-    a dead QEMU from the driver.
+    ``gone`` (it ended, or was started anew), ``busy`` (a job or another client holds it), ``hung``,
+    ``denied``, ``unsupported``, ``away`` (libvirt itself), ``error``.
     """
-    if isinstance(error, Hung):
-        return "hung", "it did not answer in time; what was asked may still happen"
-    if isinstance(error, _Restarted):
-        return "gone", "it was restarted or stopped meanwhile"
+    if isinstance(error, (Hung, _Gone, _Busy, Unavailable)):
+        word = {Hung: "hung", _Gone: "gone", _Busy: "busy", Unavailable: "away"}[type(error)]
+        return word, str(error) or "it did not answer in time; what was asked may still happen"
     if not isinstance(error, libvirt.libvirtError):
         return "error", _one_line(error)
     code, text = error.get_error_code(), _one_line(error)
@@ -166,20 +205,20 @@ def explain(error: Exception) -> tuple[str, str]:
         return "denied", f"libvirt refuses the change: {text}"
     if code in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, _OPERATION_UNSUPPORTED):
         return "unsupported", f"this libvirt can't do it: {text}"
-    if code == libvirt.VIR_ERR_OPERATION_INVALID and "balloon" not in text:
-        return "gone", f"it is not running any more: {text}"
     return "error", text
 
 
-_OPERATION_UNSUPPORTED = 84  # VIR_ERR_OPERATION_UNSUPPORTED
-
-
 def _connection_lost(error: Exception) -> bool:
+    """Whether the RPC layer failed: the driver's own errors have the same codes, but another domain."""
     return isinstance(error, libvirt.libvirtError) and error.get_error_domain() == libvirt.VIR_FROM_RPC
 
 
-class _Restarted(Exception):
-    """The domain that runs under this UUID is not the one that was observed."""
+class _Gone(Exception):
+    """The domain that was observed does not run any more; another run may have its UUID."""
+
+
+class _Busy(Exception):
+    """A change would have to wait."""
 
 
 # ---------------------------------------------------------------- observe
@@ -198,11 +237,13 @@ class _Inventory:
 
 @dataclass
 class _Patience:
-    """How long calls that hang may still hold up this pass."""
+    """How long calls that hang may still hold up this pass, and how many more of them may be left hanging."""
 
     left_s: float
+    left_calls: int = _MOST_ABANDONED
 
     def for_call(self, wanted_s: float) -> float:
+        # Most healthy domains answer within this: they are asked even if the sick ones used up all the time.
         return max(0.05, min(wanted_s, self.left_s))
 
 
@@ -220,37 +261,45 @@ class _Seen:
 
 
 class Hypervisor:
-    """One host's libvirt at *uri*. *deadline_s* is the time that whatever hangs may cost a pass in all.
+    """One host's libvirt at *uri*. *deadline_s* is the time that domains which hang may cost a pass: half
+    of it while observing, half while applying; and how long libvirt itself may take to answer.
 
     *parts* is what is observed of the domains, for each part costs libvirt questions to every QEMU.
     """
 
     def __init__(self, uri: str, read_only: bool, deadline_s: float, parts: Sequence[str] = ALL_PARTS) -> None:
-        self.uri, self.read_only, self.deadline_s, self.parts = uri, read_only, deadline_s, parts
-        parts = urlsplit(uri)
+        self.uri, self.deadline_s = uri, deadline_s
+        self._memory, self._vcpu = "memory" in parts, "vcpus" in parts
+        where = urlsplit(uri)
         # Whether this process sees the same kernel as that libvirt: /proc and /sys are then the better sources.
-        self.local = not parts.netloc and "+" not in parts.scheme and parts.scheme != "test"
-        self.session = parts.path == "/session"
+        self.local = not where.netloc and "+" not in where.scheme and where.scheme != "test"
+        self.session = where.path == "/session"
         self._line = Line(uri, read_only)
-        self._patience = _Patience(deadline_s)
+        self._patience = _Patience(deadline_s / 2)
+        self._described: dict[str, Domain] = {}
+        self._hung: dict[str, Skip] = {}
 
     def close(self) -> None:
         self._line.close()
 
     def observe(self, full: bool = True) -> Snapshot:
-        """Read the host. Not *full*: only what counts up (loads, statistics), for the first of two samples."""
-        self._patience = _Patience(self.deadline_s)
+        """Read the host. Not *full*: only what counts up (loads, statistics), the rest as it was last seen."""
+        self._patience = _Patience(self.deadline_s / 2)
         inventory = self._ask(_inventory(self.local))
         seen = _Seen()
         if full:
             self._each(inventory.handles, lambda handles: self._describe(handles, inventory), seen)
+            self._described, self._hung = dict(seen.domains), {}
         else:
-            for handle in inventory.handles:
-                seen.domains[handle.UUIDString()] = _bare(handle, inventory)
+            # What hung once is not asked again for mere counters.
+            seen.skips += self._hung.values()
+            handles = [handle for handle in inventory.handles if handle.UUIDString() not in self._hung]
+            seen.domains = {handle.UUIDString(): self._as_described(handle, inventory) for handle in handles}
         answering = [h for h in inventory.handles if (d := seen.domains.get(h.UUIDString())) and not _silent(d)]
         began_s = time.monotonic()
         self._each(answering, lambda handles: self._statistics(handles, inventory, seen.domains), seen)
         stamp_s = (began_s + time.monotonic()) / 2
+        self._hung.update({skip.uuid: skip for skip in seen.skips if skip.code == "hung"})
         host = self._host(inventory)
         domains = tuple(sorted(seen.domains.values(), key=lambda domain: domain.uuid))
         return Snapshot(stamp_s, time.time(), host, domains, tuple(seen.skips))
@@ -268,27 +317,52 @@ class Hypervisor:
     def _each(
         self, handles: Sequence[Any], work: Callable[[Sequence[Any]], Callable[[Any], dict[str, Domain]]], seen: _Seen
     ) -> None:
-        """Run *work* over all domains, many in one go; where that stalls or fails, over each alone."""
-        for first in range(0, len(handles), _CHUNK):
-            chunk = handles[first : first + _CHUNK]
+        """Run *work* over all domains, many in one go; where that stalls or fails, find out with which of them."""
+        chunks = [handles[first : first + _CHUNK] for first in range(0, len(handles), _CHUNK)]
+        while chunks:
+            chunk = chunks.pop(0)
             try:
                 seen.domains.update(self._bounded(work(chunk), len(chunk)))
             except (Hung, libvirt.libvirtError) as error:
-                if _connection_lost(error):
-                    raise Unavailable(f"uri: libvirt at {self.uri} went away: {_one_line(error)}") from None
-                for handle in chunk:
-                    try:
-                        seen.domains.update(self._bounded(work([handle]), 1))
-                    except (Hung, libvirt.libvirtError) as alone:
-                        seen.lose(handle, alone)
+                chunks[:0] = self._sift(chunk, error, seen)
+
+    def _sift(self, chunk: Sequence[Any], error: Exception, seen: _Seen) -> list[Sequence[Any]]:
+        """Set those of a chunk aside that caused the *error*; return in which chunks to ask the others."""
+        sick = chunk
+        if len(chunk) > 1:
+            sick = [h for h in chunk if isinstance(error, Hung) and _stopped(self._process(h.name()))]
+        for handle in sick:
+            seen.lose(handle, error)
+        if not sick:
+            return [[handle] for handle in chunk]
+        rest = [handle for handle in chunk if handle not in sick]
+        return [rest] if rest else []
 
     def _bounded(self, work: Callable[[Any], T], domains: int) -> T:
+        if self._patience.left_calls <= 0:
+            raise Hung("not asked: too many others hang, and libvirt must stay able to serve")
         began_s = time.monotonic()
         try:
             return self._line.run(work, self._patience.for_call(_STALL_S + domains * _STALL_PER_DOMAIN_S))
         except Hung:
             self._patience.left_s -= time.monotonic() - began_s
+            self._patience.left_calls -= 1
             raise
+
+    def _ended(self, domain: Domain) -> bool:
+        """Whether the process that was observed is gone; libvirt itself takes half a second to see that."""
+        return domain.started_s is not None and self._process(domain.name) is None
+
+    def _process(self, name: str) -> Optional[procfs.Process]:
+        return procfs.qemu_process(name, self.session) if self.local else None
+
+    def _as_described(self, handle: Any, inventory: _Inventory) -> Domain:
+        """What the last full observation saw of the same run of a domain."""
+        bare = _bare(handle, inventory)
+        known = self._described.get(bare.uuid)
+        if known is None or known.id != bare.id:
+            known = bare
+        return replace(known, state=bare.state, busy=_stopped(self._process(bare.name)) or known.busy)
 
     def _describe(self, handles: Sequence[Any], inventory: _Inventory) -> Callable[[Any], dict[str, Domain]]:
         def work(connection: Any) -> dict[str, Domain]:
@@ -302,24 +376,35 @@ class Hypervisor:
     def _statistics(
         self, handles: Sequence[Any], inventory: _Inventory, known: dict[str, Domain]
     ) -> Callable[[Any], dict[str, Domain]]:
-        memory, vcpus = "memory" in self.parts, "vcpus" in self.parts
-        groups = (libvirt.VIR_DOMAIN_STATS_BALLOON if memory else 0) | (libvirt.VIR_DOMAIN_STATS_VCPU if vcpus else 0)
-
         def work(connection: Any) -> dict[str, Domain]:
-            here = [_here(connection, handle) for handle in handles]
+            here = {handle.UUIDString(): _here(connection, handle) for handle in handles}
             if inventory.driver != "QEMU":
-                return {h.UUIDString(): _with_test_statistics(h, known[h.UUIDString()], memory, vcpus) for h in here}
-            records = connection.domainListGetStats(here, groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-            return {h.UUIDString(): _with_statistics(known[h.UUIDString()], record) for h, record in records}
+                return {u: _with_test_statistics(h, known[u], self._memory, self._vcpu) for u, h in here.items()}
+            threads = {uuid: self._threads(handle) for uuid, handle in here.items()}
+            groups = libvirt.VIR_DOMAIN_STATS_BALLOON if self._memory else 0
+            if self._vcpu and not all(threads.values()):
+                groups |= libvirt.VIR_DOMAIN_STATS_VCPU
+            records: dict[str, dict[str, Any]] = {uuid: {} for uuid in here}
+            if groups:
+                nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+                bulk = connection.domainListGetStats(list(here.values()), groups, nowait)
+                records = {handle.UUIDString(): record for handle, record in bulk}
+            return {u: _with_threads(_with_statistics(known[u], r), threads[u]) for u, r in records.items()}
 
         return work
+
+    def _threads(self, handle: Any) -> dict[int, procfs.VcpuThread]:
+        """The vCPUs' threads, where this host's kernel tells: that is 50 times faster than libvirt, and never hangs."""
+        process = self._process(handle.name()) if self._vcpu else None
+        return procfs.vcpu_threads(process.pid) if process else {}
 
     def _domain(self, handle: Any, inventory: _Inventory) -> Domain:
         """Everything about one domain but its statistics; none of these calls asks QEMU."""
         live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
         persistent = handle.UUIDString() in inventory.persistent
         inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
-        process = procfs.qemu_process(handle.name(), self.session) if self.local else None
+        definition = libvirt_xml.parse_inactive(inactive)
+        process = self._process(handle.name())
         pins = live.pins
         if live.placement_auto:
             # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
@@ -336,12 +421,12 @@ class Hypervisor:
             numa_pcpus=numa,
             cgroup_pcpus=cgroup_cpus,
             vcpu_quota=live.vcpu_quota,
-            vcpus=self._vcpus(handle, live, libvirt_xml.parse_definition_pins(inactive), pins, default),
+            vcpus=self._vcpus(handle, live, definition.pins, pins, default) if self._vcpu else (),
             threads=live.threads,
-            balloon=_balloon(live, process) if "memory" in self.parts else None,
+            balloon=_balloon(live, process) if self._memory else None,
             owner=live.owner,
             record=live.record,
-            record_error=live.record_error or _copied_record(live.record, inactive),
+            record_error=live.record_error or (_COPY if definition.has_record and live.record is None else None),
         )
 
     def _vcpus(
@@ -353,26 +438,27 @@ class Hypervisor:
         default: CpuSet,
     ) -> tuple[Vcpu, ...]:
         """The online vCPUs. Their ids may have gaps: rows carry the true id, positions don't."""
-        if "vcpus" not in self.parts:
-            return ()
-        infos, maps = handle.vcpus()
+        affinities = {number: thread.affinity for number, thread in self._threads(handle).items()}
+        if not affinities:
+            infos, maps = handle.vcpus()
+            affinities = {info[0]: _cpus(cpu_map) for info, cpu_map in zip(infos, maps)}
         return tuple(
             Vcpu(
-                id=info[0],
-                pin=pins.get(info[0], default),
-                affinity=frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed),
-                definition=definition.get(info[0]),
-                scheduler=live.schedulers.get(info[0]),
+                id=number,
+                pin=pins.get(number, default),
+                affinity=affinity,
+                definition=definition.get(number),
+                scheduler=live.schedulers.get(number),
             )
-            for info, cpu_map in zip(infos, maps)
+            for number, affinity in affinities.items()
         )
 
     def _host(self, inventory: _Inventory) -> Host:
-        times = procfs.pcpu_times() if self.local else None
+        times = procfs.pcpu_times() if self.local and self._vcpu else None
         memory = procfs.memory() if self.local else self._ask(_host_memory)
         name = socket.gethostname() if self.local else urlsplit(self.uri).hostname or inventory.driver.lower()
         topology = inventory.topology
-        if self.local and any(cell.memory_kib for cell in topology.cells):
+        if self.local and self._memory and any(cell.memory_kib for cell in topology.cells):
             free = self._ask(_cells_free_kib(max(cell.id for cell in topology.cells)))
             topology = replace(topology, cells=tuple(replace(c, free_kib=free.get(c.id)) for c in topology.cells))
         return Host(
@@ -393,18 +479,47 @@ class Hypervisor:
 
         A domain whose record can't be written is not changed. What fails is a Failure of that domain alone.
         """
-        self._patience = _Patience(self.deadline_s)
+        self._patience = _Patience(self.deadline_s / 2)
         moves: list[Move] = []
         failures: list[Failure] = []
+        away: Optional[Unavailable] = None
         for change in changes:
-            done: list[Move] = []
+            attempt = _Attempt(change)
             try:
-                self._bounded(_write(change, done), 1 + len(change.moves))
-            except (Hung, _Restarted, Unavailable, libvirt.libvirtError) as error:
+                if away or self._patience.left_s <= 0:
+                    raise away or Hung("not tried: what hung used up the time of this pass (deadline)")
+                self._bounded(functools.partial(self._write, attempt), 1 + len(change.moves))
+            except (Hung, _Gone, _Busy, Unavailable, libvirt.libvirtError) as error:
+                attempt.given_up = True
+                away = error if isinstance(error, Unavailable) else None
                 code, reason = explain(error)
                 failures.append(Failure(change.domain.name, change.domain.uuid, code, reason))
-            moves += done
+            moves += attempt.done
         return Outcome(tuple(moves), tuple(failures))
+
+    def _write(self, attempt: _Attempt, connection: Any) -> None:
+        """Write one domain's record, then its moves. Done again over a new connection, it does the same."""
+        change, attempt.done = attempt.change, []
+        handle = connection.lookupByUUIDString(change.domain.uuid)
+        # Live state died with any other run than that which was observed.
+        if handle.ID() != change.domain.id or self._ended(change.domain):
+            raise _Gone("it was restarted or stopped meanwhile")
+        busy = _busy(handle, self._process(change.domain.name))
+        if busy:
+            raise _Busy(busy)
+        try:
+            if change.record != change.domain.record:
+                _write_record(handle, change.record)
+            for move in change.moves:
+                if attempt.given_up:
+                    return
+                _make(handle, move)
+                attempt.done.append(move)
+        except libvirt.libvirtError as error:
+            # A domain that ends meanwhile is told by many codes, none of them its own.
+            if _connection_lost(error) or (handle.isActive() and not self._ended(change.domain)):
+                raise
+            raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
 
 
 def _inventory(local: bool) -> Callable[[Any], _Inventory]:
@@ -443,6 +558,10 @@ def _bare(handle: Any, inventory: _Inventory) -> Domain:
     return Domain(uuid=uuid, name=handle.name(), id=handle.ID(), state=inventory.states.get(uuid, "unknown"))
 
 
+def _cpus(cpu_map: Iterable[bool]) -> CpuSet:
+    return frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed)
+
+
 def _silent(domain: Domain) -> bool:
     return domain.busy is not None and domain.busy.startswith(_NO_ANSWER)
 
@@ -450,13 +569,22 @@ def _silent(domain: Domain) -> bool:
 _NO_ANSWER = "QEMU does not answer"
 
 
+def _stopped(process: Optional[procfs.Process]) -> Optional[str]:
+    if process is None or not process.stopped:
+        return None
+    return f"{_NO_ANSWER}: its process {process.pid} is stopped (SIGSTOP?)"
+
+
 def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
     """Why a change of this domain would have to wait, asked in ways that never wait themselves."""
-    if process is not None and process.stopped:
-        return f"{_NO_ANSWER}: its process {process.pid} is stopped (SIGSTOP?)"
+    stopped = _stopped(process)
+    if stopped:
+        return stopped
     try:
         state, _details, ms = handle.controlInfo()
-        if state != libvirt.VIR_DOMAIN_CONTROL_OK and ms >= _OCCUPIED_MS:
+        if state == libvirt.VIR_DOMAIN_CONTROL_ERROR:
+            return f"{_NO_ANSWER}: its monitor failed"
+        if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and ms >= _OCCUPIED_MS:
             return f"{_NO_ANSWER}: a command to it is under way for {ms / 1000:.0f} s"
         if handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
             return "a job is under way (migration, backup, dump...)"
@@ -466,11 +594,7 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
     return None
 
 
-def _copied_record(live: Optional[Record], inactive: str) -> Optional[str]:
-    """A record in the persistent definition is a copy of somebody's: ours are only ever on the running domain."""
-    if live is None and libvirt_xml.record_in(inactive):
-        return "its persistent definition carries a record of another domain: a copy, ignored"
-    return None
+_COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 
 def _balloon(live: libvirt_xml.DomainDefinition, process: Optional[procfs.Process]) -> Balloon:
@@ -490,7 +614,7 @@ def _balloon(live: libvirt_xml.DomainDefinition, process: Optional[procfs.Proces
 
 def _reported_pins(handle: Any) -> dict[int, CpuSet]:
     rows = handle.vcpuPinInfo(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    return {number: frozenset(cpu for cpu, allowed in enumerate(row) if allowed) for number, row in enumerate(rows)}
+    return {number: _cpus(row) for number, row in enumerate(rows)}
 
 
 def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
@@ -531,13 +655,26 @@ def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
     )
 
 
+def _with_threads(domain: Domain, threads: dict[int, procfs.VcpuThread]) -> Domain:
+    """*domain* with the counters of its vCPUs' threads, where there are any."""
+    if not threads:
+        return domain
+    vcpus = {vcpu.id: vcpu for vcpu in domain.vcpus}
+    timed = (
+        replace(vcpus.get(n) or Vcpu(n, frozenset()), time_ns=t.run_ns, delay_ns=t.delay_ns, affinity=t.affinity)
+        for n, t in threads.items()
+        if n in vcpus or not vcpus
+    )
+    return replace(domain, vcpus=tuple(timed))
+
+
 def _with_test_statistics(handle: Any, domain: Domain, memory: bool, vcpus: bool) -> Domain:
     """The same from libvirt's test driver, which has no bulk statistics; its figures are constants."""
     record: dict[str, Any] = {}
     if memory:
         stats = handle.memoryStats()
         record = {f"balloon.{key}": value for key, value in stats.items()}
-        record["balloon.current"], record["balloon.maximum"] = handle.info()[2], handle.info()[1]
+        _state, record["balloon.maximum"], record["balloon.current"], *_rest = handle.info()
         record["balloon.last-update"] = stats.get("last_update", 0)
     if vcpus:
         record.update({f"vcpu.{info[0]}.time": info[2] for info in handle.vcpus()[0]})
@@ -576,31 +713,23 @@ class Change:
     moves: tuple[Move, ...] = ()
 
 
-def _handle(connection: Any, uuid: str, run_id: int) -> Any:
-    """The domain on this connection; only the run that was observed, for live state died with any other."""
-    handle = connection.lookupByUUIDString(uuid)
-    if handle.ID() != run_id:
-        raise _Restarted
-    return handle
+@dataclass
+class _Attempt:
+    """A change that is being made. Once it is ``given_up``, the call under way may still happen, but no further one."""
+
+    change: Change
+    done: list[Move] = field(default_factory=list)
+    given_up: bool = False
 
 
-def _write(change: Change, done: list[Move]) -> Callable[[Any], None]:
-    def work(connection: Any) -> None:
-        handle = _handle(connection, change.domain.uuid, change.domain.id)
-        if change.record != change.domain.record:
-            text = None if change.record is None else baseline.encode(change.record)
-            handle.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                text,
-                baseline.STATE_PREFIX if text else None,
-                baseline.STATE_URI,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
-            )
-        for move in change.moves:
-            _make(handle, move)
-            done.append(move)
-
-    return work
+def _write_record(handle: Any, record: Optional[Record]) -> None:
+    handle.setMetadata(
+        libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+        baseline.encode(record) if record else None,
+        baseline.STATE_PREFIX if record else None,
+        baseline.STATE_URI,
+        libvirt.VIR_DOMAIN_AFFECT_LIVE,
+    )
 
 
 def _make(handle: Any, move: Move) -> None:
@@ -634,3 +763,74 @@ def acting_refusal(uri: str) -> Optional[str]:
         f"uri: got {uri}, allowed: qemu:///system or qemu:///session of the host itself;"
         " other URIs work for kvm_sched_info and in check mode only"
     )
+
+
+# ---------------------------------------------------------------- events
+
+# Pauses between two attempts to connect: the first, and what they double up to.
+_SOON_S, _LATE_S = 1.0, 30.0
+Happened = Callable[[str, str], None]
+
+
+def watch_events(uri: str, happened: Happened) -> None:
+    """Call *happened* with a word and a domain's UUID as things happen on *uri*, for as long as this process lives.
+
+    The words: started, stopped, resumed, suspended, reboot, balloon, pin (any cputune), device,
+    policy (its owner's). It is called from a thread that must not be held up. A lost connection is
+    opened again, quietly: the passes tell of it. Call this once, before the first Hypervisor is used,
+    for libvirt uses an event loop only for connections that were opened after it was there.
+    """
+    libvirt.registerErrorHandler(lambda *_ignored: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_turn_events, name="libvirt events", daemon=True).start()
+    threading.Thread(target=_listen, args=(uri, happened), name="libvirt event connection", daemon=True).start()
+
+
+def _turn_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _listen(uri: str, happened: Happened) -> None:
+    pause_s = _SOON_S
+    while True:
+        lost = threading.Event()
+        with contextlib.suppress(libvirt.libvirtError), contextlib.closing(libvirt.openReadOnly(uri)) as connection:
+            connection.registerCloseCallback(lambda _connection, _reason, opaque: opaque.set(), lost)
+            with contextlib.suppress(libvirt.libvirtError):  # the test driver knows no keep-alive
+                connection.setKeepAlive(5, 3)
+            _subscribe(connection, happened)
+            pause_s = _SOON_S
+            lost.wait()
+        time.sleep(pause_s)
+        pause_s = min(_LATE_S, 2 * pause_s)
+
+
+def _subscribe(connection: Any, happened: Happened) -> None:
+    def lifecycle(_connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
+        if event in _LIFECYCLE:
+            happened(_LIFECYCLE[event], domain.UUIDString())
+
+    def metadata(_connection: Any, domain: Any, _kind: int, namespace: Any, _opaque: Any) -> None:
+        if namespace == baseline.OWNER_URI:
+            happened("policy", domain.UUIDString())
+
+    def simple(_connection: Any, domain: Any, *rest: Any) -> None:
+        happened(rest[-1], domain.UUIDString())
+
+    wanted = [
+        (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None),
+        (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, None),
+        (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, simple, "reboot"),
+        (libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, simple, "balloon"),
+        (libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, simple, "pin"),
+        (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, simple, "device"),
+        (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, simple, "device"),
+    ]
+    for number, callback, word in wanted:
+        with contextlib.suppress(libvirt.libvirtError):  # what a driver does not know does not happen there
+            connection.domainEventRegisterAny(None, number, callback, word)
+
+
+# virDomainEventType; a domain that is defined or undefined does not start or stop by that.
+_LIFECYCLE = {2: "started", 3: "suspended", 4: "resumed", 5: "stopped", 8: "stopped"}

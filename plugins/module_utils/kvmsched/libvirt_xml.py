@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Iterable, Optional
@@ -12,6 +13,9 @@ from typing import Iterable, Optional
 from .baseline import OWNER_URI, STATE_URI, decode
 from .model import Cell, Owner, Pcpu, Record, Thread, Topology
 from .units import CpuSet, parse_cpuset
+
+# From pass to pass most XML is the same. Some 10 KiB each: enough for a large host, and no more than 20 MiB.
+_PARSED = 1024
 
 # ---------------------------------------------------------------- the host's capabilities
 
@@ -106,8 +110,9 @@ class DomainDefinition:
     record_error: Optional[str]
 
 
+@functools.lru_cache(maxsize=_PARSED)
 def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
-    """Read a domain's live XML; *online* is where a thread may run that nothing confines."""
+    """Read a domain's live XML, the same text once. *online* is where a thread may run that nothing confines."""
     root = ET.fromstring(text)
     vcpu = root.find("vcpu")
     cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
@@ -136,9 +141,23 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
     )
 
 
-def parse_definition_pins(text: str) -> dict[int, CpuSet]:
-    """vCPU id -> ``<vcpupin>`` of a persistent definition."""
-    return parse_pins(ET.fromstring(text))
+@dataclass(frozen=True)
+class InactiveDefinition:
+    """What a persistent definition says: its pins, and whether it carries a record.
+
+    Such a record is a copy, for ours is never written there.
+    """
+
+    pins: dict[int, CpuSet]
+    has_record: bool
+
+
+@functools.lru_cache(maxsize=_PARSED)
+def parse_inactive(text: str) -> InactiveDefinition:
+    """Read a domain's inactive XML; the same text is parsed once."""
+    root = ET.fromstring(text)
+    record = any(element.tag.startswith(f"{{{STATE_URI}}}") for element in root.findall("metadata/*"))
+    return InactiveDefinition(parse_pins(root), record)
 
 
 def parse_pins(root: ET.Element) -> dict[int, CpuSet]:
@@ -217,11 +236,6 @@ def _owner(element: ET.Element) -> Owner:
     children = [child.tag.rpartition("}")[2] for child in element]
     error = f"got element <{children[0]}>, allowed: attributes only" if children else None
     return Owner(dict(element.attrib), error)
-
-
-def record_in(text: str) -> bool:
-    """Whether the inactive XML *text* carries a record: it is a copy, for ours is never written there."""
-    return any(element.tag.startswith(f"{{{STATE_URI}}}") for element in ET.fromstring(text).findall("metadata/*"))
 
 
 # ---------------------------------------------------------------- text forms

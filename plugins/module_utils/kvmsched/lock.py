@@ -1,7 +1,10 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One pass at a time on a host: a flock that root and the daemon's user share (decision 8)."""
+"""Who acts on a host (decision 8): one pass at a time, and modules keep away from an acting daemon.
+
+Both are a flock that root and the daemon's user share; the kernel lets go of it however its holder ends.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ import contextlib
 import fcntl
 import grp
 import os
+import re
 import time
-from typing import Iterator, TextIO
+from typing import Callable, Iterator, Optional, TextIO
 
 SYSTEM_DIRECTORY = "/run/kvmsched"
 # Members of libvirt's group may act on qemu:///system, so they may hold its lock.
 GROUP = "libvirt"
 _POLL_S = 0.1
+# Whoever only looks whether a daemon is there holds its file for an instant.
+_LOOK_S = 1.0
 
 
 class LockError(Exception):
@@ -23,28 +29,72 @@ class LockError(Exception):
 
 
 def directory_for(uri: str) -> str:
-    """Where the lock of *uri* lives: one for the host's system libvirt, one for each user's session."""
-    if uri.startswith("qemu:///session") or (os.geteuid() != 0 and not uri.startswith("qemu:///system")):
-        return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache"), "kvmsched")
-    return SYSTEM_DIRECTORY
+    """Where the lock of *uri* lives: one for the host's system libvirt, one for each user's session (and tests)."""
+    if uri.startswith("qemu:///system"):
+        return SYSTEM_DIRECTORY
+    return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache"), "kvmsched")
 
 
 @contextlib.contextmanager
 def hold(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
-    """Hold the host's lock, waiting up to *timeout_s* for it; LockError names who has it. *holder* is our own name."""
+    """Hold the host's lock for a pass, waiting up to *timeout_s* for it; LockError names who has it.
+
+    *holder* is our own name.
+    """
     path = os.path.join(directory_for(uri), "lock")
-    file = _open(path)
-    with file:
-        _wait(file, path, timeout_s)
-        file.seek(0)
-        file.truncate()
-        file.write(f"{holder} (pid {os.getpid()})\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.seek(0)
-            file.truncate()
+    with _open(path) as file:
+        if not _lock(file, timeout_s):
+            who = _said(file) or "another process"
+            raise LockError(f"{who} holds this host ({path}), waited {timeout_s:g} s (lock_timeout)")
+        _say(file, f"{holder} (pid {os.getpid()})")
+        yield
+
+
+@contextlib.contextmanager
+def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
+    """For a daemon's lifetime: ``with lock.announce(uri, "act") as set_mode: ...; set_mode("observe")``.
+
+    *mode* is ``act`` or ``observe``. While it is ``act``, the passes of other processes on this host
+    write nothing (acting_daemon); the daemon's own passes take the host's lock as any other pass does.
+    Announce before the first pass. LockError if another daemon is there.
+    """
+    path = os.path.join(directory_for(uri), "daemon")
+    with _open(path) as file:
+        if not _lock(file, _LOOK_S):
+            raise LockError(f"{_said(file) or 'another daemon'} manages this host already ({path})")
+
+        def set_mode(mode: str) -> None:
+            _say(file, f"kvmsched in mode {mode} (pid {os.getpid()})")
+
+        set_mode(mode)
+        yield set_mode
+
+
+def daemon(uri: str) -> Optional[tuple[str, int]]:
+    """The mode and the pid of the daemon on this host, or None if there is none.
+
+    ("act", 0) if it did not say (yet) who it is. Never waits, never fails, writes nothing.
+    """
+    try:
+        with open(os.path.join(directory_for(uri), "daemon"), encoding="utf-8", errors="replace") as file:
+            if _try(file, fcntl.LOCK_SH):
+                return None  # whoever wrote the file is gone
+            said = re.search(r"mode (\w+) \(pid (\d+)\)", _said(file))
+    except OSError:
+        return None
+    return (said[1], int(said[2])) if said else ("act", 0)
+
+
+def acting_daemon(uri: str) -> Optional[int]:
+    """The pid of the daemon that acts on this host, or None if there is none, it only observes, or it is this process.
+
+    0 if it did not say (yet) who it is. Never waits, never fails, writes nothing.
+    """
+    mode, pid = daemon(uri) or ("observe", 0)
+    return None if mode != "act" or pid == os.getpid() else pid
+
+
+# ---------------------------------------------------------------- the files
 
 
 def _open(path: str) -> TextIO:
@@ -59,9 +109,8 @@ def _open(path: str) -> TextIO:
             _share(path, 0o660)
         return os.fdopen(descriptor, "r+", encoding="utf-8")
     except OSError as error:
-        raise LockError(
-            f"the host's lock {path} can't be opened ({error.strerror}); run as root, or with become"
-        ) from None
+        hint = "; run as root, or with become" if isinstance(error, PermissionError) else ""
+        raise LockError(f"the host's lock {path} can't be opened ({error.strerror}){hint}") from None
 
 
 def _share(path: str, mode: int) -> None:
@@ -72,15 +121,30 @@ def _share(path: str, mode: int) -> None:
             os.chmod(path, mode)
 
 
-def _wait(file: TextIO, path: str, timeout_s: float) -> None:
+def _lock(file: TextIO, timeout_s: float) -> bool:
     end_s = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= end_s:
-                file.seek(0)
-                who = file.read().strip() or "another process"
-                raise LockError(f"{who} holds this host ({path}), waited {timeout_s:g} s (lock_timeout)") from None
-            time.sleep(_POLL_S)
+    while not _try(file, fcntl.LOCK_EX):
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _try(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(file: TextIO) -> str:
+    """What its holder said of itself."""
+    file.seek(0)
+    return file.readline().strip()
+
+
+def _say(file: TextIO, text: str) -> None:
+    """Write one line in one go, so that nobody reads half of it; without room for it the lock still holds."""
+    with contextlib.suppress(OSError):
+        os.pwrite(file.fileno(), f"{text}\n".encode(), 0)

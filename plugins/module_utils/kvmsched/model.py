@@ -10,9 +10,10 @@ which is never the same as 0. ``to_json`` and ``from_json`` turn any of them int
 
 from __future__ import annotations
 
+import json
 import typing
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, Optional, TypeVar, Union
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, NoReturn, Optional, TypeVar, Union
 
 from .units import CpuSet, format_cpuset, mib, parse_cpuset
 
@@ -493,10 +494,35 @@ class Outcome:
 T = TypeVar("T")
 
 
+def parse_json(text: Union[str, bytes]) -> Any:
+    """Strict JSON: no key twice, no NaN. ValueError says in one line what is wrong and where."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _value in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return values
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
 def to_json(value: Any) -> Any:
     """Turn a model object into plain JSON data: CPU sets as ``0-3,8``, mapping keys as strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    names = getattr(type(value), "__dataclass_fields__", None)
+    if names is not None:
+        return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, frozenset):
         return format_cpuset(value)
     if isinstance(value, dict):
@@ -524,13 +550,16 @@ def _decode(wanted: Any, data: Any, where: str) -> Any:
         return _decode_dataclass(wanted, data, where)
     if origin is frozenset:
         _require(isinstance(data, str), data, where, "a CPU set as text")
-        return parse_cpuset(data) if data else frozenset()
+        return _converted(parse_cpuset, data, where) if data else frozenset()
     if origin is tuple:
         _require(isinstance(data, list), data, where, "a list")
         return tuple(_decode(args[0], item, f"{where}[{index}]") for index, item in enumerate(data))
     if origin is dict:
         _require(isinstance(data, dict), data, where, "an object")
-        return {args[0](key): _decode(args[1], item, f"{where}.{key}") for key, item in data.items()}
+        return {
+            _converted(args[0], key, f"{where}, a key"): _decode(args[1], item, f"{where}.{key}")
+            for key, item in data.items()
+        }
     if wanted is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     fits = isinstance(data, wanted) and isinstance(data, bool) == (wanted is bool)
@@ -553,13 +582,26 @@ def _decode_dataclass(cls: Any, data: Any, where: str) -> Any:
     unknown = sorted(set(data) - set(hints))
     _require(not unknown, ", ".join(unknown), where, f"only the keys {', '.join(hints)}")
     values = {key: _decode(hints[key], item, f"{where}.{key}") for key, item in data.items()}
+    missing = [f.name for f in fields(cls) if f.name not in values and required(f)]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _converted(convert: Any, text: str, where: str) -> Any:
     try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+        return convert(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: got {text!r}, expected {'a number' if convert is int else error}") from None
+
+
+def required(of: Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return of.default is MISSING and of.default_factory is MISSING
 
 
 def _require(fits: bool, data: Any, where: str, allowed: str) -> Any:
     if not fits:
-        raise ValueError(f"{where}: got {data!r}, expected {allowed}")
+        shown = repr(data)
+        raise ValueError(f"{where}: got {shown if len(shown) <= 80 else shown[:77] + '...'}, expected {allowed}")
     return data

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
-from typing import Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 from . import baseline, lock
 from .config import MemoryPolicy, VcpuPolicy
@@ -43,16 +43,32 @@ class PassError(Exception):
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a pass is carried out. ``check``: nothing is written, and the connection is read-only."""
+    """How a pass is carried out. ``check``: nothing is written, and the connection is read-only.
+
+    ``daemon_pid`` is that of another process that acts on this host (0: its pid is not known): nothing
+    is written then either, and the result says so. ``sets_periods``: statistics periods are set even
+    in ``check``, for without statistics nothing can be planned (decision 14).
+    """
 
     uri: str = "qemu:///system"
     check: bool = False
     deadline_s: float = 10.0
     lock_timeout_s: float = 10.0
     holder: str = "kvmsched"
+    daemon_pid: Optional[int] = None
+    sets_periods: bool = False
+
+    @property
+    def writes(self) -> bool:
+        return not self.check and self.daemon_pid is None
+
+    @property
+    def read_only(self) -> bool:
+        return not (self.writes or self.sets_periods)
 
 
 P = TypeVar("P", MemoryPlan, VcpuPlan)
+Q = TypeVar("Q", MemoryPolicy, VcpuPolicy)
 H = TypeVar("H", memory.MemoryHistory, vcpu.VcpuHistory)
 
 
@@ -79,6 +95,9 @@ class Result(Generic[P, H]):
         return (*self.snapshot.skips, *self.plan.skips)
 
 
+MemoryResult = Result[MemoryPlan, memory.MemoryHistory]
+VcpuResult = Result[VcpuPlan, vcpu.VcpuHistory]
+
 # ---------------------------------------------------------------- the passes
 
 
@@ -87,22 +106,13 @@ def run_memory(
     policy: MemoryPolicy,
     release: bool = False,
     history: Optional[memory.MemoryHistory] = None,
-) -> Result[MemoryPlan, memory.MemoryHistory]:
+) -> MemoryResult:
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
+    how = _beside_daemon(how, release)
     with _session(how, "memory") as (host, watch):
         samples = _sample_memory(host)
         watch.lap("observe")
-        judge = memory.release if release else memory.decide
-        plan, learnt = judge(samples, policy, history)
-        watch.lap("decide")
-        work = _Work(host, samples[-1])
-        if not how.check:
-            work.adopt(plan.adoptions)
-            _move_memory(work, plan, policy, release)
-            if release:
-                _strike_restored(work, policy.selection.matches, memory=True, pins=False)
-            watch.lap("apply")
-        result = _result(how, samples[-1], plan, learnt, work, watch)
+        result = _memory_pass(_Work(host, samples[-1], how), samples, policy, history, release, watch)
         unwatched = _unwatched(result) if history is None and not release else ()
         return replace(result, warnings=(*result.warnings, *unwatched))
 
@@ -112,22 +122,33 @@ def run_vcpu(
     policy: VcpuPolicy,
     release: bool = False,
     history: Optional[vcpu.VcpuHistory] = None,
-) -> Result[VcpuPlan, vcpu.VcpuHistory]:
+) -> VcpuResult:
     """Balance (or *release*) the pins of one host's vCPUs, once, by their load over the interval. Raises PassError."""
+    how = _beside_daemon(how, release)
     with _session(how, "vcpus") as (host, watch):
         samples = [host.observe()] if release else _sample_load(host, policy.interval_s)
         watch.lap("observe")
-        judge = vcpu.release if release else vcpu.decide
-        plan, learnt = judge(samples, policy, history)
+        return _vcpu_pass(_Work(host, samples[-1], how), samples, policy, history, release, watch)
+
+
+def run_rescue(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
+    """Give domains back what they had before we took it, as far as the host has it; take from none. Raises PassError.
+
+    For a host whose daemon failed: nobody will look after its slim guests (decision 23).
+    """
+    how = _beside_daemon(how, release=True)
+    with _session(how, "memory") as (host, watch):
+        samples = _sample_memory(host)
+        watch.lap("observe")
+        plan, learnt = memory.release(samples, policy)
+        gives = tuple(move for move in plan.moves if isinstance(move, BalloonMove) and move.gives)
+        plan = replace(plan, moves=gives, not_restored=())
         watch.lap("decide")
-        work = _Work(host, samples[-1])
-        if not how.check:
-            work.adopt(plan.adoptions)
-            work.make(plan.moves)
-            if release:
-                _strike_restored(work, policy.selection.matches, memory=False, pins=True)
+        work = _Work(host, samples[-1], how)
+        if how.writes:
+            _move_memory(work, plan, policy, release=False)
             watch.lap("apply")
-        return _result(how, samples[-1], plan, learnt, work, watch)
+        return _result(plan, learnt, work, watch)
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
@@ -136,6 +157,141 @@ def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str,
         samples = _sample_load(host, interval_s)
         watch.lap("observe")
         return samples, watch.laps_s
+
+
+def run_snapshots(how: Conduct, interval_s: float) -> list[Snapshot]:
+    """Two snapshots that both passes can plan from: at least *interval_s* apart, read-only. Raises PassError."""
+    with _session(replace(how, check=True), *ALL_PARTS) as (host, _watch):
+        return _sample_memory(host, interval_s)
+
+
+def _memory_pass(
+    work: _Work,
+    samples: Sequence[Snapshot],
+    policy: MemoryPolicy,
+    history: Optional[memory.MemoryHistory],
+    release: bool,
+    watch: _Watch,
+) -> MemoryResult:
+    judge = memory.release if release else memory.decide
+    plan, learnt = judge(samples, policy, history)
+    watch.lap("decide")
+    if work.how.writes:
+        with work.accounted():
+            work.adopt(plan.adoptions)
+            _move_memory(work, plan, policy, release)
+            if release:
+                _strike_restored(work, policy.selection.matches, memory=True, pins=False)
+    elif work.how.sets_periods:
+        work.make(move for move in plan.moves if isinstance(move, PeriodMove))
+    watch.lap("apply")
+    return _result(plan, learnt, work, watch)
+
+
+def _vcpu_pass(
+    work: _Work,
+    samples: Sequence[Snapshot],
+    policy: VcpuPolicy,
+    history: Optional[vcpu.VcpuHistory],
+    release: bool,
+    watch: _Watch,
+) -> VcpuResult:
+    judge = vcpu.release if release else vcpu.decide
+    plan, learnt = judge(samples, policy, history)
+    watch.lap("decide")
+    if work.how.writes:
+        with work.accounted():
+            work.adopt(plan.adoptions)
+            work.make(plan.moves)
+            if release:
+                _strike_restored(work, policy.selection.matches, memory=False, pins=True)
+    watch.lap("apply")
+    return _result(plan, learnt, work, watch)
+
+
+# ---------------------------------------------------------------- pass after pass
+
+
+@dataclass(frozen=True)
+class Turn(Generic[Q, H]):
+    """One resource's part of a tick: its policy, the history that its last pass handed back, that pass's snapshot."""
+
+    policy: Q
+    history: H
+    before: Optional[Snapshot] = None
+
+    def samples(self, now: Snapshot) -> list[Snapshot]:
+        return [now] if self.before is None else [self.before, now]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What came of a tick. A resource that had no turn, or whose pass failed as ``failed`` tells, has no result."""
+
+    snapshot: Snapshot
+    memory: Optional[MemoryResult] = None
+    vcpu: Optional[VcpuResult] = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Standing:
+    """One host over one connection, passed over again and again: a daemon's form of the passes above.
+
+    One observation serves both resources. Nothing is waited for: what was taken and has arrived by
+    the next look is given, the rest is left to the next tick.
+    """
+
+    def __init__(self, how: Conduct) -> None:
+        refusal = None if how.read_only else acting_refusal(how.uri)
+        if refusal:
+            raise PassError(refusal)
+        self.how = how
+        self._host = Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def tick(
+        self,
+        memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
+        vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
+    ) -> Tick:
+        """Observe once, and let each resource that is given a turn have its pass. PassError if nothing can be seen."""
+        watch = _Watch()
+        with _held(self.how):
+            now = self._host.observe()
+            watch.lap("observe")
+            # One for both: what memory wrote into a domain's record, the pins' part must find there.
+            work = _Work(self._host, now, self.how)
+            results: dict[str, Any] = {}
+            failed: dict[str, str] = {}
+            if memory_turn is not None:
+                at_once = replace(memory_turn.policy, arrival_timeout_s=0.0)
+                with _noted(failed, "memory"):
+                    samples = memory_turn.samples(now)
+                    results["memory"] = _memory_pass(work, samples, at_once, memory_turn.history, False, watch)
+            if vcpu_turn is not None:
+                calm = budgeted(vcpu_turn.policy, now)
+                with _noted(failed, "vcpu"):
+                    samples, watch = vcpu_turn.samples(now), watch.again()
+                    results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
+            return Tick(now, **results, failed=failed)
+
+
+def budgeted(policy: VcpuPolicy, now: Snapshot) -> VcpuPolicy:
+    """What a daemon may move in one pass unless its policy says so: max(2, 3 % of the vCPUs) (decision 28)."""
+    if policy.max_moves is not None:
+        return policy
+    return replace(policy, max_moves=max(2, round(0.03 * sum(len(domain.vcpus) for domain in now.domains))))
+
+
+@contextlib.contextmanager
+def _noted(failed: dict[str, str], resource: str) -> Iterator[None]:
+    """Note why the pass of one resource failed: the other one has its turn all the same."""
+    try:
+        yield
+    except (Unavailable, ValueError) as error:
+        failed[resource] = str(error)
 
 
 # ---------------------------------------------------------------- observe
@@ -147,13 +303,16 @@ def _sample_load(host: Hypervisor, interval_s: float) -> list[Snapshot]:
     return [first, host.observe()]
 
 
-def _sample_memory(host: Hypervisor) -> list[Snapshot]:
-    """Two samples with a tick of every domain's statistics between them, and no balloon moving if that can be had."""
+def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
+    """Two samples with a tick of every domain's statistics between them, and no balloon moving if that can be had.
+
+    They are at least *least_s* apart.
+    """
     first = host.observe()
     end_s = time.monotonic() + 2 * _LONGEST_TICK_S
     while True:
-        time.sleep(_until_tick_s(first))
-        last = host.observe()
+        time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
+        last = host.observe(full=False)
         if time.monotonic() >= end_s or not _unripe(first, last):
             return [first, last]
         if _ticked(first, last):
@@ -174,7 +333,8 @@ def _ticking(snapshot: Snapshot) -> list[Domain]:
 
 def _until_tick_s(snapshot: Snapshot) -> float:
     ticks = [d.balloon.last_update_s + d.balloon.period_s for d in _ticking(snapshot) if d.balloon]
-    return max(max(ticks, default=0) + _TICK_SLACK_S - time.time(), _POLL_S)
+    wait_s = max(ticks, default=0) + _TICK_SLACK_S - time.time()
+    return min(max(wait_s, _POLL_S), _LONGEST_TICK_S)  # the wall clock may have been set back
 
 
 def _unripe(first: Snapshot, last: Snapshot) -> bool:
@@ -199,12 +359,21 @@ def _same_balloon(first: Snapshot, domain: Domain) -> bool:
 class _Work:
     """Carries moves out, each after its record; a domain that failed once gets no further change in this pass."""
 
-    def __init__(self, host: Hypervisor, planned: Snapshot) -> None:
-        self.host, self.planned = host, planned
+    def __init__(self, host: Hypervisor, planned: Snapshot, how: Conduct) -> None:
+        self.host, self.planned, self.how = host, planned, how
         self.moves: list[Move] = []
         self.failures: list[Failure] = []
         self.not_restored: list[str] = []
+        self.broken: Optional[str] = None
         self._domains = {domain.uuid: domain for domain in planned.domains}
+
+    @contextlib.contextmanager
+    def accounted(self) -> Iterator[None]:
+        """Where libvirt goes away while changes are made, the pass fails, and still tells what it changed."""
+        try:
+            yield
+        except Unavailable as error:
+            self.broken = str(error)
 
     def make(self, moves: Iterable[Move]) -> list[Move]:
         """Make *moves*; return those that were made."""
@@ -234,6 +403,10 @@ class _Work:
                 self._domains[uuid] = replace(change.domain, record=change.record)
         return list(outcome.moves)
 
+    def current(self) -> Snapshot:
+        """What was planned from, with the records as they are by now."""
+        return replace(self.planned, domains=tuple(self._domains.get(d.uuid, d) for d in self.planned.domains))
+
     def memory_is_back(self, uuid: str, now: Snapshot) -> bool:
         """Whether a domain has its original memory again."""
         domain, here = self._domains.get(uuid), now.domain(uuid)
@@ -241,6 +414,12 @@ class _Work:
             return False
         left = baseline.without_restored(replace(domain.record, period=None), here, memory=True, pins=False)
         return left is None or left.memory is None
+
+    def outcome(self) -> Outcome:
+        """What came of all that was tried since the last call."""
+        outcome = Outcome(tuple(self.moves), tuple(self.failures))
+        self.moves, self.failures, self.broken = [], [], None
+        return outcome
 
     def _open(self, uuids: Iterable[str]) -> list[tuple[str, Domain]]:
         return [(uuid, self._domains[uuid]) for uuid in uuids if uuid in self._domains]
@@ -259,20 +438,27 @@ def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: b
     if not release:
         work.make(periods)
     taken = work.make(move for move in balloons if not move.gives)
+    # What can be paid whole before anything arrived does not wait for it: whoever starves has no time.
+    funded = memory.fund(plan, policy, work.planned, work.planned)
+    given = work.make(move for move in funded if taken and move in balloons)
     now = _wait_for(work.host, taken, policy.arrival_timeout_s, work.planned)
-    given = work.make(memory.fund(plan, policy, work.planned, now))
-    now = _wait_for(work.host, given, policy.arrival_timeout_s, now)
+    rest = replace(plan, moves=tuple(move for move in plan.moves if move not in given))
+    given += work.make(memory.fund(rest, policy, work.current(), now))
+    if policy.arrival_timeout_s:
+        now = _wait_for(work.host, given, policy.arrival_timeout_s, now)
     if release:
         # Without statistics no later release could shrink a domain that is not back yet.
         work.make(move for move in periods if work.memory_is_back(move.uuid, now))
 
 
 def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Snapshot) -> Snapshot:
-    """Observe until all balloons are where *moves* send them, or time is up; return the last snapshot."""
+    """Observe, once at least, until all balloons are where *moves* send them or time is up; return the last look."""
     end_s = time.monotonic() + timeout_s
-    while _under_way(moves, now) and time.monotonic() < end_s:
+    while _under_way(moves, now):
         time.sleep(_POLL_S)
         now = host.observe(full=False)
+        if time.monotonic() >= end_s:
+            break
     return now
 
 
@@ -316,9 +502,13 @@ def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str
 class _Watch:
     """How long each phase took."""
 
-    def __init__(self) -> None:
-        self.laps_s = {"observe": 0.0, "decide": 0.0, "apply": 0.0}
+    def __init__(self, observe_s: float = 0.0) -> None:
+        self.laps_s = {"observe": observe_s, "decide": 0.0, "apply": 0.0}
         self._began_s = time.monotonic()
+
+    def again(self) -> _Watch:
+        """A watch for another pass on the same observation."""
+        return _Watch(self.laps_s["observe"])
 
     def lap(self, phase: str) -> None:
         now_s = time.monotonic()
@@ -326,35 +516,56 @@ class _Watch:
         self._began_s = now_s
 
 
+def _beside_daemon(how: Conduct, release: bool) -> Conduct:
+    """*how*, aware of an acting daemon: it alone writes on its host (decision 8). Raises PassError if that can't do."""
+    refusal = acting_refusal(how.uri)
+    if refusal and not how.check:
+        raise PassError(refusal)
+    pid = None if refusal else lock.acting_daemon(how.uri)
+    if pid is not None and release:
+        raise PassError(f"managed by the daemon (pid {pid}), which would undo it: stop kvmsched or set mode observe")
+    return replace(how, daemon_pid=pid)
+
+
 @contextlib.contextmanager
 def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
-    """The host, locked if anything may be written; whatever goes wrong as a whole becomes a PassError."""
-    refusal = None if how.check else acting_refusal(how.uri)
-    if refusal:
-        raise PassError(refusal)
-    held = contextlib.nullcontext() if how.check else lock.hold(how.uri, how.lock_timeout_s, how.holder)
-    host = Hypervisor(how.uri, read_only=how.check, deadline_s=how.deadline_s, parts=parts)
+    """The host for one pass: see _held()."""
+    host = Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s, parts=parts)
+    with contextlib.closing(host), _held(how):
+        yield host, _Watch()
+
+
+@contextlib.contextmanager
+def _held(how: Conduct) -> Iterator[None]:
+    """Lock the host if anything may be written; whatever goes wrong with it as a whole becomes a PassError."""
     try:
-        with held:
-            yield host, _Watch()
+        with contextlib.nullcontext() if how.read_only else lock.hold(how.uri, how.lock_timeout_s, how.holder):
+            yield
     except (Unavailable, lock.LockError, ValueError) as error:
         raise PassError(str(error)) from error
-    finally:
-        host.close()
 
 
-def _result(how: Conduct, snapshot: Snapshot, plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
-    outcome = Outcome(tuple(work.moves), tuple(work.failures))
+def _result(plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
+    how, snapshot, failed, outcome = work.how, work.planned, work.broken, work.outcome()
     warnings = list(plan.warnings)
+    if how.daemon_pid is not None:
+        warnings.append(f"managed by the daemon (pid {how.daemon_pid}): nothing is written by anybody else")
     if outcome.failures:
         first = outcome.failures[0]
         warnings.append(f"{len(outcome.failures)} domains did not take their change, {first.domain}: {first.reason}")
-    failed = None
-    if not snapshot.domains and snapshot.skips:
-        failed = f"no domain could be observed, {snapshot.skips[0].domain}: {snapshot.skips[0].reason}"
-    elif outcome.failures and not outcome.moves:
-        failed = f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
-    elif work.not_restored or (how.check and plan.not_restored):
-        failed = "not all could be restored, run it again: " + "; ".join(plan.not_restored or work.not_restored)
+    failed = failed or _failure(how, snapshot, plan, outcome, work.not_restored)
     left = tuple(work.not_restored or plan.not_restored)
     return Result(snapshot, plan, history, outcome, watch.laps_s, left, tuple(warnings), failed)
+
+
+def _failure(
+    how: Conduct, snapshot: Snapshot, plan: Union[MemoryPlan, VcpuPlan], outcome: Outcome, left: Sequence[str]
+) -> Optional[str]:
+    """Why the pass failed as a whole, if it did (decision 9)."""
+    if not snapshot.domains and snapshot.skips:
+        return f"no domain could be observed, {snapshot.skips[0].domain}: {snapshot.skips[0].reason}"
+    if outcome.failures and not outcome.moves:
+        return f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
+    if left or (how.check and plan.not_restored):
+        return "not all could be restored, run it again: " + "; ".join(plan.not_restored or left)
+    return None

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
+import time
 from dataclasses import dataclass
 from typing import Optional
 
@@ -37,8 +41,9 @@ def pcpu_times() -> PcpuTimes:
     for line in (_read("/proc/stat") or "").splitlines():
         name, _sep, rest = line.partition(" ")
         if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _iowait, irq, softirq = (int(ticks) for ticks in rest.split()[:7])
-            busy[int(name[3:])] = (user + nice + system + irq + softirq) * _NS_PER_TICK
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in rest.split()[:8])
+            # Stolen time, where the host is itself a guest, was no time to spare.
+            busy[int(name[3:])] = (user + nice + system + irq + softirq + steal) * _NS_PER_TICK
             bound[int(name[3:])] = (irq + softirq) * _NS_PER_TICK
     for pid in os.listdir("/proc"):
         if pid.isdigit():
@@ -105,17 +110,30 @@ def isolated() -> CpuSet:
 
 @dataclass(frozen=True)
 class Process:
-    """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer."""
+    """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer.
+
+    ``cpus`` and ``memory_max_kib`` are the limits of its cgroups, which are read when they are asked for.
+    """
 
     pid: int
     started_s: float
     stopped: bool
-    cpus: Optional[CpuSet]
-    memory_max_kib: Optional[int]
+
+    @property
+    def cpus(self) -> Optional[CpuSet]:
+        return _cpus_of(self._cgroups)
+
+    @property
+    def memory_max_kib(self) -> Optional[int]:
+        return _memory_max(self._cgroups)
+
+    @functools.cached_property
+    def _cgroups(self) -> dict[str, str]:
+        return _cgroups(_read(f"/proc/{self.pid}/cgroup") or "")
 
 
 def qemu_process(name: str, session: bool) -> Optional[Process]:
-    """The process of the domain *name*, by the pid file that libvirt keeps; None where it can't be seen."""
+    """The process of the domain *name*, by the pid file that libvirt keeps; None where it can't be seen, or ended."""
     directory = "/run/libvirt/qemu"
     if session:
         directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "libvirt/qemu/run")
@@ -125,16 +143,38 @@ def qemu_process(name: str, session: bool) -> Optional[Process]:
         return None
     # The command name may hold spaces and parentheses: count from its end.
     after_name = stat.rpartition(")")[2].split()
-    started_s = _boot_s() + int(after_name[19]) * _NS_PER_TICK / 1e9
-    cgroups = _cgroups(_read(f"/proc/{pid}/cgroup") or "")
-    return Process(int(pid), started_s, after_name[0] in "Tt", _cpus_of(cgroups), _memory_max(cgroups))
+    if after_name[0] in "ZX":
+        return None
+    booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    started_s = booted_s + int(after_name[19]) * _NS_PER_TICK / 1e9
+    return Process(int(pid), started_s, after_name[0] in "Tt")
 
 
-def _boot_s() -> float:
-    for line in (_read("/proc/stat") or "").splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
-    return 0.0
+@dataclass(frozen=True)
+class VcpuThread:
+    """A vCPU's thread: where the kernel lets it run, its time on a pCPU and in the run queue of one."""
+
+    affinity: CpuSet
+    run_ns: int
+    delay_ns: int
+
+
+# QEMU names its threads so under libvirt (-name debug-threads=on); one thread for all vCPUs is "ALL CPUs/TCG".
+_VCPU_THREAD = re.compile(r"CPU (\d+)/")
+
+
+def vcpu_threads(pid: int) -> dict[int, VcpuThread]:
+    """vCPU id -> its thread, of a QEMU process; empty where they can't be told apart, or can't be seen."""
+    threads = {}
+    with contextlib.suppress(OSError, ValueError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            name = _VCPU_THREAD.match(_read(f"/proc/{pid}/task/{task}/comm") or "")
+            times = _read(f"/proc/{pid}/task/{task}/schedstat") if name else None
+            if name and times:
+                run_ns, delay_ns, _slices = times.split()
+                affinity = frozenset(os.sched_getaffinity(int(task)))
+                threads[int(name[1])] = VcpuThread(affinity, int(run_ns), int(delay_ns))
+    return dict(sorted(threads.items()))
 
 
 def _cgroups(text: str) -> dict[str, str]:

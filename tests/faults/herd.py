@@ -1,0 +1,133 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guests that faults are tried on, and what must be true of them whatever breaks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import faulty
+from lab import Guest, Lab, RunningGuest, TinyGuest, machine
+
+MEMORY_KIB = 224 * 1024
+TOLERANCE_KIB = 1024
+HOME = frozenset({0})
+ALLOWED = frozenset({0, 1})
+# A guest that was stopped or restored needs some ticks of its statistics until memory can be released.
+RELEASES = 6
+
+
+def memory_guest(name: str, **more: Any) -> Guest:
+    """It has far more memory than it uses: a pass takes some."""
+    return Guest(f"kvmsched-test-mem-{name}", memory_mib=MEMORY_KIB >> 10, persistent=True, **more)
+
+
+def pinned_guest(name: str, **more: Any) -> Guest:
+    """It is pinned to pCPU 0, as all others are: a pass spreads them."""
+    pinned: dict[str, Any] = {"cpu": [0.12], "pin": {0: "0"}, "cpuset": "0-1"}
+    return TinyGuest(f"kvmsched-test-pin-{name}", persistent=True, **pinned, **more)
+
+
+def snapshot_disk(name: str) -> str:
+    """A disk that holds snapshots: with none, libvirt takes none of a running domain."""
+    file = machine.DIRECTORY / f"{name}.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), "1M"], check=True)
+    return (
+        f"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{file}'/>"
+        "<target dev='vdz' bus='virtio'/></disk></devices>"
+    )
+
+
+class Herd:
+    """Started guests that a pass of one *resource* wants to change: each of them for memory, some for pins."""
+
+    def __init__(self, lab: Lab, resource: str, guests: Sequence[Guest]) -> None:
+        self.lab, self.resource = lab, resource
+        self.names = [guest.name for guest in guests]
+        self._pattern = f"kvmsched-test-{'mem' if resource == 'memory' else 'pin'}-*"
+        self._made = {guest.name: guest for guest in guests}
+
+    @property
+    def guests(self) -> list[RunningGuest]:
+        return [self.lab[name] for name in self.names]
+
+    def run(self, release: bool = False) -> Any:
+        return faulty.run(self.resource, release, self._pattern)
+
+    def again(self, guests: Iterable[RunningGuest]) -> None:
+        """Start those anew that a test ended."""
+        self._start([guest.name for guest in guests])
+
+    def revive(self) -> None:
+        """Start those anew that a failed test left dead."""
+        self._start([name for name in self.names if name not in self.lab.guests or not self.lab[name].alive])
+
+    def _start(self, names: Sequence[str]) -> None:
+        self.lab.stop(names)
+        self.lab.start(*(self._made[name] for name in names))
+
+    def reconnect(self) -> None:
+        """Find the guests again after their libvirtd was restarted."""
+        self.lab.connection = machine.connect(self.lab.uri)
+        for guest in self.guests:
+            guest.domain = self.lab.connection.lookupByName(guest.name)
+
+    def wake(self) -> None:
+        for guest in self.guests:
+            if guest.qemu_state:
+                guest.signal_qemu(signal.SIGCONT)
+
+    # -- what must be true
+
+    def assert_unharmed(self, but: Iterable[RunningGuest] = ()) -> None:
+        """Nobody died *but* those whom the test ended, none is below its floor, none where it must not run."""
+        for guest in self.guests:
+            if guest in but:
+                continue
+            assert guest.alive, f"{guest.name} died: {guest.qemu_state or 'no QEMU'}, {guest.console()[-300:]}"
+            assert guest.hog_kills == 0, f"{guest.name} ran out of memory"
+            assert guest.affinity(0) <= ALLOWED, guest.name
+            if self.resource == "memory" and guest.qemu_state != "T":
+                assert guest.balloon_kib() >= faulty.FLOOR_KIB - TOLERANCE_KIB, guest.name
+
+    def assert_served(self, result: Any, sick: Iterable[RunningGuest] = ()) -> None:
+        """All that was planned for the healthy was done; of memory guests each had something planned."""
+        names = {guest.name for guest in sick}
+        done = {move.domain for move in result.outcome.moves}
+        planned = {move.domain for move in result.plan.moves}
+        healthy = set(self.names) - names
+        assert planned & healthy <= done, result.outcome.failures
+        if self.resource == "memory":
+            assert healthy <= planned, result.skips
+        elif len(healthy) > 2:
+            assert planned, result.plan.note
+
+    def release(self) -> None:
+        for _turn in range(RELEASES):
+            trouble = self._release()
+            if not trouble:
+                return
+            time.sleep(1)
+        raise AssertionError(trouble)
+
+    def assert_restored(self) -> None:
+        """After release() each must be as it was, without a trace of ours."""
+        self.assert_unharmed()
+        for guest in self.guests:
+            if self.resource == "memory":
+                assert abs(guest.balloon_kib() - MEMORY_KIB) <= TOLERANCE_KIB, guest.name
+            else:
+                assert guest.affinity(0) == HOME, guest.name
+            assert "kvmsched:state" not in guest.domain.XMLDesc(0), guest.name
+
+    def _release(self) -> str:
+        """Why a release failed; empty if it did not."""
+        if self.lab.own:
+            status, output = faulty.Child(self.resource, "release", inside=self.lab.own.inside).end()
+            return output if status else ""
+        return self.run(release=True).failed or ""

@@ -1,0 +1,213 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Chaos: passes over six guests while QEMUs, libvirtd and the passes themselves are hurt at random.
+
+Throughout, from outside: nobody dies whom the chaos did not kill, and none is below its floor by the
+word of its own kernel. After it, ``released`` brings everyone back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import faulty
+import pytest
+from faulty import Child
+from herd import ALLOWED, MEMORY_KIB, Herd, memory_guest
+from lab import Lab, OwnLibvirtd, RunningGuest
+from lab.truth import reports
+
+# A QEMU or libvirtd is stopped for at most so long, which is longer than a pass waits for it.
+LONGEST_STOP_S = 6.0
+# A guest's kernel rounds, and takes some pages for itself as its memory changes.
+KERNEL_TOLERANCE_KIB = 6 * 1024
+FAULTS = {
+    "kill_pass": 3,
+    "stop_qemu": 5,
+    "stop_libvirtd": 1,
+    "kill_libvirtd": 1,
+    "want_memory": 4,
+    "want_cpu": 4,
+    "save_and_restore": 2,
+    "reboot": 1,
+    "kill_qemu": 1,
+}
+
+
+class Watcher(threading.Thread):
+    """Looks at all guests past libvirt, again and again, and notes whatever is wrong."""
+
+    def __init__(self, herd: Herd) -> None:
+        super().__init__(daemon=True)
+        self.herd = herd
+        self.wrong: list[str] = []
+        self.looks = 0
+        self.over = threading.Event()
+        # What its kernel needs for itself is missing in a guest's own MemTotal.
+        self.kernel_kib = {guest.name: MEMORY_KIB - guest.report().total_kib for guest in herd.guests}
+        self._excused = ""
+
+    def run(self) -> None:
+        while not self.over.wait(0.3):
+            for name in self.herd.names:
+                guest = self.herd.lab.guests.get(name)
+                if guest and name != self._excused:
+                    # It may be excused only while it is looked at.
+                    found = [f"{name} {what}" for what in self._wrong_with(guest)]
+                    self.wrong += found if name != self._excused else []
+                    self.looks += 1
+
+    def _wrong_with(self, guest: RunningGuest) -> Iterator[str]:
+        if not guest.alive:
+            yield "died"
+        if guest.hog_kills:
+            yield "had to kill a process for want of memory"
+        with contextlib.suppress(OSError, KeyError):  # its QEMU just ends, or starts
+            if not guest.affinity(0) <= ALLOWED:
+                yield f"runs on {guest.affinity(0)}"
+        for report in reports(guest.console()[-1000:])[-1:]:
+            if report.total_kib + self.kernel_kib[guest.name] < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
+                yield f"is below its floor: {report}"
+
+    @contextlib.contextmanager
+    def excusing(self, guest: RunningGuest) -> Iterator[None]:
+        """While its QEMU is ended or replaced on purpose, it may be gone."""
+        self._excused = guest.name
+        yield
+        self._excused = ""
+
+
+class Chaos:
+    """Passes, one after the other, and the faults that *dice* chooses."""
+
+    def __init__(self, herd: Herd, own: OwnLibvirtd, watcher: Watcher, dice: random.Random) -> None:
+        self.herd, self.own, self.watcher, self.dice = herd, own, watcher, dice
+        self.log: list[str] = []
+        self.passes: list[tuple[int, str]] = []
+        self._child = self._pass()
+        self._later: list[tuple[float, Callable[[], None]]] = []
+
+    def step(self) -> None:
+        if self._child.process.poll() is not None or time.monotonic() - self._began_s > faulty.HANG_S:
+            self.passes.append(self._child.end())
+            self._child = self._pass()
+        (fault,) = self.dice.choices(list(FAULTS), list(FAULTS.values()))
+        guest = self.dice.choice(self.herd.guests)
+        self.log.append(f"{fault} {guest.name}")
+        getattr(self, fault)(guest)
+        time.sleep(self.dice.uniform(0.0, 1.0))
+        self.undo(time.monotonic())
+
+    def end(self) -> None:
+        """Undo what still is broken, and let the last pass end."""
+        self.undo(float("inf"))
+        self.passes.append(self._child.end())
+        for guest in self.herd.guests:
+            guest.wait_booted(faulty.HANG_S)
+            guest.hold(0)
+            guest.wait_held()
+
+    def undo(self, now_s: float) -> None:
+        for due_s, action in list(self._later):
+            if due_s <= now_s:
+                self._later.remove((due_s, action))
+                action()
+
+    def _pass(self) -> Child:
+        self._began_s = time.monotonic()
+        return Child(self.dice.choice(faulty.RESOURCES), inside=self.own.inside)
+
+    def _undo_later(self, action: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + self.dice.uniform(0.3, LONGEST_STOP_S), action))
+
+    def _mend(self) -> None:
+        """For a fault that needs libvirt and its guests."""
+        self.undo(float("inf"))
+        self.herd.reconnect()
+
+    # -- the faults
+
+    def kill_pass(self, _guest: RunningGuest) -> None:
+        self._child.process.kill()
+
+    def stop_qemu(self, guest: RunningGuest) -> None:
+        guest.signal_qemu(signal.SIGSTOP)
+        self._undo_later(self.herd.wake)
+
+    def stop_libvirtd(self, _guest: RunningGuest) -> None:
+        self.own.signal(signal.SIGSTOP)
+        self._undo_later(self.own.ensure)
+
+    def kill_libvirtd(self, _guest: RunningGuest) -> None:
+        self.own.signal(signal.SIGKILL)
+        self._undo_later(self.own.ensure)
+
+    def want_memory(self, guest: RunningGuest) -> None:
+        """No more than what even a guest at its floor has: the guest must never be in danger by itself."""
+        self.herd.wake()
+        guest.wait_booted(faulty.HANG_S)
+        guest.hold(self.dice.choice((0, 10, 20)))
+
+    def want_cpu(self, guest: RunningGuest) -> None:
+        self.herd.wake()
+        guest.wait_booted(faulty.HANG_S)
+        guest.cpu(self.dice.choice((0.0, 0.1, 0.25)))
+
+    def save_and_restore(self, guest: RunningGuest) -> None:
+        self._mend()
+        with self.watcher.excusing(guest):
+            guest.domain.managedSave()
+            guest.domain.create()
+            guest.refresh()
+
+    def reboot(self, guest: RunningGuest) -> None:
+        self._mend()
+        boots = guest.console().count(" ready\n")
+        guest.domain.reset()
+        end_s = time.monotonic() + faulty.HANG_S
+        while guest.console().count(" ready\n") == boots:
+            assert time.monotonic() < end_s, f"{guest.name} does not come up again"
+            time.sleep(0.2)
+
+    def kill_qemu(self, guest: RunningGuest) -> None:
+        self._mend()
+        with self.watcher.excusing(guest):
+            guest.signal_qemu(signal.SIGKILL)
+            self.herd.again([guest])
+
+
+def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest) -> None:
+    seconds, seed = request.config.getoption("--chaos-s"), request.config.getoption("--chaos-seed")
+    repeat = f'repeat it with: make chaos ARGS="--chaos-s={seconds:g} --chaos-seed={seed}"'
+    print(repeat)
+    guests = [memory_guest(f"chaos{n}", cpu=[0.1], pin={0: "0"}, load_at_boot=True) for n in range(6)]
+    with OwnLibvirtd() as own, Lab(own=own) as lab:
+        lab.start(*guests)
+        herds = [Herd(lab, resource, guests) for resource in faulty.RESOURCES]
+        watcher = Watcher(herds[0])
+        chaos = Chaos(herds[0], own, watcher, random.Random(seed))
+        watcher.start()
+        end_s = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end_s and not watcher.wrong:
+                chaos.step()
+            chaos.end()
+            herds[0].reconnect()
+            for herd in herds:
+                herd.release()
+        finally:
+            watcher.over.set()
+            watcher.join()
+            print(f"{len(chaos.passes)} passes, {watcher.looks} looks, faults: {', '.join(chaos.log)}")
+        assert not watcher.wrong, (watcher.wrong[:5], repeat)
+        traces = [output for _status, output in chaos.passes if "Traceback" in output]
+        assert not traces, (traces[0], repeat)
+        assert any("moved" in output for _status, output in chaos.passes), "no pass did anything"
+        for herd in herds:
+            herd.assert_restored()

@@ -15,7 +15,7 @@ from lab import Guest, Lab, RunningGuest
 
 MIB = 1024
 NAMES = [f"kvmsched-test-{name}" for name in ("one", "two", "three", "four")]
-MAXIMUM_MIB, START_MIB, FLOOR_MIB = 1024, 448, 128
+MAXIMUM_MIB, START_MIB, FLOOR_MIB = 1024, 384, 128
 # Leaves a guest of that maximum little more than its kernel and the starvation line.
 HOG_MIB = 750
 STARVATION_MIB, WASTE_MIB = 150, 300
@@ -126,7 +126,7 @@ def test_a_hog_grows_to_its_maximum_while_three_idle_and_gives_all_back(four: li
     assert all(in_its_band(guest) for guest in four)
     sizes = [guest.balloon_kib() for guest in idle]
 
-    hog.hold(HOG_MIB, 16)
+    hog.hold(HOG_MIB, 20)
     rising = []
     while hog.balloon_kib() < MAXIMUM_MIB * MIB:
         rising += passes_until(lambda _answer: True, 1)
@@ -135,6 +135,10 @@ def test_a_hog_grows_to_its_maximum_while_three_idle_and_gives_all_back(four: li
     held = hog.wait_held(120)
     assert held.held_kib >= HOG_MIB * MIB and held.available_kib >= USABLE_MIB * MIB
     alive_and_well(four)
+    least_mib = min(report.available_kib for report in hog.reports() if report.held_kib > 40 * MIB) // MIB
+    print(
+        f"one hog: {len(rising)} passes to its maximum, least usable {least_mib} MiB, {usable_mib(hog)} MiB in the end"
+    )
     assert [guest.balloon_kib() for guest in idle] == sizes, "the host had enough: nobody had to pay"
 
     hog.hold(40)
@@ -142,6 +146,7 @@ def test_a_hog_grows_to_its_maximum_while_three_idle_and_gives_all_back(four: li
     unused_mib = hog.report().free_kib // MIB
     falling = passes_until(at_rest, 10)
     takes = taken_kib(falling, NAMES[0])
+    print(f"one hog: freed, it gave back {', '.join(str(kib // MIB) for kib in takes)} MiB")
     assert len(takes) >= 2 and takes[0] <= unused_mib * MIB / 2 + NOISE_MIB * MIB, "it goes back gradually"
     assert all(in_its_band(guest) for guest in four)
     alive_and_well(four)
@@ -160,6 +165,9 @@ def test_four_hogs_share_what_a_host_has_that_cannot_hold_them(four_that_swap: l
         alive_and_well(guests)
         assert short[-1].values["unmet"], short[-1].text
         grown_mib = [guest.balloon_kib() / MIB for guest in guests]
+        print(
+            f"four hogs: each wants 600 MiB beside its kernel, they got {', '.join(f'{mib:.0f}' for mib in grown_mib)}"
+        )
         assert max(grown_mib) - min(grown_mib) < 0.35 * max(grown_mib), grown_mib
 
         for guest in guests[:2]:
@@ -174,6 +182,7 @@ def test_four_hogs_share_what_a_host_has_that_cannot_hold_them(four_that_swap: l
         passes_until(at_rest, 14, **options)
     assert all(in_its_band(guest) for guest in guests)
     alive_and_well(guests)
+    print(f"four hogs: the host at its least {host.least_kib // MIB - reserve_mib:+} MiB from its reserve")
     assert host.least_kib // MIB >= reserve_mib - HOST_NOISE_MIB, "the host fell below its reserve"
 
 
@@ -188,6 +197,7 @@ def test_the_warm_cache_of_a_database_stays_on_a_calm_host_and_yields_on_a_short
         calm = passes_until(at_rest, 8)
         assert not taken_kib(calm, NAMES[0]) and taken_kib(calm, NAMES[1]), "idle memory is waste, cache is not"
         assert database.balloon_kib() == size_kib
+        print(f"cache: {warm.cached_kib // MIB} MiB before, {database.report().cached_kib // MIB} after calm passes")
         assert database.report().cached_kib >= warm.cached_kib - NOISE_MIB * MIB
 
         reserve = f"{HostWatch([database, idle]).available_kib // MIB + 200}M"

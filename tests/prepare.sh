@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly python=/usr/bin/python3 venv=.build/venv log=.build/prepare.log
+readonly python=/usr/bin/python3 venv=.build/venv prometheus=.build/prometheus log=$PWD/.build/prepare.log
 
 say() { printf '== %s\n' "$*"; }
 
@@ -30,6 +30,8 @@ missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     "$python" -c 'import libvirt' 2>/dev/null || echo python3-libvirt
     "$python" -c 'import jsonschema' 2>/dev/null || echo python3-jsonschema
+    "$python" -c 'import systemd' 2>/dev/null || echo python3-systemd
+    "$python" -c 'import prometheus_client' 2>/dev/null || echo python3-prometheus-client
     command -v git >/dev/null || echo git
     command -v shellcheck >/dev/null || echo shellcheck
 }
@@ -57,8 +59,20 @@ make_venv() {
     fingerprint >"$venv/fingerprint"
 }
 
+# Unpacked, not installed: its package would start a server on this machine.
+get_prometheus() {
+    command -v dpkg-deb >/dev/null || fail "unpack Prometheus into $prometheus, so that usr/bin/promtool is in there"
+    say "unpacking Prometheus into $prometheus"
+    rm -rf "$prometheus" .build/prometheus_*.deb
+    (cd .build && quietly apt-get download prometheus)
+    quietly dpkg-deb --extract .build/prometheus_*.deb "$prometheus.new"
+    rm .build/prometheus_*.deb
+    mv "$prometheus.new" "$prometheus"
+}
+
 mkdir -p .build
 : >"$log"
 mapfile -t missing < <(missing_packages)
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
 [[ -f $venv/fingerprint && "$(fingerprint)" == "$(<"$venv/fingerprint")" ]] || make_venv
+[[ -x $prometheus/usr/bin/promtool ]] || get_prometheus

@@ -62,9 +62,11 @@ options:
         specific than a pattern, and of two patterns the one with more literal characters is.
       - What the owner of a domain wrote into its metadata goes before every rule.
       - The same rules serve memory and vCPUs, so that one list can be given to both modules. Each module uses its part.
+      - If not given, the rules of the policy that is installed on the host are used, if there is one at
+        C(/etc/kvmsched/policy.json) and O(uri) is the host itself. V([]) uses none. RV(policy_source) says which.
+      - Of an installed policy only the rules are used. What holds for all domains comes from the options of the module.
     type: list
     elements: dict
-    default: []
     suboptions:
       match:
         description:
@@ -134,5 +136,5 @@ notes:
     Python, where it can (C(/usr/bin/python3) or C(/usr/libexec/platform-python)).
 requirements:
   - python3-jsonschema, the distribution's package, version 3.2 or newer, on the host where the module runs, if
-    O(rules) is used
+    O(rules) is used or a policy is installed there
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import platform
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
-from .kvmsched import config, model, passes
+from .kvmsched import config, hypervisor, model, passes, report
 from .kvmsched.policy.vcpu_load import measure
 
 # Where distributions put the Python that their python3-libvirt belongs to.
@@ -54,7 +53,7 @@ _CHANGE: dict[str, Any] = {
     **_COMMON,
     "state": {"type": "str", "choices": ["balanced", "released"], "default": "balanced"},
     "lock_timeout": {"type": "float", "default": 10.0},
-    "rules": {"type": "list", "elements": "dict", "default": [], "options": _RULE},
+    "rules": {"type": "list", "elements": "dict", "options": _RULE},
 }
 
 _MEMORY: dict[str, Any] = {
@@ -133,11 +132,12 @@ def run_memory(module: AnsibleModule) -> None:
     names = ("strategy", "starvation", "waste", "host_reserve", "floor", "reclaim", "cache")
     policy = _policy(module, "memory", (*names, "stats_period", "arrival_timeout"))
     how = _conduct(module, policy)
+    rules, source = _rules(module, policy)
     try:
-        result = passes.run_memory(how, policy.memory, release=_releases(module))
+        result = passes.run_memory(how, replace(policy.memory, rules=rules), release=_releases(module))
     except passes.PassError as error:
         _fail(module, str(error))
-    _finish(module, result, {"unmet": model.to_json(result.plan.unmet)})
+    _finish(module, result, source)
 
 
 def run_vcpu(module: AnsibleModule) -> None:
@@ -146,13 +146,12 @@ def run_vcpu(module: AnsibleModule) -> None:
     names = ("interval", "threshold", "granularity", "pcpus", "reserved", "max_moves", "emulator")
     policy = _policy(module, "vcpu", names)
     how = _conduct(module, policy)
+    rules, source = _rules(module, policy)
     try:
-        result = passes.run_vcpu(how, policy.vcpu, release=_releases(module))
+        result = passes.run_vcpu(how, replace(policy.vcpu, rules=rules), release=_releases(module))
     except passes.PassError as error:
         _fail(module, str(error))
-    plan = result.plan
-    more = ("moves_bound", "target_pct", "placed", "trigger", "note")
-    _finish(module, result, {name: getattr(plan, name) for name in more})
+    _finish(module, result, source)
 
 
 def run_info(module: AnsibleModule) -> None:
@@ -193,6 +192,22 @@ def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Po
         _fail(module, "; ".join(mistakes))
 
 
+def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.Rule, ...], str]:
+    """The rules that hold and where they come from: the option, else the policy installed on this host (decision 31).
+
+    A host that is only looked at from afar has another policy than the machine that the module runs on.
+    """
+    if module.params["rules"] is not None:
+        return policy.memory.rules, "options"
+    path = config.installed()
+    if path is None or hypervisor.acting_refusal(module.params["uri"]):
+        return (), "none"
+    try:
+        return config.load_file(path).memory.rules, path
+    except config.ConfigError as error:
+        _fail(module, "; ".join(error.mistakes))
+
+
 def _fail(module: AnsibleModule, line: str) -> NoReturn:
     module.fail_json(msg=line)
     raise SystemExit(1)  # never reached; for type checkers that don't see into ansible-core
@@ -223,55 +238,16 @@ def _releases(module: AnsibleModule) -> bool:
 
 # ---------------------------------------------------------------- results
 
-# A fleet's output must stay readable: all are counted, so many are shown.
-_SHOWN_SKIPS = 20
 
-
-def _finish(module: AnsibleModule, result: passes.Result[Any, Any], more: dict[str, Any]) -> None:
-    plan, outcome = result.plan, result.outcome
-    moves = plan.moves if module.check_mode else outcome.moves
-    values = {
-        "changed": bool(moves),
-        "msg": _summary(module, result, len(moves)),
-        "moves": model.to_json(moves),
-        "skips": model.to_json(result.skips[:_SHOWN_SKIPS]),
-        "skip_counts": dict(Counter(skip.code for skip in result.skips)),
-        "failures": model.to_json(outcome.failures),
-        "unmatched": list(plan.unmatched),
-        "not_restored": list(result.not_restored),
-        "before": model.to_json(plan.before),
-        "after": model.to_json(plan.after),
-        "timings_s": result.timings_s,
-        "diff": _diff(moves),
-        **more,
-    }
+def _finish(module: AnsibleModule, result: passes.Result[Any, Any], source: str) -> None:
+    values = report.values(result, module.check_mode)
+    values["policy_source"] = source
+    values["diff"] = report.diff(report.made(result, module.check_mode))
     for line in result.warnings:
         module.warn(line)
     if result.failed:
         module.fail_json(**{**values, "msg": result.failed})
     module.exit_json(**values)
-
-
-def _diff(moves: Iterable[model.Move]) -> dict[str, str]:
-    """A line for each change, the same thing on both sides of it."""
-    pairs = sorted(model.sides(move) for move in moves)
-    return {
-        "before": "".join(f"{name}: {before}\n" for name, before, _after in pairs),
-        "after": "".join(f"{name}: {after}\n" for name, _before, after in pairs),
-    }
-
-
-def _summary(module: AnsibleModule, result: passes.Result[Any, Any], moves: int) -> str:
-    if not result.snapshot.domains:
-        return f"no running domain on {result.snapshot.host.name}, nothing to do"
-    verb = "would make" if module.check_mode else "made"
-    did = f"{verb} {moves} change{'' if moves == 1 else 's'}" if moves else "nothing to change"
-    parts = [f"{did}: {result.plan.headline}"]
-    if result.skips:
-        parts.append(f"{len(result.skips)} skipped")
-    if result.outcome.failures:
-        parts.append(f"{len(result.outcome.failures)} failed")
-    return ", ".join(parts)
 
 
 def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:

@@ -409,6 +409,13 @@ after:
   returned: success
   type: dict
   contains: *figures
+policy_source:
+  description:
+    - Where the rules of this pass come from. V(options) for O(rules), V(none), or the path of the policy that is
+      installed on the host.
+  returned: success
+  type: str
+  sample: /etc/kvmsched/policy.json
 diff:
   description: One line for each change, before and after.
   returned: when in diff mode

@@ -229,7 +229,7 @@ trigger:
   description:
     - What made the pass act, as fixed words separated by commas. Empty if nothing did.
     - V(imbalance) is uneven load, V(placing) a vCPU that floats and has load, V(wait) vCPUs that wait for a pCPU,
-      V(release) is O(state=released).
+      V(emulator) threads to place as O(emulator) says, V(release) is O(state=released).
   returned: success
   type: str
   sample: imbalance
@@ -354,6 +354,13 @@ after:
   returned: success
   type: dict
   contains: *figures
+policy_source:
+  description:
+    - Where the rules of this pass come from. V(options) for O(rules), V(none), or the path of the policy that is
+      installed on the host.
+  returned: success
+  type: str
+  sample: /etc/kvmsched/policy.json
 diff:
   description: One line for each change, before and after.
   returned: when in diff mode

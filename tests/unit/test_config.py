@@ -89,6 +89,8 @@ def malformed() -> Iterator[tuple[str, Any]]:
             bad = [*WRONG_TYPES, 150, 1.5, *(t for t in WRONG_TEXTS if not (plain_number_is_a_cpu and t == "150"))]
         elif schema["type"] == "array":
             bad = [None, "db*", 1, {}, [""], [1], [None], [["db*"]]]
+        elif schema["type"] == "boolean":
+            bad = [None, 0, "true", [], {}]
         else:
             bad = [*WRONG_NUMBERS, [], {}]
             bad += [1.5] if schema["type"] == "integer" else []

@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Iterable, Mapping, Optional
 
-from .model import Domain, Owner
+from .model import Domain, Owner, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
 
 try:
@@ -174,6 +176,25 @@ class VcpuPolicy:
 
 
 @dataclass(frozen=True)
+class DaemonPolicy:
+    """How the daemon runs. A pass of memory every ``memory_period_s``, of the vCPUs every ``vcpu_period_s``.
+
+    ``mode``: act, or observe (decides, logs and exports, but writes nothing; it sets a statistics
+    period only if ``observe_sets_stats_period``). ``on_stop``: leave, or release all domains.
+    ``metrics_listen`` is "address:port" or none; ``metrics_textfile`` a file for node_exporter's
+    textfile collector.
+    """
+
+    mode: str = "act"
+    memory_period_s: float = 5.0
+    vcpu_period_s: float = 5.0
+    on_stop: str = "leave"
+    observe_sets_stats_period: bool = False
+    metrics_listen: str = "127.0.0.1:9757"
+    metrics_textfile: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class Policy:
     """The whole document, parsed. ``deadline_s``: what all that hangs may cost a pass; ``lock_timeout_s``: see lock."""
 
@@ -181,6 +202,7 @@ class Policy:
     lock_timeout_s: float = 10.0
     memory: MemoryPolicy = MemoryPolicy()
     vcpu: VcpuPolicy = VcpuPolicy()
+    daemon: DaemonPolicy = DaemonPolicy()
 
 
 def _rules_for(rules: Iterable[Rule], domain: Domain) -> list[Rule]:
@@ -228,6 +250,28 @@ _VCPU_HOST: dict[str, Any] = {
     "cooldown": {"type": "number", "minimum": 0, "maximum": 86400, "default": 0.0},
     "grace": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 600},
 }
+_PERIOD: dict[str, Any] = {"type": "number", "minimum": 1, "maximum": 3600}
+_DAEMON: dict[str, Any] = {
+    "mode": {"enum": ["act", "observe"], "default": "act"},
+    "period": {**_PERIOD, "default": 5.0},
+    "memory_period": {**_PERIOD, "description": "seconds between passes of memory; default: period"},
+    "vcpu_period": {**_PERIOD, "description": "seconds between passes of the vCPUs; default: period"},
+    "on_stop": {"enum": ["leave", "release"], "default": "leave"},
+    "observe_sets_stats_period": {"type": "boolean", "default": False},
+    "metrics_listen": {
+        "type": "string",
+        "pattern": r"^(none|(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z.-]+):[0-9]{1,5})$",
+        "description": "address:port, such as 127.0.0.1:9757 or [::1]:9757, or none",
+        "default": "127.0.0.1:9757",
+    },
+    "metrics_textfile": {
+        "type": "string",
+        "pattern": r"^/.*\.prom$",
+        "description": "an absolute path that ends in .prom",
+    },
+}
+# What the daemon takes where its policy is silent: it looks often, so it can wait for certainty (decision 28).
+DAEMON_VCPU = {"hold": 3, "half_life": 30.0, "cooldown": 60.0}
 _PASS: dict[str, Any] = {
     "deadline": {"type": "number", "minimum": 0.1, "maximum": 600, "default": 10.0},
     "lock_timeout": {"type": "number", "minimum": 0, "maximum": 3600, "default": 10.0},
@@ -248,6 +292,7 @@ SCHEMA: dict[str, Any] = {
             **_PASS,
             "memory": _object({**_MEMORY_HOST, **_MEMORY_SETTINGS}),
             "vcpu": _object({**_VCPU_HOST, **_VCPU_SETTINGS}),
+            "daemon": _object(_DAEMON),
             "rules": {
                 "type": "array",
                 "items": _object(
@@ -263,6 +308,18 @@ SCHEMA: dict[str, Any] = {
     ),
 }
 
+
+def defaults(schema: Mapping[str, Any] = SCHEMA) -> dict[str, Any]:
+    """The document of all the defaults that the schema names: it means the same as an empty one."""
+    found = {}
+    for key, part in schema["properties"].items():
+        if "default" in part:
+            found[key] = part["default"]
+        elif part.get("type") == "object":
+            found[key] = defaults(part)
+    return found
+
+
 # ---------------------------------------------------------------- reading a document
 
 
@@ -274,30 +331,102 @@ class ConfigError(ValueError):
         super().__init__("; ".join(self.mistakes))
 
 
+# Where a host has its own policy; the variable names another file, for commands and modules alike.
+INSTALLED = "/etc/kvmsched/policy.json"
+INSTALLED_VARIABLE = "KVMSCHED_POLICY"
+
+
+def installed() -> Optional[str]:
+    """The path of this host's own policy, or None if it has none; what the variable names must be there."""
+    path = os.environ.get(INSTALLED_VARIABLE)
+    return path or (INSTALLED if os.path.exists(INSTALLED) else None)
+
+
+def load_file(path: str) -> Policy:
+    """The Policy that the file *path* describes; ConfigError names the file with each mistake."""
+    document, _hash = read(path)
+    try:
+        return load(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {line}" for line in error.mistakes) from None
+
+
+def read(path: str) -> tuple[dict[str, Any], str]:
+    """Return the document in the file *path*, and the SHA-256 of its bytes in hex. ConfigError where it can't be read.
+
+    JSON; a file named .yaml or .yml is YAML, which needs the package yaml (python3-yaml).
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from None
+    try:
+        document = _parse_yaml(content) if path.endswith((".yaml", ".yml")) else parse_json(content)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from None
+    if not isinstance(document, dict):
+        raise ConfigError([f"{path}: got {_shown(document)}, allowed: a mapping"])
+    return document, hashlib.sha256(content).hexdigest()
+
+
+def _parse_yaml(content: bytes) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ValueError("reading YAML needs the Python package yaml (python3-yaml), JSON needs none") from None
+    try:
+        return yaml.safe_load(content)
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from None
+
+
+def load_daemon(document: Mapping[str, Any]) -> Policy:
+    """The same as load() for the daemon, which has defaults of its own for what makes it calm."""
+    policy = load(document)
+    given = document.get("vcpu", {})
+    calm = {key: value for key, value in DAEMON_VCPU.items() if key not in given}
+    return replace(policy, vcpu=replace(policy.vcpu, **_renamed(calm, {**_VCPU_NAMES, "hold": "hold"})))
+
+
 def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
     """Return the Policy that *document* describes; ConfigError lists every mistake in it.
 
     *typed*: the types were checked already, as Ansible does with a module's options. Only then is
     python3-jsonschema not needed (decision 31).
     """
-    mistakes = [] if typed else _structure_mistakes(document)
-    if not mistakes:
-        reader = _Reader()
-        policy = reader.policy(document)
-        mistakes = reader.mistakes
-    if mistakes:
-        raise ConfigError(mistakes)
+    errors = [] if typed else _structure_errors(document)
+    reader = _Reader([line for error in errors for line in _explained(error)])
+    policy = reader.policy(_without(errors, document))
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes)
     return policy
 
 
-def _structure_mistakes(document: Any) -> list[str]:
-    """One line for each wrong type, unknown key or word in *document*."""
+def _structure_errors(document: Any) -> list[Any]:
+    """jsonschema's error for each wrong type, unknown key or word in *document*."""
     if jsonschema is None:
         raise ConfigError(
             ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
         )
-    errors = sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
-    return [line for error in errors for line in _explained(error)]
+    return sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
+
+
+def _without(errors: Iterable[Any], document: Any) -> Any:
+    """*document* without what the errors are in, so that the values of all the rest can be judged as well."""
+    paths = {tuple(e.absolute_path) for e in errors if e.validator not in ("additionalProperties", "required")}
+    return _pruned(document, paths, ()) if () not in paths else {}
+
+
+def _pruned(value: Any, paths: set[tuple[Any, ...]], here: tuple[Any, ...]) -> Any:
+    if isinstance(value, dict):
+        return {k: _pruned(item, paths, (*here, k)) for k, item in value.items() if (*here, k) not in paths}
+    if isinstance(value, list):
+        # Positions stay what they are, for mistakes are told by them.
+        return [None if (*here, i) in paths else _pruned(item, paths, (*here, i)) for i, item in enumerate(value)]
+    return value
 
 
 def _explained(error: Any) -> list[str]:
@@ -314,6 +443,8 @@ def _explained(error: Any) -> list[str]:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
+    if schema.get("type") == "boolean":
+        return "true or false"
     if "enum" in schema:
         return ", ".join(schema["enum"])
     if "minimum" in schema:
@@ -342,31 +473,34 @@ def _join(key: str, child: str) -> str:
 class _Reader:
     """Turns a document of the right types into a Policy, collecting what is wrong with its values."""
 
-    def __init__(self) -> None:
-        self.mistakes: list[str] = []
+    def __init__(self, mistakes: list[str]) -> None:
+        self.mistakes = mistakes
 
     def policy(self, document: Mapping[str, Any]) -> Policy:
         selection = Selection(tuple(document.get("domains", ("*",))), tuple(document.get("exclude", ())))
-        rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())))
+        rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())) if rule)
         memory = self._memory(document.get("memory", {}))
         vcpu = self._vcpu(document.get("vcpu", {}))
+        daemon = self._daemon(document.get("daemon", {}))
         self._check_ranges(document, _PASS, "")
         return Policy(
             **_renamed(document, {"deadline": "deadline_s", "lock_timeout": "lock_timeout_s"}),
             memory=replace(memory, selection=selection, rules=rules),
             vcpu=replace(vcpu, selection=selection, rules=rules),
+            daemon=daemon,
         )
 
     def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
         where = f"rules[{index}]"
         memory = self._memory_settings(rule.get("memory", {}), f"{where}.memory")
-        return Rule(rule["match"], memory, dict(rule.get("vcpu", {})))
+        return Rule(rule.get("match", ""), memory, dict(rule.get("vcpu", {})))
 
     def _memory(self, part: Mapping[str, Any]) -> MemoryPolicy:
         self._check_ranges(part, _MEMORY_HOST, "memory")
         settings = MemorySettings(**self._memory_settings(part, "memory"))
         try:
-            _check_thresholds(settings, None)
+            if not self.mistakes:  # else they may contradict what was put in a mistake's place
+                _check_thresholds(settings, None)
         except ValueError as error:
             self.mistakes.append(f"memory.{error}")
         policy = MemoryPolicy(settings=settings, **_only(part, ("strategy", "reclaim", "cache")))
@@ -386,22 +520,22 @@ class _Reader:
     def _vcpu(self, part: Mapping[str, Any]) -> VcpuPolicy:
         self._check_ranges(part, _VCPU_HOST, "vcpu")
         values = _only(part, ("avg_change_pct", "granularity", "max_moves", "emulator", "hold"))
-        values.update(
-            _renamed(
-                part,
-                {
-                    "interval": "interval_s",
-                    "threshold": "threshold_pct",
-                    "half_life": "half_life_s",
-                    "cooldown": "cooldown_s",
-                    "grace": "grace_s",
-                },
-            )
-        )
+        values.update(_renamed(part, _VCPU_NAMES))
         for key in ("pcpus", "reserved"):
             if key in part:
                 values[key] = self._parsed(parse_cpuset, part[key], f"vcpu.{key}", frozenset())
         return VcpuPolicy(settings=VcpuSettings(**_only(part, ("mode",))), **values)
+
+    def _daemon(self, part: Mapping[str, Any]) -> DaemonPolicy:
+        self._check_ranges(part, _DAEMON, "daemon")
+        names = ("mode", "on_stop", "observe_sets_stats_period", "metrics_listen", "metrics_textfile")
+        values = _only(part, names)
+        for key in ("memory_period", "vcpu_period"):
+            values[f"{key}_s"] = part.get(key, part.get("period", _DAEMON["period"]["default"]))
+        port = str(values.get("metrics_listen")).rpartition(":")[2]
+        if port.isdigit() and not 1 <= int(port) <= 65535:
+            self.mistakes.append(f"daemon.metrics_listen: got port {port}, allowed: 1 to 65535")
+        return DaemonPolicy(**values)
 
     def _check_ranges(self, part: Mapping[str, Any], schemas: Mapping[str, Any], where: str) -> None:
         for key, schema in schemas.items():
@@ -419,6 +553,15 @@ class _Reader:
         except ValueError as error:
             self.mistakes.append(f"{key}: got {_shown(text)}, allowed: {error}")
             return fallback
+
+
+_VCPU_NAMES = {
+    "interval": "interval_s",
+    "threshold": "threshold_pct",
+    "half_life": "half_life_s",
+    "cooldown": "cooldown_s",
+    "grace": "grace_s",
+}
 
 
 def _only(part: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,422 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bundle: all that a plan depends on, in one JSON document that gives the same plan anywhere.
+
+It is what users attach to bug reports, and may be written by hand: read() fills in what follows from
+the rest. docs/schemas/bundle.schema.json is made by schema().
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+import uuid
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Iterable, Literal, Mapping, Optional, Sequence, TypeVar, Union
+
+from .. import config, model, passes
+from ..model import Balloon, Domain, Host, Skip, Snapshot, Vcpu
+from ..policy import memory as memory_policy
+from ..policy import vcpu as vcpu_policy
+from ..policy.memory import MemoryHistory
+from ..policy.vcpu import VcpuHistory
+from ..units import CPUSET_HELP, format_cpuset
+
+FORMAT = 1
+
+# What read() assumes where a bundle written by hand says nothing.
+_STEP_S = 5.0
+_EPOCH_S = 1_000_000_000.0
+_PERIOD_S = 5
+
+
+@dataclass(frozen=True)
+class History:
+    """What the daemon remembered when the snapshots were taken, by resource; null: nothing, as in a single pass."""
+
+    memory: Optional[MemoryHistory] = None
+    vcpu: Optional[VcpuHistory] = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that a plan depends on.
+
+    ``snapshots`` are at least one, oldest first; a plan of vCPUs, and taking memory from anybody, needs two.
+    ``policy`` is a policy document, ``history`` what was remembered from earlier passes, ``kvmsched``
+    the version that wrote the bundle.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    policy: dict[str, Any] = field(default_factory=dict)
+    history: History = History()
+    kvmsched: str = ""
+    format: int = FORMAT
+
+
+def plan_memory(bundle: Bundle, policy: config.Policy) -> passes.MemoryResult:
+    """What a pass over memory would come to, by *policy*. ValueError where that does not fit the host."""
+    plan, learnt = memory_policy.decide(bundle.snapshots, policy.memory, bundle.history.memory)
+    return passes.Result(bundle.snapshots[-1], plan, learnt, model.Outcome(), {}, warnings=plan.warnings)
+
+
+def plan_vcpu(bundle: Bundle, policy: config.Policy) -> passes.VcpuResult:
+    """The same for the vCPUs."""
+    plan, learnt = vcpu_policy.decide(bundle.snapshots, policy.vcpu, bundle.history.vcpu)
+    return passes.Result(bundle.snapshots[-1], plan, learnt, model.Outcome(), {}, warnings=plan.warnings)
+
+
+class BundleError(ValueError):
+    """A bundle that can't be understood; the text is one line that names the place."""
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(text: Union[str, bytes]) -> Bundle:
+    """The bundle in *text*; BundleError names the first thing in it that is wrong."""
+    try:
+        data = model.parse_json(text)
+    except ValueError as error:
+        raise BundleError(str(error)) from None
+    if not isinstance(data, dict):
+        raise BundleError(f"got {type(data).__name__}, expected an object with the key snapshots")
+    if data.get("format", FORMAT) != FORMAT:
+        raise BundleError(f"format: got {data['format']!r}, this version reads format {FORMAT}")
+    _fill_in(data)
+    try:
+        bundle = model.from_json(Bundle, data)
+    except ValueError as error:
+        raise BundleError(str(error).replace("Bundle.", "", 1)) from None
+    for mistake in _mistakes(bundle):
+        raise BundleError(mistake)
+    return bundle
+
+
+def _fill_in(data: dict[str, Any]) -> None:
+    """Complete a bundle that was written by hand, in place; what is of a wrong type is left for from_json to name."""
+    previous: dict[str, Any] = {}
+    for snapshot in _objects(data.get("snapshots")):
+        _fill_in_times(snapshot, previous)
+        previous = snapshot
+        online: list[int] = []
+        for host in _objects([snapshot.get("host")]):
+            for key, value in _HOST_DEFAULTS.items():
+                host.setdefault(key, value)
+            for topology in _objects([host.get("topology")]):
+                online = [p["id"] for p in _objects(topology.get("pcpus")) if isinstance(p.get("id"), int)]
+        for domain in _objects(snapshot.get("domains")):
+            _fill_in_domain(domain, format_cpuset(online), snapshot["wall_s"])
+
+
+_HOST_DEFAULTS = {"uuid": str(uuid.UUID(int=0)), "name": "host", "uri": "qemu:///system", "driver": "QEMU"}
+
+
+def _fill_in_times(snapshot: dict[str, Any], previous: Mapping[str, Any]) -> None:
+    """A snapshot is five seconds younger than the one before; one clock follows from the other."""
+    wall_s, last_s = snapshot.get("wall_s"), previous.get("monotonic_s", -_STEP_S)
+    step_s = _STEP_S
+    if previous and _is_number(wall_s) and _is_number(previous["wall_s"]):
+        step_s = wall_s - previous["wall_s"]
+    snapshot.setdefault("monotonic_s", last_s + step_s if _is_number(last_s) else 0.0)
+    if "wall_s" in snapshot:
+        return
+    updates = [
+        balloon["last_update_s"]
+        for domain in _objects(snapshot.get("domains"))
+        for balloon in _objects([domain.get("balloon")])
+        if _is_number(balloon.get("last_update_s"))
+    ]
+    if updates and max(updates) > 0:
+        snapshot["wall_s"] = float(max(updates))
+    elif _is_number(snapshot["monotonic_s"]):
+        snapshot["wall_s"] = _EPOCH_S + snapshot["monotonic_s"]
+    else:
+        snapshot["wall_s"] = _EPOCH_S
+
+
+def _fill_in_domain(domain: dict[str, Any], online: str, wall_s: Any) -> None:
+    domain.setdefault("uuid", str(uuid.uuid5(uuid.NAMESPACE_DNS, str(domain.get("name")))))
+    domain.setdefault("id", 1)
+    for position, vcpu in enumerate(_objects(domain.get("vcpus"))):
+        vcpu.setdefault("id", position)
+        vcpu.setdefault("pin", online)
+    for balloon in _objects([domain.get("balloon")]):
+        for key, other in (("actual_kib", "maximum_kib"), ("maximum_kib", "actual_kib"), ("rss_kib", "actual_kib")):
+            if other in balloon:
+                balloon.setdefault(key, balloon[other])
+        if balloon.get("unused_kib") is not None or balloon.get("usable_kib") is not None:
+            balloon.setdefault("period_s", _PERIOD_S)
+            balloon.setdefault("last_update_s", int(wall_s) if _is_number(wall_s) else 0)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _mistakes(bundle: Bundle) -> Iterable[str]:
+    """What is of the right type and still can't be."""
+    if not bundle.snapshots:
+        yield "snapshots: got none, needed: at least one"
+    for index, snapshot in enumerate(bundle.snapshots):
+        where = f"snapshots[{index}]"
+        if snapshot.format != model.SNAPSHOT_FORMAT:
+            yield f"{where}.format: got {snapshot.format}, this version reads format {model.SNAPSHOT_FORMAT}"
+        if index and snapshot.monotonic_s <= bundle.snapshots[index - 1].monotonic_s:
+            yield f"{where}.monotonic_s: got {snapshot.monotonic_s:g}, needed: later than the snapshot before"
+        yield from _twice((p.id for p in snapshot.host.topology.pcpus), f"{where}.host.topology.pcpus: the id")
+        yield from _twice((d.uuid for d in snapshot.domains), f"{where}.domains: the uuid")
+        for number, domain in enumerate(snapshot.domains):
+            yield from _twice((v.id for v in domain.vcpus), f"{where}.domains[{number}].vcpus: the id")
+        negative = _negative(model.to_json(snapshot), where)
+        if negative:
+            yield negative
+
+
+def _twice(ids: Iterable[Any], what: str) -> Iterable[str]:
+    seen = set()
+    for one in ids:
+        if one in seen:
+            yield f"{what} {one} stands there twice"
+        seen.add(one)
+
+
+def _negative(value: Any, where: str) -> Optional[str]:
+    """The first number below zero: nothing that is observed counts below it."""
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        items = ((f"{where}.{key}", item) for key, item in value.items())
+    elif isinstance(value, list):
+        items = ((f"{where}[{index}]", item) for index, item in enumerate(value))
+    elif _is_number(value) and value < 0:
+        return f"{where}: got {value}, needed: 0 or more"
+    return next((found for name, item in items for found in [_negative(item, name)] if found), None)
+
+
+def write(bundle: Bundle) -> str:
+    """*bundle* as text, what it is before what it holds."""
+    data = model.to_json(bundle)
+    order = ("format", "kvmsched", "policy", "history", "snapshots")
+    return json.dumps({key: data[key] for key in order}, indent=1, ensure_ascii=False) + "\n"
+
+
+# ---------------------------------------------------------------- names out
+
+T = TypeVar("T")
+
+
+def anonymised(bundle: Bundle) -> Bundle:
+    """The same bundle without any name, UUID or host name; its plan is the same but for those.
+
+    New names and UUIDs sort as the old ones do, for ties are broken by them. Patterns of the policy
+    become the names that they match, and rules one rule for each domain.
+    """
+    return _Anonymiser(bundle).bundle()
+
+
+class _Anonymiser:
+    def __init__(self, bundle: Bundle) -> None:
+        self.original = bundle
+        memory, vcpu = bundle.history.memory, bundle.history.vcpu
+        uuids = {d.uuid for s in bundle.snapshots for d in s.domains} | {
+            k.uuid for s in bundle.snapshots for k in s.skips
+        }
+        uuids |= set(memory.domains if memory else ())
+        if vcpu:
+            uuids |= {key.split("/")[0] for key in (*vcpu.loads, *vcpu.moves)} | {*vcpu.mismatches, *vcpu.backed_off}
+        names = {d.name for s in bundle.snapshots for d in s.domains} | {
+            k.domain for s in bundle.snapshots for k in s.skips
+        }
+        hosts = {s.host.uuid for s in bundle.snapshots}
+        foreign = {d.record.host_uuid for s in bundle.snapshots for d in s.domains if d.record} - hosts
+        self.uuids = {old: str(uuid.UUID(int=number)) for number, old in enumerate(sorted(uuids), 1)}
+        self.hosts = {old: f"host-{number}" for number, old in enumerate([*sorted(hosts), *sorted(foreign)], 1)}
+        width = len(str(len(names)))
+        self.names = {old: f"vm{number:0{width}}" for number, old in enumerate(sorted(names), 1)}
+        host_names = {s.host.name: "host" for s in bundle.snapshots}
+        words = {**host_names, **self.hosts, **self.uuids, **self.names}
+        longest_first = sorted(filter(None, words), key=lambda word: (-len(word), word))
+        self._words = words
+        self._known = re.compile(r"(?<![\w.-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
+
+    def bundle(self) -> Bundle:
+        history = self.original.history
+        return replace(
+            self.original,
+            snapshots=tuple(self._snapshot(snapshot) for snapshot in self.original.snapshots),
+            policy=self._policy(self.original.policy),
+            history=History(
+                replace(history.memory, domains=self._keys(history.memory.domains)) if history.memory else None,
+                self._vcpu_history(history.vcpu) if history.vcpu else None,
+            ),
+        )
+
+    def _snapshot(self, snapshot: Snapshot) -> Snapshot:
+        host = replace(
+            snapshot.host,
+            uuid=self.hosts[snapshot.host.uuid],
+            name="host",
+            uri=re.sub(r"//[^/]*/", "///", snapshot.host.uri).split("?")[0],
+        )
+        skips = tuple(
+            Skip(self.names[s.domain], self.uuids[s.uuid], s.code, self._text(s.reason) or "") for s in snapshot.skips
+        )
+        return replace(snapshot, host=host, domains=tuple(map(self._domain, snapshot.domains)), skips=skips)
+
+    def _domain(self, domain: Domain) -> Domain:
+        owner = model.Owner(self._owner(domain.owner.settings), self._text(domain.owner.error))
+        record = domain.record
+        return replace(
+            domain,
+            uuid=self.uuids[domain.uuid],
+            name=self.names[domain.name],
+            busy=self._text(domain.busy),
+            owner=owner,
+            record=replace(record, host_uuid=self.hosts[record.host_uuid]) if record else None,
+            record_error=self._text(domain.record_error),
+        )
+
+    @staticmethod
+    def _owner(settings: Mapping[str, str]) -> dict[str, str]:
+        """Attributes that we know are policy; another is a slip, and could be anything."""
+        known = {key: value for key, value in settings.items() if key in config.OWNER_KEYS}
+        return known if len(known) == len(settings) else {**known, "unknown": ""}
+
+    def _text(self, text: Optional[str]) -> Optional[str]:
+        return text and self._known.sub(lambda found: self._words[found[0]], text)
+
+    def _keys(self, by_uuid: Mapping[str, T]) -> dict[str, T]:
+        """The same mapping, its keys being UUIDs or uuid/number."""
+        return {"/".join([self.uuids[key.split("/")[0]], *key.split("/")[1:]]): value for key, value in by_uuid.items()}
+
+    def _vcpu_history(self, history: VcpuHistory) -> VcpuHistory:
+        return replace(
+            history,
+            loads=self._keys(history.loads),
+            moves=self._keys(history.moves),
+            mismatches=self._keys(history.mismatches),
+            backed_off=self._keys(history.backed_off),
+        )
+
+    # ------------------------------------------------------------ the policy, by name
+
+    def _policy(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        policy = dict(document)
+        domains = {d.uuid: d for s in self.original.snapshots for d in s.domains}.values()
+        for key in ("domains", "exclude"):
+            if key in policy and policy[key] != ["*"]:
+                policy[key] = self._matched(policy[key], domains)
+        if "rules" in policy:
+            policy["rules"] = [rule for domain in domains for rule in self._rules(policy["rules"], domain)]
+        return policy
+
+    def _matched(self, patterns: Sequence[str], domains: Iterable[Domain]) -> list[str]:
+        """The new UUIDs of what *patterns* match; a pattern that matches nothing goes on matching nothing."""
+        selection = config.Selection(tuple(patterns))
+        chosen = [self.uuids[d.uuid] for d in domains if selection.matches(d)]
+        return [*chosen, *(f"unmatched-{number}" for number, _old in enumerate(selection.unmatched(domains), 1))]
+
+    def _rules(self, rules: Sequence[Mapping[str, Any]], domain: Domain) -> Iterable[dict[str, Any]]:
+        """All that the rules say of *domain*, as one rule."""
+        parsed = [config.Rule(rule["match"], rule.get("memory", {}), rule.get("vcpu", {})) for rule in rules]
+        matching = [rule for rule in parsed if config.Selection((rule.pattern,)).matches(domain)]
+        memory: dict[str, Any] = {}
+        vcpu: dict[str, Any] = {}
+        for rule in sorted(matching, key=lambda rule: rule.specificity):
+            memory.update(rule.memory)
+            vcpu.update(rule.vcpu)
+        if matching:
+            yield {"match": self.uuids[domain.uuid], "memory": memory, "vcpu": vcpu}
+
+
+# ---------------------------------------------------------------- the schema
+
+# What read() fills in: what a bundle written by hand may leave out.
+_FILLED_IN: dict[type, dict[str, str]] = {
+    Snapshot: {
+        "monotonic_s": "five seconds after the snapshot before, or as far as wall_s is",
+        "wall_s": "the youngest last_update_s, else an instant that follows from monotonic_s",
+    },
+    Host: {key: str(value) for key, value in _HOST_DEFAULTS.items()},
+    Domain: {"uuid": "made from the name", "id": "1"},
+    Vcpu: {"id": "its position in the list", "pin": "every online pCPU"},
+    Balloon: {
+        "actual_kib": "maximum_kib",
+        "maximum_kib": "actual_kib",
+        "rss_kib": "actual_kib",
+        "period_s": "5 where unused_kib or usable_kib is given, else 0",
+        "last_update_s": "the snapshot's wall_s where unused_kib or usable_kib is given, else 0",
+    },
+}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a bundle, made of the dataclasses that it consists of."""
+    definitions: dict[str, Any] = {}
+    whole = _object_schema(Bundle, definitions)
+    whole["properties"]["format"] = {"const": FORMAT}
+    definitions["Snapshot"]["properties"]["format"] = {"const": model.SNAPSHOT_FORMAT}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "kvmsched bundle",
+        **whole,
+        "definitions": {name: definitions[name] for name in sorted(definitions)},
+    }
+
+
+def _object_schema(cls: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    filled_in = _FILLED_IN.get(cls, {})
+    properties = {}
+    for one in fields(cls):
+        properties[one.name] = _schema_of(hints[one.name], definitions)
+        if one.name in filled_in:
+            properties[one.name] = {**properties[one.name], "description": f"If left out: {filled_in[one.name]}"}
+        elif one.default is None or isinstance(one.default, (str, int, float)):
+            properties[one.name] = {**properties[one.name], "default": one.default}
+    needed = [one.name for one in fields(cls) if model.required(one) and one.name not in filled_in]
+    return {
+        "description": " ".join(inspect.cleandoc(cls.__doc__ or "").replace("``", "").split()),
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        **({"required": needed} if needed else {}),
+    }
+
+
+def _schema_of(wanted: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if is_dataclass(wanted):
+        name = getattr(wanted, "__name__", "")
+        if name not in definitions:
+            definitions[name] = {}
+            definitions[name] = _object_schema(wanted, definitions)
+        return {"$ref": f"#/definitions/{name}"}
+    if origin is Union:
+        return {"anyOf": [_schema_of(one, definitions) for one in args]}
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(args[0], definitions)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema_of(args[1], definitions)}
+    if origin is frozenset:
+        return {"type": "string", "description": f"{CPUSET_HELP}; empty for none"}
+    return dict(_PLAIN[wanted])
+
+
+_PLAIN: Mapping[Any, Mapping[str, Any]] = {
+    Any: {},
+    bool: {"type": "boolean"},
+    float: {"type": "number"},
+    int: {"type": "integer"},
+    str: {"type": "string"},
+    type(None): {"type": "null"},
+}

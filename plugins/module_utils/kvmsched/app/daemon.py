@@ -1,0 +1,367 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``kvmsched run``: a pass of memory and one of the vCPUs, again and again, under systemd or by hand.
+
+One thread does all of it. What happens outside (signals, libvirt's events) reaches it as words in
+its inbox, so nothing happens in the middle of a pass but its end: see _Stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Optional, TextIO, Union
+
+from .. import __version__, config, lock, passes
+from ..config import ConfigError, Policy
+from ..hypervisor import Unavailable, watch_events
+from ..passes import MemoryResult, PassError, Tick, Turn, VcpuResult
+from ..policy.memory import MemoryHistory
+from ..policy.vcpu import VcpuHistory
+from ..policy.vcpu_load import measure
+from . import journal, state
+from .access import Access
+from .journal import ERROR, INFO, NOTICE, WARNING, Journal
+from .metrics import Metrics
+from .schedule import RESOURCES, Pause, Schedule
+from .telling import Teller, tell_systemd
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+# libvirt's events, and whose next pass each brings forward.
+_CONCERNS = {"balloon": ("memory",), "pin": ("vcpu",)}
+# How long the loop may sleep without a sign of life to systemd's watchdog.
+_BEAT_S = 10.0
+# libvirt is looked for again after 1, 2, 4 ... s.
+_RECONNECT_S, _RECONNECT_MOST_S = 1.0, 30.0
+# A pass that runs when the daemon is told to end has this long to end by itself (2 s is what was promised) ...
+_GRACE_S = 1.0
+# ... and releasing all domains has this long: less than the unit's TimeoutStopSec=.
+_RELEASE_S = 75.0
+# Histories change a little in each pass; after a move, or this time, they are kept.
+_SAVE_S = 60.0
+
+
+def run(policy_path: Optional[str] = None, uri: str = "qemu:///system", out: Optional[TextIO] = None) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status: 0 ended as told, 1 can't run here, 2 the policy is refused.
+
+    *policy_path* None: the host's installed policy, or the built-in defaults. Lines go to *out*, or stderr.
+    """
+    log = Journal(out or sys.stderr)
+    signals = _Signals()
+    with contextlib.ExitStack() as stack:
+        try:
+            policy = _Source(policy_path).read()
+            _check_packages(log)
+            # Before the first pass: modules must know that they are not alone.
+            set_mode = stack.enter_context(lock.announce(uri, policy.values.daemon.mode))
+        except ConfigError as error:
+            for line in error.mistakes:
+                log.say(f"policy refused: {line}", ERROR, event="policy")
+            return REFUSED
+        except (lock.LockError, _Missing) as error:
+            log.say(str(error), ERROR)
+            return FAILED
+        _Daemon(uri, policy, log, signals, set_mode).run()
+    return DONE
+
+
+class _Missing(Exception):
+    """A package that the daemon can't do without."""
+
+
+def _check_packages(log: Journal) -> None:
+    if importlib.util.find_spec("libvirt") is None:
+        raise _Missing("libvirt's Python binding is missing: install python3-libvirt")
+    if importlib.util.find_spec("systemd") is None:
+        text = "systemd's Python binding is missing (python3-systemd)"
+        if "NOTIFY_SOCKET" in os.environ:
+            raise _Missing(f"{text}: systemd waits to be told that the daemon is ready")
+        log.say(f"{text}: nothing is told to systemd, and log lines have no fields", NOTICE)
+    if not Metrics.available:
+        log.say("Prometheus' client library is missing (python3-prometheus-client): no metrics", NOTICE)
+
+
+# ---------------------------------------------------------------- what comes from outside
+
+
+class _Stop(BaseException):
+    """Ends a pass that would hold up the daemon's end. Any instant will do: a change's record is written before it."""
+
+
+class _Signals:
+    """Signals and libvirt's events as words in one inbox. ``stopping`` is set as soon as the daemon is told to end."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self.stopping = False
+        self._cuttable = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self.inbox.put(("reload", "")))
+        signal.signal(signal.SIGALRM, self._on_alarm)
+
+    def wait(self, timeout_s: float) -> Optional[tuple[str, str]]:
+        """The next word and whom it is about; None if there is none in time."""
+        try:
+            return self.inbox.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
+    @contextlib.contextmanager
+    def bounded(self, most_s: Optional[float] = None) -> Any:
+        """What is done within ends with _Stop soon after the daemon is told to end, or after *most_s*."""
+        self._cuttable = True
+        if most_s is not None or self.stopping:
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S if most_s is None else most_s)
+        try:
+            yield
+        finally:
+            self._cuttable = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _on_stop(self, _number: int, _frame: Any) -> None:
+        if not self.stopping and self._cuttable:
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+        self.stopping = True
+        self.inbox.put(("stop", ""))
+
+    def _on_alarm(self, _number: int, _frame: Any) -> None:
+        if self._cuttable:
+            self._cuttable = False
+            raise _Stop
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A policy, and the file that it came from."""
+
+    values: Policy
+    path: str
+    digest: str
+
+
+class _Source:
+    """Where the policy comes from, each time that it is read."""
+
+    def __init__(self, path: Optional[str]) -> None:
+        self._path = path
+
+    def read(self) -> _Loaded:
+        """ConfigError, with every mistake, if it can't be used."""
+        path = self._path or config.installed()
+        if path is None:
+            return _Loaded(config.load_daemon({}), "", "")
+        document, digest = config.read(path)
+        return _Loaded(config.load_daemon(document), path, digest)
+
+
+# ---------------------------------------------------------------- the daemon
+
+
+class _Daemon:
+    def __init__(
+        self, uri: str, loaded: _Loaded, log: Journal, signals: _Signals, set_mode: Callable[[str], None]
+    ) -> None:
+        self.uri, self.log, self.signals = uri, log, signals
+        self.loaded = loaded
+        self.host = Access(uri, log, set_mode)
+        self.schedule = Schedule(loaded.values)
+        self.reconnect = Pause(_RECONNECT_S, _RECONNECT_MOST_S)
+        self.memory: Turn[config.MemoryPolicy, MemoryHistory] = Turn(loaded.values.memory, MemoryHistory())
+        self.vcpu: Turn[config.VcpuPolicy, VcpuHistory] = Turn(loaded.values.vcpu, VcpuHistory())
+        self.saved_s = time.monotonic()
+        self.teller = Teller(uri, log)
+        self.policy_error = ""
+        self.pinned: set[str] = set()
+
+    def run(self) -> None:
+        """Until told to end."""
+        daemon = self.loaded.values.daemon
+        source = self.loaded.path or "built-in defaults"
+        text = f"kvmsched {__version__} begins, mode {daemon.mode}, policy {source}, {self.uri}"
+        self.log.say(text, NOTICE, event="start", mode=daemon.mode, policy_hash=self.loaded.digest)
+        self._recall()
+        self.teller.open(daemon)
+        watch_events(self.uri, lambda word, uuid: self.signals.inbox.put((word, uuid)))
+        self._tell_watchdog()
+        ready = False
+        while not self.signals.stopping:
+            tell_systemd("WATCHDOG=1")
+            word = self.signals.wait(min(self.schedule.wait_s(), _BEAT_S))
+            while word is not None and not self.signals.stopping:
+                self._heed(*word)
+                word = self.signals.wait(0)
+            turns = self.schedule.turns()
+            if not turns or self.signals.stopping:
+                continue
+            with contextlib.suppress(_Stop), self.signals.bounded():
+                self._pass(turns)
+            if not ready:
+                tell_systemd("READY=1")
+                ready = True
+        self._end()
+
+    def _heed(self, word: str, uuid: str) -> None:
+        """Do what one word from outside asks for."""
+        if word == "reload":
+            self._reload()
+        elif not (word == "pin" and uuid in self.pinned):  # our own pins are no news
+            self.schedule.hurry(_CONCERNS.get(word, RESOURCES))
+
+    # ------------------------------------------------------------ passes
+
+    def _pass(self, turns: tuple[str, ...]) -> None:
+        policy = self.loaded.values
+        memory = self.memory if "memory" in turns else None
+        vcpu = self.vcpu if "vcpu" in turns else None
+        try:
+            tick = self.host.tick(policy, memory, vcpu)
+        except PassError as error:
+            self.log.once("host", f"no pass: {error}", event="trouble")
+            self.teller.fail(turns, str(error))
+            if isinstance(error.__cause__, Unavailable):
+                self.schedule.put_off(self.reconnect.next_s())
+        else:
+            self.reconnect.reset()
+            if self.log.over("host"):
+                self.log.say("passes go on", NOTICE, event="trouble_over")
+            self._learn(tick)
+        self._tell()
+
+    def _learn(self, tick: Tick) -> None:
+        loads = None
+        if tick.memory is not None:
+            self.memory = replace(self.memory, history=tick.memory.history, before=tick.snapshot)
+        if tick.vcpu is not None:
+            loads = measure(self.vcpu.samples(tick.snapshot), lambda _domain, vcpu: vcpu.affinity or vcpu.pin)
+            self.vcpu = replace(self.vcpu, history=tick.vcpu.history, before=tick.snapshot)
+        made = [move for result in (tick.memory, tick.vcpu) if result for move in result.outcome.moves]
+        self.pinned = {move.uuid for move in made if move.kind == "pin"}
+        self.teller.take(tick, loads, acting=self.host.mode == "act")
+        if made or time.monotonic() - self.saved_s > _SAVE_S:
+            self._save()
+
+    def _tell(self) -> None:
+        daemon = self.loaded.values.daemon
+        self.teller.tell(
+            self.loaded.values,
+            mode=daemon.mode,
+            effective_mode=self.host.mode,
+            mode_reason=self.host.reason,
+            policy_path=self.loaded.path,
+            policy_hash=self.loaded.digest,
+            policy_error=self.policy_error,
+            memory_period_s=daemon.memory_period_s,
+            vcpu_period_s=daemon.vcpu_period_s,
+        )
+
+    # ------------------------------------------------------------ policy
+
+    def _reload(self) -> None:
+        """Read the policy again; one with a mistake is refused as a whole, and the old one stays."""
+        tell_systemd("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            loaded = _Source(self.loaded.path or None).read()
+        except ConfigError as error:
+            self.policy_error = str(error)
+            for line in error.mistakes:
+                self.log.say(f"policy refused, the old one stays: {line}", ERROR, event="policy")
+        else:
+            self.policy_error = ""
+            self._adopt(loaded)
+        self._tell()
+        tell_systemd("READY=1")
+
+    def _adopt(self, loaded: _Loaded) -> None:
+        self.loaded = loaded
+        policy = loaded.values
+        self.memory = replace(self.memory, policy=policy.memory)
+        self.vcpu = replace(self.vcpu, policy=policy.vcpu)
+        self.schedule.adopt(policy)
+        self.host.forgive()
+        self.teller.open(policy.daemon)
+        self._tell_watchdog()
+        text = f"policy {loaded.path or 'built-in defaults'} read again, mode {policy.daemon.mode}"
+        self.log.say(text, NOTICE, event="policy", policy_hash=loaded.digest, mode=policy.daemon.mode)
+
+    def _tell_watchdog(self) -> None:
+        """A pass may last some deadlines where much hangs at once: only then is this process the one that hangs."""
+        if "WATCHDOG_USEC" in os.environ:
+            longest_s = 30 + 6 * self.loaded.values.deadline_s
+            tell_systemd(f"WATCHDOG_USEC={longest_s * 1e6:.0f}")
+
+    # ------------------------------------------------------------ memory of earlier passes
+
+    def _recall(self) -> None:
+        try:
+            kept = state.load()
+        except ValueError as error:
+            self.log.say(f"what an earlier daemon remembered is not used: {error}", INFO, event="state")
+            return
+        if kept is not None:
+            self.memory = replace(self.memory, history=kept.memory)
+            self.vcpu = replace(self.vcpu, history=kept.vcpu)
+            domains = len(kept.memory.domains)
+            self.log.say(f"goes on with what an earlier daemon remembered of {domains} domains", INFO, event="state")
+
+    def _save(self) -> None:
+        self.saved_s = time.monotonic()
+        try:
+            state.save(self.memory.history, self.vcpu.history)
+        except OSError as error:
+            self.log.once("state", f"what was learnt can't be kept in {state.directory()}: {error.strerror}")
+
+    # ------------------------------------------------------------ the end
+
+    def _end(self) -> None:
+        tell_systemd("STOPPING=1", "STATUS=ending")
+        self.host.close()
+        if self.memory.before is not None:
+            self._save()
+        if self.loaded.values.daemon.on_stop == "release" and self.host.mode == "act":
+            self._release()
+        self.teller.close()
+        self.log.say("ended", NOTICE, event="stop")
+
+    def _release(self) -> None:
+        """Give every domain back what it had, in the time that there is; what is left keeps its record."""
+        if _host_goes_down():
+            self.log.say("the host goes down: its domains are not released", NOTICE, event="release")
+            return
+        policy = self.loaded.values
+        how = replace(self.host.conduct(policy), lock_timeout_s=policy.lock_timeout_s)
+        try:
+            with self.signals.bounded(_RELEASE_S):
+                self._report_release("vcpu", passes.run_vcpu(how, policy.vcpu, release=True))
+                self._report_release("memory", passes.run_memory(how, policy.memory, release=True))
+        except _Stop:
+            text = f"not all was released within {_RELEASE_S:.0f} s: kvmsched release goes on"
+            self.log.say(text, WARNING, event="release")
+        except PassError as error:
+            self.log.say(f"not released: {error}", WARNING, event="release")
+
+    def _report_release(self, resource: str, result: Union[MemoryResult, VcpuResult]) -> None:
+        for move in result.outcome.moves:
+            fact = journal.of_move(resource, move, made=True)
+            self.log.say(fact.message, fact.priority, **fact.fields)
+        for line in result.not_restored:
+            self.log.say(f"not released, its record stays: {line}", WARNING, event="release", resource=resource)
+
+
+def _host_goes_down() -> bool:
+    """Whether systemd is shutting the host down: its domains end anyhow, and libvirt may be gone."""
+    command = ["systemctl", "is-system-running"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"

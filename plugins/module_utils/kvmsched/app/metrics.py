@@ -1,0 +1,341 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The daemon's metrics for Prometheus: on a port of its own, and in a file for node_exporter's textfile collector.
+
+How many series there are: about 60 of the host and the daemon, one for each pCPU, and eleven for each
+domain, of which at most MOST_DOMAINS are told one by one. Labels are a domain's name, a pCPU's
+number, and words of fixed lists; whatever else the daemon knows stands in its journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import socket
+import socketserver
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Optional, Union
+
+from ..model import BalloonMove, Move, PinMove
+from ..passes import MemoryResult, Tick, VcpuResult
+from .schedule import RESOURCES
+from .status import DomainStatus, Status, write_atomically
+
+try:
+    import prometheus_client
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+    from prometheus_client.exposition import choose_encoder
+except ImportError:  # the daemon runs without, and says so
+    prometheus_client = None
+
+MOST_DOMAINS = 1000
+
+# A scraper needs one connection for some milliseconds. Whoever holds one for longer, or opens more, is cut off.
+_MOST_CLIENTS = 8
+_LONGEST_S = 10.0
+
+_KIB = 1024
+PHASES = ("observe", "decide", "apply")
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+@dataclass
+class Totals:
+    """What happened since the daemon started; keys are (resource, word)."""
+
+    passes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    timed: Counter[str] = field(default_factory=Counter)
+    phases_s: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def count_tick(self, tick: Tick) -> None:
+        for resource, result in (("memory", tick.memory), ("vcpu", tick.vcpu)):
+            if result is not None:
+                self._count(resource, result)
+        for resource in tick.failed:
+            self.count_failed(resource)
+
+    def count_failed(self, resource: str) -> None:
+        """A pass that could not even begin, or ended without a result."""
+        self.passes[resource, "failed"] += 1
+
+    def _count(self, resource: str, result: Union[MemoryResult, VcpuResult]) -> None:
+        self.passes[resource, "failed" if result.failed else "ok"] += 1
+        self.timed[resource] += 1
+        for phase, seconds in result.timings_s.items():
+            self.phases_s[resource, phase] += seconds  # type: ignore[assignment]
+        for move in result.outcome.moves:
+            self.moves[resource, _kind(move)] += 1
+        for failure in result.outcome.failures:
+            self.failures[resource, failure.code] += 1
+
+
+def _kind(move: Move) -> str:
+    if isinstance(move, BalloonMove):
+        return ("credit" if move.on_credit else "give") if move.gives else "take"
+    return move.thread if isinstance(move, PinMove) else move.kind
+
+
+# ---------------------------------------------------------------- what is told
+
+
+class Metrics:
+    """The last status and the totals in Prometheus' text format. ``available``: its client library is there."""
+
+    available = prometheus_client is not None
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+        self._status: Optional[Status] = None
+        self._lock = threading.Lock()
+        self._rendered: dict[str, tuple[bytes, str]] = {}
+        if self.available:
+            self._registry = prometheus_client.CollectorRegistry()
+            self._registry.register(self)
+            prometheus_client.ProcessCollector(namespace="kvmsched", registry=self._registry)
+
+    def tell(self, status: Status) -> None:
+        """From now on this is what is true."""
+        with self._lock:
+            self._status = status
+            self._rendered = {}
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The text, and its content type: rendered once for each status, however many ask."""
+        encoder, content_type = choose_encoder(accept)
+        with self._lock:
+            if content_type not in self._rendered:
+                self._rendered[content_type] = (encoder(self._registry), content_type)
+            return self._rendered[content_type]
+
+    def write(self, path: str) -> None:
+        """Write a textfile; OSError if that can't be. Whoever runs node_exporter must be able to read it."""
+        write_atomically(path, self.render()[0].decode(), 0o644)
+
+    def collect(self) -> Iterable[Any]:
+        """What prometheus_client asks of a collector."""
+        if self._status is not None:
+            yield from _of_daemon(self._status)
+            yield from _of_passes(self._status, self._totals)
+            yield from _of_host(self._status)
+            yield from _of_domains(self._status.domains)
+
+
+def _gauge(name: str, text: str, value: Optional[float]) -> Iterable[Any]:
+    """One gauge without labels, unless its value is not known."""
+    if value is not None:
+        yield GaugeMetricFamily(f"kvmsched_{name}", text, value=value)
+
+
+def _labelled(family: Any, name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Any:
+    """A family with one sample for each of *rows*, which are the label values and then the value."""
+    whole = family(f"kvmsched_{name}", text, labels=labels)
+    for *values, value in rows:
+        if value is not None:
+            whole.add_metric([str(text) for text in values], value)
+    return whole
+
+
+def _of_daemon(status: Status) -> Iterable[Any]:
+    about = [(status.version, status.policy_hash, 1)]
+    yield _labelled(GaugeMetricFamily, "info", "The daemon, and its policy.", ("version", "policy_hash"), about)
+    for name, text, mode in (
+        ("mode_configured", "1 for the mode that the policy sets.", status.mode),
+        (
+            "mode_effective",
+            "1 for the mode that the daemon is in: observe where it may only read.",
+            status.effective_mode,
+        ),
+    ):
+        rows = [(known, float(known == mode)) for known in ("act", "observe")]
+        yield _labelled(GaugeMetricFamily, name, text, ("mode",), rows)
+    text = "Whether the last pass could begin: libvirt answered, and nobody else held the host."
+    yield from _gauge("ready", text, float(not status.trouble))
+    good = float(not status.policy_error)
+    yield from _gauge("policy_reload_ok", "Whether the last reload of the policy was accepted.", good)
+
+
+def _of_passes(status: Status, totals: Totals) -> Iterable[Any]:
+    last = {"memory": status.memory_pass, "vcpu": status.vcpu_pass}
+    both = ("resource",)
+    rows = [(name, done.when_s) for name, done in last.items()]
+    text = "When a pass last succeeded, 0: never."
+    yield _labelled(GaugeMetricFamily, "last_success_timestamp_seconds", text, both, rows)
+    rows = [(name, done.planned) for name, done in last.items()]
+    text = "Moves that the last pass planned, made or not (observe mode)."
+    yield _labelled(GaugeMetricFamily, "planned_moves", text, both, rows)
+    skips = [(name, code, count) for name, done in last.items() for code, count in done.skips.items()]
+    text = "Domains that had no turn in the last pass."
+    yield _labelled(GaugeMetricFamily, "skipped_domains", text, ("resource", "reason"), skips)
+    passes = [(name, result, totals.passes[name, result]) for name in last for result in ("ok", "failed")]
+    yield _labelled(CounterMetricFamily, "passes", "Passes.", ("resource", "result"), passes)
+    text = "Moves that were made."
+    yield _labelled(CounterMetricFamily, "moves", text, ("resource", "kind"), _rows(totals.moves))
+    text = "Moves that were tried and failed."
+    yield _labelled(CounterMetricFamily, "failures", text, ("resource", "reason"), _rows(totals.failures))
+    took = SummaryMetricFamily("kvmsched_pass_duration_seconds", "Time in passes.", labels=("resource", "phase"))
+    for name in RESOURCES:
+        for phase in PHASES:
+            took.add_metric([name, phase], totals.timed[name], totals.phases_s[name, phase])
+    yield took
+
+
+def _rows(counted: Counter[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    return [(*key, count) for key, count in sorted(counted.items())]
+
+
+def _of_host(status: Status) -> Iterable[Any]:
+    yield from _gauge("domains", "Running domains.", len(status.domains))
+    total_kib = status.memory_total_kib
+    yield from _gauge("host_memory_bytes", "MemTotal of the host.", _bytes(total_kib))
+    if status.memory is not None:
+        memory = status.memory
+        for name, text, value in (
+            ("domains_starved", "Domains with less usable memory than their starvation threshold.", memory.starved),
+            ("domains_wasteful", "Domains with more unused memory than their waste threshold.", memory.wasteful),
+            ("domains_unknown", "Domains without fresh memory statistics.", memory.unknown),
+            ("domains_limited", "Starved or wasteful domains that no move can help.", memory.limited),
+            ("host_memory_available_bytes", "MemAvailable of the host.", _bytes(memory.host_available_kib)),
+            ("host_memory_reserve_bytes", "What the host keeps for itself.", _bytes(memory.host_reserve_kib)),
+        ):
+            yield from _gauge(name, text, value)
+    if status.vcpu is not None:
+        vcpu = status.vcpu
+        for name, text, percent in (
+            ("pcpu_load_average_ratio", "Demand per usable pCPU.", vcpu.average_pct),
+            ("pcpu_load_max_ratio", "Demand on the pCPU that has most.", vcpu.max_pct),
+            ("pcpu_load_bound_ratio", "What that would be at least, with any pins.", vcpu.bound_pct),
+            ("imbalance_ratio", "Standard deviation of demand over the usable pCPUs.", vcpu.imbalance_pct),
+        ):
+            yield from _gauge(name, text, percent / 100)
+    busy = [(pcpu.id, pcpu.busy_pct / 100) for pcpu in status.pcpus]
+    yield _labelled(GaugeMetricFamily, "pcpu_busy_ratio", "Time that a pCPU was busy.", ("pcpu",), busy)
+
+
+def _of_domains(domains: tuple[DomainStatus, ...]) -> Iterable[Any]:
+    told = domains[:MOST_DOMAINS]
+    yield from _gauge(
+        "domains_untold", "Running domains beyond those that are told one by one.", len(domains) - len(told)
+    )
+    for name, text in (
+        ("maximum", "What a domain may have at most."),
+        ("actual", "What a domain has: its balloon."),
+        ("target", "Where the last plan sends its balloon."),
+        ("usable", "What a domain could still get without swapping."),
+        ("unused", "What serves nothing in a domain, not even cache."),
+        ("rss", "What its QEMU holds on the host."),
+        ("unmet", "What a domain needs and does not get."),
+    ):
+        sizes = [(domain.name, _bytes(getattr(domain, f"{name}_kib"))) for domain in told]
+        yield _labelled(GaugeMetricFamily, f"domain_memory_{name}_bytes", text, ("domain",), sizes)
+    starved = [(d.name, float(d.verdict == "starved")) for d in told if d.verdict != "unknown" and d.state == "running"]
+    text = "Whether a domain has less usable memory than its starvation threshold."
+    yield _labelled(GaugeMetricFamily, "domain_starved", text, ("domain",), starved)
+    yield _labelled(GaugeMetricFamily, "domain_vcpus", "vCPUs.", ("domain",), [(d.name, len(d.vcpus)) for d in told])
+    for name, text in (
+        ("run", "Time that a domain's vCPUs ran, of all that they could."),
+        ("wait", "Time that a domain's vCPUs waited for a pCPU, of all that they could run."),
+    ):
+        rows = [(domain.name, _mean(getattr(vcpu, f"{name}_pct") for vcpu in domain.vcpus)) for domain in told]
+        yield _labelled(GaugeMetricFamily, f"domain_vcpu_{name}_ratio", text, ("domain",), rows)
+
+
+def _mean(percents: Iterable[Optional[float]]) -> Optional[float]:
+    known = [percent for percent in percents if percent is not None]
+    return sum(known) / len(known) / 100 if known else None
+
+
+def _bytes(kib: Optional[int]) -> Optional[int]:
+    return None if kib is None else kib * _KIB
+
+
+# ---------------------------------------------------------------- the port
+
+
+class Port:
+    """Answers GET and HEAD at *listen* ("address:port") with *metrics*, in threads of its own. OSError if it can't.
+
+    Whatever clients do, it costs at most a few threads and connections for some seconds.
+    """
+
+    def __init__(self, listen: str, metrics: Metrics) -> None:
+        self.listen = listen
+        self._server = _Server(listen, metrics)
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    # Not http.server's own, which asks DNS for its name.
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 32
+
+    def __init__(self, listen: str, metrics: Metrics) -> None:
+        host, _sep, port = listen.rpartition(":")
+        host = host.strip("[]")
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.metrics = metrics
+        self._open: dict[Any, float] = {}
+        super().__init__((host, int(port)), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._open) >= _MOST_CLIENTS:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._open.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Called about twice a second: a client that sends its request byte by byte does not get for ever."""
+        for request, since_s in list(self._open.items()):
+            if time.monotonic() - since_s > _LONGEST_S:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or sent garbage, is no news."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 5
+    server_version, sys_version = "kvmsched", ""
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def _answer(self, body: bool) -> None:
+        if self.path.partition("?")[0] not in ("/", "/metrics"):
+            self.send_error(404)
+            return
+        text, content_type = self.server.metrics.render(self.headers.get("Accept", ""))
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if body:
+            self.wfile.write(text)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Whoever scrapes every few seconds would fill the journal."""

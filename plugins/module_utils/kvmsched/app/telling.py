@@ -1,0 +1,198 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the daemon tells of a pass, and whom: the journal, the status file, Prometheus, systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Any, Iterable, Optional, Union
+
+from .. import __version__
+from ..config import DaemonPolicy, Policy
+from ..model import Snapshot, to_json
+from ..passes import MemoryResult, Tick, VcpuResult
+from ..policy.vcpu_load import Loads
+from . import journal, status
+from .journal import NOTICE, WARNING, Journal
+from .metrics import Metrics, Port, Totals
+from .status import PassStatus, PastMove, Status
+
+try:
+    from systemd import daemon as systemd
+except ImportError:  # the daemon says so
+    systemd = None
+
+
+def tell_systemd(*lines: str) -> None:
+    """Tell the service manager, if one listens: see sd_notify(3)."""
+    if systemd is not None:
+        systemd.notify("\n".join(lines))
+
+
+class Teller:
+    """Tells journal, status file, metrics and systemd what a tick brought."""
+
+    def __init__(self, uri: str, log: Journal) -> None:
+        self._uri, self._log = uri, log
+        self._began_s = time.time()
+        self._totals = Totals()
+        self.metrics = Metrics(self._totals)
+        self._port: Optional[Port] = None
+        self._textfile: Optional[str] = None
+        self._now: Optional[Snapshot] = None
+        self._memory: Optional[MemoryResult] = None
+        self._vcpu: Optional[VcpuResult] = None
+        self._loads = Loads()
+        self._passes = {"memory": PassStatus(), "vcpu": PassStatus()}
+        self._moves: dict[str, deque[PastMove]] = {}
+        self._trouble = ""
+        self._line = ""
+
+    def open(self, policy: DaemonPolicy) -> None:
+        """Have metrics where *policy* wants them."""
+        self._textfile = policy.metrics_textfile
+        listen = policy.metrics_listen
+        if self._port is not None and self._port.listen != listen:
+            self._port.close()
+            self._port = None
+        if self._port is None and listen != "none" and Metrics.available:
+            try:
+                self._port = Port(listen, self.metrics)
+            except OSError as error:
+                self._log.say(f"no metrics at {listen}: {error.strerror}", WARNING, event="metrics")
+
+    def close(self) -> None:
+        """What is told now would be told for ever."""
+        if self._port is not None:
+            self._port.close()
+        for path in (status.path_for(self._uri), self._textfile):
+            if path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+    def fail(self, turns: Iterable[str], reason: str) -> None:
+        """A pass that could not be."""
+        self._trouble = reason
+        for resource in turns:
+            self._totals.count_failed(resource)
+            self._passes[resource] = replace(self._passes[resource], failed=reason)
+
+    def take(self, tick: Tick, loads: Optional[Loads], acting: bool) -> None:
+        """What a tick brought: said where it is news, kept for tell()."""
+        self._trouble = ""
+        self._now = tick.snapshot
+        self._loads = loads or self._loads
+        self._totals.count_tick(tick)
+        if tick.memory is not None:
+            self._memory = tick.memory
+            self._take("memory", tick.memory, acting)
+        if tick.vcpu is not None:
+            self._vcpu = tick.vcpu
+            self._take("vcpu", tick.vcpu, acting)
+        for resource, reason in tick.failed.items():
+            self._passes[resource] = replace(self._passes[resource], failed=reason)
+            self._log.once(f"failed {resource}", f"pass of {resource} failed: {reason}", event="failed")
+        here = {domain.uuid for domain in tick.snapshot.domains}
+        self._moves = {uuid: moves for uuid, moves in self._moves.items() if uuid in here}
+
+    def _take(self, resource: str, result: Union[MemoryResult, VcpuResult], acting: bool) -> None:
+        described = status.describe_pass(result)
+        if result.failed:
+            described = replace(described, when_s=self._passes[resource].when_s)
+        self._passes[resource] = described
+        for move in result.outcome.moves:
+            fact = journal.of_move(resource, move, made=True)
+            self._log.say(fact.message, fact.priority, **fact.fields)
+            self._remember(resource, move, made=True)
+        if not acting:
+            planned = {f"would {resource} {i}": move for i, move in self._by_what(result)}
+            said = self._log.facts({key: journal.of_move(resource, move, False) for key, move in planned.items()})
+            for key in said:
+                self._remember(resource, planned[key], made=False)
+        self._log.facts(journal.of_result(resource, result))
+        for number, line in enumerate(result.plan.warnings):
+            self._log.once(f"warning {resource} {number}", line, event="warning", resource=resource)
+        self._say_failure(resource, result.failed)
+
+    @staticmethod
+    def _by_what(result: Union[MemoryResult, VcpuResult]) -> Iterable[tuple[str, Any]]:
+        made = set(result.outcome.moves)
+        for move in result.plan.moves:
+            if move not in made:
+                yield f"{move.uuid} {move.kind} {getattr(move, 'thread', '')} {getattr(move, 'id', '')}", move
+
+    def _say_failure(self, resource: str, failed: Optional[str]) -> None:
+        key = f"failed {resource}"
+        if failed:
+            self._log.once(key, f"pass of {resource} failed: {failed}", event="failed", resource=resource)
+        elif self._log.over(key):
+            self._log.say(f"passes of {resource} succeed again", NOTICE, event="failed_over", resource=resource)
+
+    def _remember(self, resource: str, move: Any, made: bool) -> None:
+        kept = self._moves.setdefault(move.uuid, deque(maxlen=status.KEPT_MOVES))
+        kept.append(PastMove(round(time.time(), 3), resource, str(move), move.reason, made))
+
+    def tell(self, policy: Policy, **about: Any) -> None:
+        """Write the status file and the metrics, and systemd's line."""
+        current = self._status(policy, about)
+        try:
+            status.write_atomically(status.path_for(self._uri), json.dumps(to_json(current)), 0o640)
+            self._log.over("status file")
+        except OSError as error:
+            self._log.once("status file", f"{status.path_for(self._uri)} can't be written: {error.strerror}")
+        self.metrics.tell(current)
+        if self._textfile and Metrics.available:
+            try:
+                self.metrics.write(self._textfile)
+                self._log.over("textfile")
+            except OSError as error:
+                self._log.once("textfile", f"{self._textfile} can't be written: {error.strerror}")
+        line = _summary(current)
+        if line != self._line:
+            tell_systemd(f"STATUS={line}")
+            self._line = line
+
+    def _status(self, policy: Policy, about: dict[str, Any]) -> Status:
+        known: dict[str, Any] = {}
+        if self._now is not None:
+            memory, vcpu = self._memory, self._vcpu
+            host_memory = self._now.host.memory
+            known = {
+                "host": self._now.host.name,
+                "memory": memory.plan.before if memory else None,
+                "memory_total_kib": host_memory.total_kib if host_memory else None,
+                "vcpu": vcpu.plan.before if vcpu else None,
+                "domains": status.describe_domains(self._now, memory, vcpu, self._loads, policy.memory, self._moves),
+                "pcpus": status.describe_pcpus(self._loads),
+            }
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            started_s=self._began_s,
+            written_s=time.time(),
+            uri=self._uri,
+            trouble=self._trouble,
+            memory_pass=self._passes["memory"],
+            vcpu_pass=self._passes["vcpu"],
+            **about,
+            **known,
+        )
+
+
+def _summary(current: Status) -> str:
+    """What `systemctl status` shows."""
+    if current.trouble:
+        return f"waits: {current.trouble}"
+    mode = current.effective_mode if not current.mode_reason else f"only observes ({current.mode_reason})"
+    parts = [f"mode {mode}", f"{len(current.domains)} domains"]
+    if current.memory is not None:
+        parts.append(f"{current.memory.starved} starved, {current.memory.wasteful} wasteful")
+    if current.vcpu is not None:
+        parts.append(f"imbalance {current.vcpu.imbalance_pct:.0f} points")
+    return ", ".join(parts)

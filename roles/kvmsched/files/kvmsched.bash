@@ -1,0 +1,47 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash disable=SC2207
+# Completion of kvmsched's command line for bash: /usr/share/bash-completion/completions/kvmsched
+
+_kvmsched() {
+    local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD - 1]}" command="" word options
+    local commands="run once release top explain status snapshot plan check"
+    COMPREPLY=()
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ $word == -* ]] || { command=$word && break; }
+    done
+    if [[ -z $command ]]; then
+        COMPREPLY=($(compgen -W "$commands --help --version" -- "$current"))
+        return
+    fi
+    case $previous in
+        --policy | -o | --output) COMPREPLY=($(compgen -f -- "$current")) && return ;;
+        --uri) COMPREPLY=($(compgen -W "qemu:///system qemu:///session" -- "$current")) && return ;;
+        --sort | -s) COMPREPLY=($(compgen -W "cpu memory name usable wait" -- "$current")) && return ;;
+        --delay | --interval | --iterations | -d | -i) return ;;
+    esac
+    case $command in
+        run) options="-h --help --uri --policy" ;;
+        once) options="-h --help -n --dry-run --diff --json --uri --policy" ;;
+        release) options="-h --help --give-only -n --dry-run --diff --json --uri --policy" ;;
+        top) options="-h --help -d --delay -n --iterations -b --batch --once -s --sort --uri --policy" ;;
+        explain) options="-h --help --json --uri --policy" ;;
+        status) options="-h --help --json --uri" ;;
+        snapshot) options="-h --help -a --anonymise -i --interval -o --output --uri --policy" ;;
+        plan) options="-h --help --diff --json --policy" ;;
+        check) options="-h --help --defaults" ;;
+        *) return ;;
+    esac
+    if [[ $current == -* ]]; then
+        COMPREPLY=($(compgen -W "$options" -- "$current"))
+        return
+    fi
+    case $command in
+        once) COMPREPLY=($(compgen -W "memory vcpu both" -- "$current")) ;;
+        plan) COMPREPLY=($(compgen -f -- "$current") $(compgen -W "memory vcpu both" -- "$current")) ;;
+        check) COMPREPLY=($(compgen -f -- "$current")) ;;
+        explain | release) COMPREPLY=($(compgen -W "$(virsh --readonly --quiet list --name 2>/dev/null)" -- "$current")) ;;
+    esac
+}
+complete -o filenames -F _kvmsched kvmsched

@@ -1,0 +1,335 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line without a host: help, documentation, policy checks, and how a host is shown."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kvmsched import config
+from kvmsched.app import arguments, cli, view
+from kvmsched.app.status import DomainStatus, PastMove, PcpuStatus, Status, VcpuStatus
+from kvmsched.model import MemoryFigures, VcpuFigures
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MAN = REPOSITORY / "roles/kvmsched/files/kvmsched.8"
+COMPLETION = REPOSITORY / "roles/kvmsched/files/kvmsched.bash"
+MIB = 1024
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = cli.main(list(arguments), out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (choices,) = [a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(choices.choices)
+
+
+def options(parser: argparse.ArgumentParser) -> list[str]:
+    return [text for action in parser._actions for text in action.option_strings]
+
+
+def every() -> Iterator[tuple[str, list[str]]]:
+    for name, parser in commands().items():
+        yield name, options(parser)
+
+
+# ---------------------------------------------------------------- help and documentation
+
+
+@pytest.mark.parametrize("name", ["", *commands()])
+def test_help_teaches_and_goes_to_standard_output(name: str) -> None:
+    code, out, err = run(*filter(None, [name, "--help"]))
+    assert (code, err) == (0, "")
+    assert "kvmsched" in out and all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version") == (0, "kvmsched 0.1.0\n", "")
+
+
+def test_the_man_page_names_every_command_option_and_exit_status() -> None:
+    page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
+    for name, texts in every():
+        section = re.search(rf'^\.SS "?{name}\b.*?(?=^\.S[SH])', page, re.DOTALL | re.MULTILINE)
+        assert section, f"{name} has no section"
+        for option in texts:
+            if option not in ("-h", "--help"):
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", section[0]), f"{name} {option}"
+    for code in (cli.DONE, cli.FAILED, cli.REFUSED, cli.NO_DAEMON, cli.INTERRUPTED, cli.READER_GONE):
+        assert re.search(rf"^\.B {code}$", page, re.MULTILINE), code
+
+
+def test_the_completion_knows_every_command_and_option() -> None:
+    script = COMPLETION.read_text(encoding="utf-8")
+    known = dict(re.findall(r'^\s+(\w+)\) options="(.*)" ;;$', script, re.MULTILINE))
+    assert {name: set(texts) for name, texts in every()} == {name: set(text.split()) for name, text in known.items()}
+    listed = re.search(r'commands="(.*)"', script)
+    assert listed and listed[1].split() == list(commands())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["s"], ["status", "snapshot"]),
+        (["once", "--d"], ["--dry-run", "--diff"]),
+        (["once", "-n", "v"], ["vcpu"]),
+        (["top", "--sort", "m"], ["memory"]),
+        (["top", "--delay", ""], []),
+        (["dance", "-"], []),
+    ],
+)
+def test_completion_in_a_shell(words: list[str], offered: list[str]) -> None:
+    script = (
+        f'source {COMPLETION}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvmsched; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", "kvmsched", *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == offered and not done.stderr
+
+
+def test_the_documentation_names_every_command() -> None:
+    text = (REPOSITORY / "docs/cli.md").read_text(encoding="utf-8")
+    assert [name for name in commands() if f"| `kvmsched {name}" not in text] == []
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, part in schema["properties"].items():
+        if part.get("type") == "object":
+            yield from leaves(part, key)
+        elif key != "rules":
+            yield f"{path}.{key}".lstrip("."), part
+
+
+def test_the_policy_s_documentation_has_every_key_with_its_default() -> None:
+    """A section for each part, a row for each key: its default as JSON, or in words where the schema names none."""
+    text = (REPOSITORY / "docs/policy.md").read_text(encoding="utf-8")
+    rows: dict[str, str] = {}
+    part = ""
+    for line in text.splitlines():
+        heading = re.fullmatch(r"## (.*)", line)
+        if heading:
+            part = heading[1].strip("`") + "." if heading[1].startswith("`") else ""
+        row = re.fullmatch(r"\| `(\w+)` \| (.*?) \| .+ \|", line)
+        if row:
+            rows[part + row[1]] = row[2]
+    schemas = dict(leaves(config.SCHEMA))
+    assert set(rows) == set(schemas)
+    for key, schema in schemas.items():
+        if "default" in schema:
+            assert rows[key].startswith(f"`{json.dumps(schema['default'])}`"), key
+        else:
+            assert not rows[key].startswith(("`0", "`1", '`"')), f"{key} has no default in the schema"
+        for word in schema.get("enum", []):
+            assert f"`{word}`" in text, f"{key}: {word}"
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_the_defaults_are_a_policy_that_means_nothing_else(tmp_path: Path) -> None:
+    code, out, _err = run("check", "--defaults")
+    document = json.loads(out)
+    assert code == 0 and config.load(document) == config.Policy()
+    assert set(dict(leaves(config.SCHEMA))) >= {"memory.waste", "daemon.mode"} and document["memory"]["waste"] == "300M"
+    (tmp_path / "policy.json").write_text(out)
+    assert run("check", str(tmp_path / "policy.json"))[0] == 0
+
+
+def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    document = {
+        "memory": {"waste": 5, "floor": "1MB"},
+        "vcpu": {"threshold": -1, "pcpus": "3-1"},
+        "spare": 1,
+        "rules": [{"match": "a", "memory": {"floor": "x"}}, {"memory": {"weight": "y"}}, 7, {"match": "b", "cpu": {}}],
+    }
+    path.write_text(json.dumps(document))
+    code, out, err = run("check", str(path))
+    assert (code, out) == (2, "")
+    keys = {line.removeprefix(f"kvmsched: {path}: ").split(":")[0] for line in err.splitlines()}
+    assert keys == {
+        "memory.waste",
+        "memory.floor",
+        "vcpu.threshold",
+        "vcpu.pcpus",
+        "spare",
+        "rules[0].memory.floor",
+        "rules[1].match",
+        "rules[1].memory.weight",
+        "rules[2]",
+        "rules[3].cpu",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.json", b"", "not valid JSON"),
+        ("p.json", b'{"memory": {}, "memory": {}}', "'memory' stands there twice"),
+        ("p.json", b'{"deadline": NaN}', "NaN"),
+        ("p.json", b"\xff\xfe{", "p.json"),
+        ("p.json", b"[" * 100_000, "nested too deeply"),
+        ("p.json", b"[]", "a mapping"),
+        ("p.yaml", b"memory: [", "not valid YAML"),
+        ("p.yaml", b"- 1", "a mapping"),
+        ("p.yaml", b"!!python/object/apply:os.system [true]", "not valid YAML"),
+    ],
+)
+def test_what_is_no_policy_is_one_line(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    code, out, err = run("check", str(path))
+    assert (code, out) == (2, "") and err.count("\n") == 1 and words in err, err
+
+
+def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yml"
+    path.write_text("rules:\n- {match: db*, memory: {floor: 4G}}\n")
+    assert config.load_file(str(path)) == config.load({"rules": [{"match": "db*", "memory": {"floor": "4G"}}]})
+
+
+def test_the_host_s_own_policy_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(config.INSTALLED_VARIABLE, raising=False)
+    monkeypatch.setattr(config, "INSTALLED", str(tmp_path / "policy.json"))
+    assert config.installed() is None
+    assert run("check")[0] == 2
+    (tmp_path / "policy.json").write_text("{}")
+    assert config.installed() == str(tmp_path / "policy.json")
+    assert run("check")[0] == 0
+    monkeypatch.setenv(config.INSTALLED_VARIABLE, "/nowhere.json")
+    code, _out, err = run("check")
+    assert code == 2 and "/nowhere.json" in err, "what is named must be there"
+
+
+# ---------------------------------------------------------------- how a host is shown
+
+
+def domain(number: int, **more: Any) -> DomainStatus:
+    values: dict[str, Any] = {
+        "name": f"guest-{number}",
+        "uuid": f"u{number}",
+        "state": "running",
+        "maximum_kib": 1024 * MIB,
+        "actual_kib": 512 * MIB,
+        "target_kib": 512 * MIB,
+        "usable_kib": 200 * MIB,
+        "unused_kib": 100 * MIB,
+        "starvation_kib": 150 * MIB,
+        "waste_kib": 300 * MIB,
+        "floor_kib": 128 * MIB,
+        "vcpus": (VcpuStatus(0, frozenset({number % 4}), 10.0 * number, 5.0),),
+        **more,
+    }
+    return DomainStatus(**values)
+
+
+def host(domains: list[DomainStatus], pcpus: int = 4, **more: Any) -> Status:
+    return Status(
+        version="1",
+        pid=7,
+        started_s=1000.0,
+        written_s=2000.0,
+        uri="qemu:///system",
+        mode="act",
+        effective_mode="act",
+        host="kvm1.example.org",
+        memory=MemoryFigures(100, 100, 100, 1, 1, 10**9, 10**8, 10**6),
+        memory_total_kib=10**9,
+        vcpu=VcpuFigures(pcpus, 50.0, 100.0, 33.3, 40.0),
+        domains=tuple(domains),
+        pcpus=tuple(PcpuStatus(number, 50.0, 3.0) for number in range(pcpus)),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("pcpus", [0, 1, 4, 16, 17, 64, 500])
+@pytest.mark.parametrize("height", [None, 5, 24, 50])
+def test_a_table_fits_into_80_columns_and_the_screen(pcpus: int, height: int | None) -> None:
+    domains = [domain(n, name="a-very-long-name-of-a-guest-" * (1 + n % 3)) for n in range(100)]
+    domains += [DomainStatus("bare", "u", "paused"), domain(1, maximum_kib=2**50, actual_kib=2**50, usable_kib=2**49)]
+    lines = view.table(host(domains, pcpus), "cpu", 80, height)
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
+    assert sum(line.startswith("GUEST") for line in lines) == 1
+    if height is not None and height >= 24:
+        assert len(lines) <= height
+    if height is None:
+        assert sum("a-very-long" in line for line in lines) == 100
+
+
+def test_rows_are_sorted_as_asked() -> None:
+    domains = [
+        domain(1, usable_kib=9 * MIB, actual_kib=100 * MIB),
+        domain(2, usable_kib=None, actual_kib=300 * MIB),
+        domain(3, actual_kib=200 * MIB, usable_kib=50 * MIB, vcpus=(VcpuStatus(0, frozenset({1}), 0.0, 90.0),)),
+    ]
+    orders = {"cpu": "213", "wait": "312", "memory": "231", "usable": "132", "name": "123"}
+    assert set(orders) == set(view.SORTS)
+    for sort, order in orders.items():
+        rows = [line for line in view.table(host(domains), sort) if line.startswith("guest-")]
+        assert "".join(row[len("guest-")] for row in rows) == order, sort
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({}, "ok"),
+        ({"usable_kib": 149 * MIB}, "starved"),
+        ({"unused_kib": 301 * MIB, "usable_kib": 400 * MIB}, "wasteful"),
+        ({"usable_kib": None}, "unknown"),
+        ({"memory_skip": "stale: its statistics are 60 s old"}, "unknown"),
+        ({"memory_skip": "settling: not known to be at rest"}, "ok"),
+        ({"state": "paused"}, "paused"),
+    ],
+)
+def test_a_guest_s_memory_in_one_word(more: dict[str, Any], word: str) -> None:
+    assert domain(1, **more).verdict == word
+
+
+def test_a_guest_s_story() -> None:
+    moves = (
+        PastMove(1990.0, "memory", "guest-1: 400M -> 512M", "usable 60M < 150M"),
+        PastMove(1995.0, "memory", "guest-1: 512M -> 600M", "usable 90M < 150M", made=False),
+    )
+    told = domain(1, usable_kib=90 * MIB, target_kib=600 * MIB, unmet_kib=20 * MIB, unmet="host short", moves=moves)
+    text = "\n".join(view.story(told, host([told])))
+    for words in (
+        "has       512M of at most 1024M",
+        "uses      422M",
+        "wants     at least 572M",
+        "starved: usable 90M < 150M",
+        "plan      512M -> 600M",
+        "lacks     20M: host short",
+        "wants 15 %, gets 10 % of a pCPU, on pCPU 1, which is 50 % busy",
+        "guest-1: 400M -> 512M: usable 60M < 150M",
+        "would make guest-1: 512M -> 600M",
+    ):
+        assert words in text, text
+    bare = DomainStatus("bare", "u", "paused", memory_skip="not-running: it is paused")
+    assert "it is paused" in "\n".join(view.story(bare, host([bare])))
+
+
+def test_the_daemon_s_state() -> None:
+    about = {"policy_path": "/etc/p.json", "policy_hash": "ab" * 32, "policy_error": "waste: wrong", "trouble": "gone"}
+    text = "\n".join(view.summary(host([], **about), 8200.0))
+    for words in ("pid 7, up 2 h", "mode    act", "/etc/p.json (abababababab)", "waste: wrong", "gone", "no pass yet"):
+        assert words in text, text
+
+
+def test_names_reach_no_terminal_unchecked() -> None:
+    out = io.StringIO()
+    cli.Terminal(out, out).say("\x1b[2Jguest\r\n\u202e")
+    assert out.getvalue() == "?[2Jguest???\n"

@@ -1,0 +1,580 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parts of the daemon that need no guest: what it keeps, when it looks, what it says, and its port."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import socket
+import subprocess
+import threading
+import time
+import types
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import memory_worlds
+import pytest
+from kvmsched import config, lock, passes
+from kvmsched.app import access, journal, metrics, state, status, telling
+from kvmsched.app import schedule as schedules
+from kvmsched.app.journal import Fact, Journal
+from kvmsched.app.schedule import Schedule
+from kvmsched.hypervisor import Unavailable
+from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
+from kvmsched.passes import Result, Tick
+from kvmsched.policy import memory, vcpu
+from kvmsched.policy.memory_history import MemoryHistory, Seen
+from kvmsched.policy.vcpu_history import PastMove, Smoothed, VcpuHistory
+from vcpu_worlds import FakeHost, Guest, cpus, topology
+
+MEMORY = MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7, moved_s=3.5, direction=-1)})
+PAST = PastMove(frozenset({0}), frozenset({1, 2}), 4.5, 3)
+VCPU = VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {3: Smoothed(0.5)}, {"u1/1/0": PAST}, {"u1": 2}, {})
+
+# ---------------------------------------------------------------- what is kept over a restart
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    state.save(MEMORY, VCPU)
+    return tmp_path / "state/state.json"
+
+
+def test_what_was_learnt_comes_back(kept: Path) -> None:
+    back = state.load()
+    assert back is not None and (back.memory, back.vcpu) == (MEMORY, VCPU)
+    assert kept.stat().st_mode & 0o777 == 0o600 and kept.parent.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in kept.parent.iterdir()] == ["state.json"], "no half-written file is left"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"boot_id": "another"}, "booted since"),
+        ({"saved_s": 0.0}, "old, more than 600 s"),
+        ({"saved_s": 1e12}, "booted since"),
+        ({"format": 2}, "another format"),
+        ({"memory": {"level": 5}}, "level"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_what_is_of_no_use_is_dropped_with_a_reason(kept: Path, change: dict[str, Any], why: str) -> None:
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), **change}))
+    with pytest.raises(ValueError, match=why):
+        state.load()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": NaN}', "\x00" * 100])
+def test_a_damaged_state_is_dropped(kept: Path, text: str) -> None:
+    kept.write_text(text)
+    with pytest.raises(ValueError, match=r"."):
+        state.load()
+
+
+def test_no_state_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert state.load() is None
+
+
+# ---------------------------------------------------------------- when
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(schedules.time, "monotonic", lambda: self.now_s)
+
+    def next(self, schedule: Schedule) -> tuple[float, tuple[str, ...]]:
+        """Go to when somebody is due; who it is, and how long that took."""
+        waited_s = max(0.0, schedule.wait_s())
+        self.now_s += waited_s + 0.001
+        return round(waited_s, 1), schedule.turns()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def schedule(**settings: float) -> Schedule:
+    return Schedule(config.load({"daemon": settings}))
+
+
+BOTH = ("memory", "vcpu")
+
+
+def test_one_look_serves_both_where_their_periods_coincide(clock: Clock) -> None:
+    whole = schedule(period=5)
+    assert [clock.next(whole) for _turn in range(3)] == [(0.0, BOTH), (5.0, BOTH), (5.0, BOTH)]
+
+
+def test_each_has_its_own_period(clock: Clock) -> None:
+    whole = schedule(memory_period=2, vcpu_period=6)
+    turns = [clock.next(whole)[1] for _turn in range(7)]
+    assert turns == [BOTH, ("memory",), ("memory",), BOTH, ("memory",), ("memory",), BOTH]
+
+
+def test_no_window_of_load_is_shorter_than_the_interval(clock: Clock) -> None:
+    whole = schedule(period=1)
+    assert [clock.next(whole) for _turn in range(4)] == [
+        (0.0, BOTH),
+        (1.0, ("memory",)),
+        (1.0, BOTH),
+        (1.0, ("memory",)),
+    ]
+
+
+def test_an_event_brings_a_pass_forward_but_not_too_close_to_the_last(clock: Clock) -> None:
+    whole = schedule(period=60)
+    clock.next(whole)
+    clock.now_s += 10
+    for _event in range(50):
+        whole.hurry(BOTH)
+    assert clock.next(whole) == (0.5, BOTH), "a storm of events is one look"
+    whole.hurry(BOTH)
+    assert clock.next(whole) == (1.0, ("memory",)), "what changes fast must not be looked at all the time"
+    assert clock.next(whole) == (1.0, ("vcpu",)), "load over less than the interval says little"
+    assert clock.next(whole)[0] > 50, "back to the period"
+
+
+def test_after_a_failure_nobody_comes_early(clock: Clock) -> None:
+    whole = schedule(period=5)
+    clock.next(whole)
+    whole.put_off(30)
+    assert clock.next(whole) == (30.0, BOTH)
+
+
+def test_a_shorter_period_holds_at_once(clock: Clock) -> None:
+    whole = schedule(period=3600)
+    clock.next(whole)
+    whole.adopt(config.load({"daemon": {"period": 5}}))
+    assert clock.next(whole) == (5.0, BOTH)
+
+
+def test_the_daemon_is_calmer_than_a_single_pass_unless_told_otherwise() -> None:
+    assert config.load_daemon({}).vcpu.hold > config.load({}).vcpu.hold
+    told = config.load_daemon({"vcpu": {"hold": 1, "half_life": 0}}).vcpu
+    assert (told.hold, told.half_life_s, told.cooldown_s) == (1, 0, config.DAEMON_VCPU["cooldown"])
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_what_stays_true_is_said_when_it_begins_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    log = Journal(out)
+    now_s = [0.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now_s[0])
+    for age_s, code, said in [(0, "busy", 1), (5, "busy", 1), (10, "stale", 2), (15, "busy", 3)]:
+        now_s[0] = age_s
+        log.facts({"skip u1": Fact(code, f"it is {code} for {age_s} s")})
+        assert len(out.getvalue().splitlines()) == said
+    now_s[0] = 1000
+    log.facts({})
+    log.facts({"skip u1": Fact("busy", "again, long after")})
+    assert len(out.getvalue().splitlines()) == 4
+
+
+def test_the_same_trouble_with_other_numbers_is_no_news() -> None:
+    out = io.StringIO()
+    log = Journal(out)
+    for seconds in (1, 2.5, 30):
+        log.once("host", f"no answer within {seconds} s")
+    log.once("host", "it is gone")
+    assert out.getvalue().splitlines() == ["no answer within 1 s", "it is gone"]
+    assert log.over("host") and not log.over("host")
+
+
+def test_the_journal_gets_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """journald is a fake here: there is none without systemd."""
+    sent: list[tuple[str, dict[str, Any]]] = []
+    fake = types.SimpleNamespace(send=lambda message, **fields: sent.append((message, fields)))
+    monkeypatch.setattr(journal, "journal", fake)
+    monkeypatch.setattr(journal, "_is_journal", lambda _out: True)
+    log = Journal(io.StringIO())
+    (move,) = a_memory_result().plan.moves
+    fact = journal.of_move("memory", move, made=True)
+    log.say(fact.message, fact.priority, **fact.fields)
+    message, fields = sent[0]
+    assert message == "hog: 1024M -> " + fields["KVMSCHED_AFTER"] + ": " + move.reason
+    assert fields["KVMSCHED_DOMAIN"] == "hog" and fields["KVMSCHED_DOMAIN_UUID"] == move.uuid
+    assert (fields["KVMSCHED_EVENT"], fields["KVMSCHED_KIND"], fields["PRIORITY"]) == ("move", "balloon", 6)
+    assert all(isinstance(value, (str, int)) for value in fields.values())
+
+
+def test_a_move_that_is_only_planned_is_said_once_for_each_sense() -> None:
+    (move,) = a_memory_result().plan.moves
+    first, later = (journal.of_move("memory", m, False) for m in (move, replace(move, after_kib=move.after_kib + 4096)))
+    assert first.message.startswith("would move hog: ") and first.code == later.code
+    assert journal.of_move("memory", replace(move, after_kib=1024), False).code != first.code
+
+
+def test_states_that_end_by_themselves_are_not_said() -> None:
+    result = replace(a_memory_result(), snapshot=with_skips("settling", "booting", "busy"))
+    assert [fact.code for fact in journal.of_result("memory", result).values()] == ["busy"]
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def a_memory_result() -> Any:
+    """A pass that gave one starving guest memory."""
+    now = memory_worlds.snapshot([memory_worlds.domain("hog", 1024, 4096, usable=50, unused=40)])
+    plan, learnt = memory.decide(memory_worlds.pair(now), config.MemoryPolicy())
+    timings_s = {"observe": 0.25, "decide": 0.5, "apply": 1.0}
+    return Result(now, plan, learnt, Outcome(plan.moves), timings_s)
+
+
+def with_skips(*codes: str) -> Snapshot:
+    now: Snapshot = a_memory_result().snapshot
+    return replace(now, skips=tuple(Skip(f"d{i}", f"u{i}", code, "why") for i, code in enumerate(codes)))
+
+
+def a_vcpu_result() -> Any:
+    samples = FakeHost(topology(2), [Guest("web", [0.5, 0.25], [cpus("0"), cpus("0-1")])]).window()
+    plan, learnt = vcpu.decide(samples, config.VcpuPolicy())
+    return Result(samples[-1], plan, learnt, Outcome(plan.moves), {"observe": 0.25})
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[telling.Teller, Path]]:
+    monkeypatch.setattr(lock, "SYSTEM_DIRECTORY", str(tmp_path))
+    teller = telling.Teller("qemu:///system", Journal(io.StringIO()))
+    yield teller, tmp_path
+    teller.close()
+
+
+def tell(teller: telling.Teller, *ticks: Tick, **about: Any) -> status.Status:
+    for tick in ticks:
+        teller.take(tick, None, acting=True)
+    teller.tell(config.Policy(), **{"mode": "act", "effective_mode": "act", **about})
+    found = status.read("qemu:///system")
+    assert found is not None
+    return found
+
+
+def samples_of(text: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _sep, value in lines}
+
+
+def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    result = a_memory_result()
+    failed = replace(
+        result, outcome=Outcome((), (Failure("hog", "u", "hung", "no answer"),)), failed="every change failed"
+    )
+    found = tell(teller, Tick(result.snapshot, result), Tick(result.snapshot, failed, failed={"vcpu": "no such pCPU"}))
+    (hog,) = found.domains
+    assert (hog.name, hog.usable_kib, hog.starvation_kib) == ("hog", 50 * 1024, 150 * 1024)
+    assert hog.target_kib == result.plan.moves[0].after_kib and hog.moves[0].what.startswith("hog: 1024M -> ")
+    assert found.memory_pass.when_s == result.snapshot.wall_s and found.memory_pass.failed == "every change failed"
+    assert found.vcpu_pass.failed == "no such pCPU" and found.memory is not None and found.memory.starved == 1
+    samples = samples_of(teller.metrics.render()[0].decode())
+    assert samples['kvmsched_moves_total{kind="give",resource="memory"}'] == 1
+    assert samples['kvmsched_failures_total{reason="hung",resource="memory"}'] == 1
+    assert samples['kvmsched_passes_total{resource="memory",result="ok"}'] == 1
+    assert samples['kvmsched_passes_total{resource="memory",result="failed"}'] == 1
+    assert samples['kvmsched_passes_total{resource="vcpu",result="failed"}'] == 1
+    assert samples['kvmsched_pass_duration_seconds_sum{phase="apply",resource="memory"}'] == 2
+    assert samples['kvmsched_domain_memory_usable_bytes{domain="hog"}'] == 50 * 2**20
+    assert samples['kvmsched_domain_starved{domain="hog"}'] == samples["kvmsched_domains_starved"] == 1
+    assert samples['kvmsched_last_success_timestamp_seconds{resource="memory"}'] == result.snapshot.wall_s
+    assert samples['kvmsched_mode_effective{mode="act"}'] == 1
+
+
+def test_the_effective_mode_is_a_metric_of_its_own(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    tell(teller, effective_mode="observe", mode_reason="may only read", policy_error="a mistake")
+    samples = samples_of(teller.metrics.render()[0].decode())
+    assert samples['kvmsched_mode_configured{mode="act"}'] == samples['kvmsched_mode_effective{mode="observe"}'] == 1
+    assert samples['kvmsched_mode_effective{mode="act"}'] == samples["kvmsched_policy_reload_ok"] == 0
+
+
+def test_prometheus_finds_nothing_to_say_against_the_metrics(told: tuple[telling.Teller, Path]) -> None:
+    teller, directory = told
+    pins = a_vcpu_result()
+    result = a_memory_result()
+    plan = replace(result.plan, unmet=(Unmet("hog", result.snapshot.domains[0].uuid, 4096, "no more"),))
+    skipped = replace(result, plan=plan, snapshot=with_skips("busy", "hung"))
+    tell(teller, Tick(result.snapshot, skipped, pins))
+    text = teller.metrics.render()[0]
+    promtool = Path(__file__).parents[2] / ".build/prometheus/usr/bin/promtool"
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+    assert samples_of(text.decode())['kvmsched_domain_memory_unmet_bytes{domain="hog"}'] == 4096 * 1024
+    teller.open(config.DaemonPolicy(metrics_listen="none", metrics_textfile=str(directory / "kvmsched.prom")))
+    tell(teller)
+    assert b"kvmsched_domain_starved" in (directory / "kvmsched.prom").read_bytes()
+
+
+def test_the_number_of_series_is_bounded(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    few, many = (len(samples_of(text)) for text in (rendered(teller, 10), rendered(teller, metrics.MOST_DOMAINS + 500)))
+    assert (many - few) / (metrics.MOST_DOMAINS - 10) <= 11
+    assert samples_of(rendered(teller, metrics.MOST_DOMAINS + 500))["kvmsched_domains_untold"] == 500
+
+
+def rendered(teller: telling.Teller, domains: int) -> str:
+    now = memory_worlds.snapshot([memory_worlds.domain(f"d{number}", 1024) for number in range(domains)])
+    tell(teller, Tick(now))
+    return teller.metrics.render()[0].decode()
+
+
+def test_names_can_not_break_the_format(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    name = 'a"b\\c\nd{e="f"} 1'
+    tell(teller, Tick(memory_worlds.snapshot([memory_worlds.domain(name, 1024)])))
+    text = teller.metrics.render()[0].decode()
+    assert 'kvmsched_domain_memory_actual_bytes{domain="a\\"b\\\\c\\nd{e=\\"f\\"} 1"} ' in text
+
+
+def test_nothing_is_told_of_a_daemon_that_ended(told: tuple[telling.Teller, Path]) -> None:
+    teller, directory = told
+    tell(teller)
+    assert (directory / "status.json").stat().st_mode & 0o777 == 0o640
+    teller.close()
+    assert not list(directory.iterdir()) and status.read("qemu:///system") is None
+
+
+# ---------------------------------------------------------------- the port
+
+
+@pytest.fixture
+def port(told: tuple[telling.Teller, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(metrics, "_LONGEST_S", 1.0)
+    teller, _directory = told
+    tell(teller, Tick(a_memory_result().snapshot, a_memory_result()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+    teller.open(config.DaemonPolicy(metrics_listen=f"127.0.0.1:{number}"))
+    yield number
+
+
+def request(port: int, method: str = "GET", path: str = "/metrics") -> tuple[int, bytes]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def raw(port: int, sent: bytes) -> bytes:
+    answer = b""
+    # It may have hung up before all was sent.
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client, contextlib.suppress(OSError):
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+def test_the_port_answers_get_and_head_only(port: int) -> None:
+    code, body = request(port)
+    assert code == 200 and b"kvmsched_domains " in body
+    assert request(port, "HEAD") == (200, b"")
+    assert request(port, path="/etc/passwd")[0] == 404
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "X" * 5000):
+        assert request(port, method)[0] >= 400, method
+
+
+GARBAGE = [
+    b"",
+    b"\n",
+    b"\x00" * 70000,
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET /metrics\r\n\r\n",
+    b"GET " + b"/" * 100000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /metrics HTTP/9.9\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
+    b"GET /metrics HTTP/1.1\r\nAccept: " + b"\xff\xfe" * 500 + b"\r\n\r\n",
+    b"GET /..%2f..%2fetc/passwd HTTP/1.1\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\nx",
+]
+
+
+def test_garbage_costs_nothing(port: int) -> None:
+    for sent in GARBAGE:
+        assert b"root:" not in raw(port, sent)
+    assert request(port)[0] == 200
+
+
+def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:
+    threads = threading.active_count()
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _client in range(60)]
+    assert threading.active_count() <= threads + metrics._MOST_CLIENTS
+    end_s = time.monotonic() + 30
+    answered = False
+    while not answered:
+        assert time.monotonic() < end_s, "nobody else is ever served"
+        for client in slow:
+            with contextlib.suppress(OSError):
+                client.send(b"G")
+        try:
+            answered = request(port)[0] == 200
+        except OSError:
+            time.sleep(0.1)
+    for client in slow:
+        client.close()
+
+
+def test_one_rendering_serves_all_who_ask_between_two_passes(told: tuple[telling.Teller, Path], port: int) -> None:
+    teller, _directory = told
+    bodies = {re.sub(rb".*_process_.*\n", b"", request(port)[1]) for _scrape in range(5)}
+    assert len(bodies) == 1
+    assert teller.metrics.render()[0] is teller.metrics.render()[0]
+
+
+def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) -> None:
+    out = io.StringIO()
+    other = telling.Teller("qemu:///system", Journal(out))
+    other.open(config.DaemonPolicy(metrics_listen=f"127.0.0.1:{port}"))
+    assert f"no metrics at 127.0.0.1:{port}: Address already in use" in out.getvalue()
+
+
+# ---------------------------------------------------------------- ticks, on libvirt's test driver
+
+
+@pytest.fixture
+def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes.Standing]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    standing = passes.Standing(passes.Conduct("test:///default", holder="a test"))
+    yield standing
+    standing.close()
+
+
+def turns(**vcpu_settings: Any) -> tuple[Any, Any]:
+    policy = config.load_daemon({"vcpu": vcpu_settings})
+    return passes.Turn(policy.memory, MemoryHistory()), passes.Turn(policy.vcpu, VcpuHistory())
+
+
+def test_one_look_serves_both_resources(standing: passes.Standing) -> None:
+    tick = standing.tick(*turns())
+    assert tick.memory is not None and tick.vcpu is not None and not tick.failed
+    assert tick.memory.snapshot is tick.vcpu.snapshot is tick.snapshot
+    assert tick.memory.timings_s["observe"] == tick.vcpu.timings_s["observe"]
+    memory_turn, _vcpu_turn = turns()
+    again = standing.tick(memory_turn, None)
+    assert again.vcpu is None and not again.failed
+
+
+def test_one_resource_that_fails_leaves_the_other_its_turn(standing: passes.Standing) -> None:
+    tick = standing.tick(*turns(pcpus="99"))
+    assert tick.memory is not None and tick.vcpu is None and "99" in tick.failed["vcpu"]
+
+
+def test_observing_may_switch_statistics_on_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for sets_periods, made in ((False, 0), (True, 1)):
+        how = passes.Conduct("test:///default", check=True, sets_periods=sets_periods)
+        standing = passes.Standing(how)
+        tick = standing.tick(*turns())
+        standing.close()
+        assert tick.memory is not None
+        assert [move.kind for move in tick.memory.outcome.moves] == ["stats_period"] * made
+
+
+def test_changes_are_refused_where_this_host_is_not_libvirts() -> None:
+    with pytest.raises(passes.PassError, match="qemu:///system or qemu:///session of the host itself"):
+        passes.Standing(passes.Conduct("qemu+ssh://elsewhere/system"))
+
+
+# ---------------------------------------------------------------- what it may do
+
+
+class Libvirt:
+    """Stands for a host whose libvirt can be told what to refuse: here there is no polkit to do so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.up = self.writable = True
+        self.denies = False
+        self.opened: list[str] = []
+        self.modes: list[str] = []
+        self.out = io.StringIO()
+        libvirt = self
+
+        class Standing:
+            def __init__(self, how: passes.Conduct) -> None:
+                self.how = how
+                libvirt.opened.append("ro" if how.read_only else "rw")
+
+            def close(self) -> None:
+                pass
+
+            def tick(self, memory_turn: Any, vcpu_turn: Any) -> Tick:
+                if not libvirt.up or not (self.how.read_only or libvirt.writable):
+                    raise passes.PassError("not for you" if libvirt.up else "it is away") from Unavailable("no")
+                return libvirt.tick()
+
+        monkeypatch.setattr(access, "Standing", Standing)
+        self.access = access.Access("qemu:///system", Journal(self.out), self.modes.append)
+
+    def tick(self) -> Tick:
+        result = a_memory_result()
+        if self.denies:
+            result = replace(
+                result, outcome=Outcome((), (Failure("hog", "u", "denied", "libvirt refuses the change"),))
+            )
+        return Tick(result.snapshot, result)
+
+    def look(self, mode: str = "act") -> str:
+        self.access.tick(config.load({"daemon": {"mode": mode}}), None, None)
+        return self.access.mode
+
+    @property
+    def said(self) -> list[str]:
+        return self.out.getvalue().splitlines()
+
+
+@pytest.fixture
+def libvirt(monkeypatch: pytest.MonkeyPatch) -> Libvirt:
+    return Libvirt(monkeypatch)
+
+
+def test_where_only_reading_is_allowed_it_observes_and_tries_again(libvirt: Libvirt, clock: Clock) -> None:
+    libvirt.writable = False
+    assert [libvirt.look() for _turn in range(3)] == ["observe"] * 3
+    assert libvirt.opened == ["rw", "ro"] and libvirt.modes == ["observe"], "not tried each time"
+    assert libvirt.said == ["may only observe: not for you"] and libvirt.access.reason == "not for you"
+    clock.now_s += 60
+    assert libvirt.look() == "observe" and len(libvirt.said) == 1
+    libvirt.writable = True
+    clock.now_s += 600
+    assert libvirt.look() == "act" and libvirt.modes == ["observe", "act"] and libvirt.said[1:] == ["may act again"]
+
+
+def test_where_every_change_is_refused_it_observes(libvirt: Libvirt, clock: Clock) -> None:
+    libvirt.denies = True
+    assert libvirt.look() == "observe" and libvirt.said == ["may only observe: libvirt refuses the change"]
+    libvirt.denies = False
+    assert libvirt.look() == "observe" and libvirt.opened == ["rw", "ro"]
+    libvirt.access.forgive()  # a reload
+    assert libvirt.look() == "act"
+
+
+def test_a_libvirt_that_is_away_is_no_reason_to_observe(libvirt: Libvirt) -> None:
+    libvirt.up = False
+    with pytest.raises(passes.PassError, match="it is away"):
+        libvirt.look()
+    assert libvirt.modes == []
+    libvirt.up = True
+    assert libvirt.look() == "act" and libvirt.said == []
+
+
+def test_the_policy_decides_first(libvirt: Libvirt) -> None:
+    assert [libvirt.look(mode) for mode in ("observe", "act", "observe")] == ["observe", "act", "observe"]
+    assert libvirt.opened == ["ro", "rw", "ro"] and libvirt.modes == ["observe", "act", "observe"] and not libvirt.said

@@ -330,6 +330,8 @@ def unprivileged(libvirtd: OwnLibvirtd, group: str) -> Iterator[Daemon]:
 
 def test_a_user_in_the_group_of_libvirt_is_enough_to_act(own: tuple[OwnLibvirtd, Lab]) -> None:
     libvirtd, lab = own
+    crowd = [f"kvmsched-test-crowd{number}" for number in range(2)]
+    lab.start(*(TinyGuest(name, cpu=[0.35], pin={0: "0"}) for name in crowd))
     with unprivileged(libvirtd, "libvirt") as daemon:
         daemon.wait(lambda: daemon.moves, "to act")
         assert daemon.status()["effective_mode"] == "act"
@@ -337,6 +339,7 @@ def test_a_user_in_the_group_of_libvirt_is_enough_to_act(own: tuple[OwnLibvirtd,
         assert (daemon.directory / "state/state.json").exists()
         assert daemon.status()["memory_total_kib"] is not None
     assert {pcpu for guest in lab.guests.values() for pcpu in guest.affinity(0)} == {0, 1}
+    lab.stop(crowd)
 
 
 def test_without_the_right_to_write_it_observes(own: tuple[OwnLibvirtd, Lab]) -> None:

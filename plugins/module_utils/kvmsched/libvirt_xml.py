@@ -28,8 +28,9 @@ class Capabilities:
     topology: Topology
 
 
+@functools.lru_cache(maxsize=2)
 def parse_capabilities(text: str, online: CpuSet, isolated: CpuSet) -> Capabilities:
-    """Read a host's capabilities; pCPUs that are *online* but not listed get a place of their own."""
+    """Read a host's capabilities, the same text once; *online* pCPUs that they do not list get places of their own."""
     root = ET.fromstring(text)
     cells = []
     places: dict[int, Pcpu] = {}

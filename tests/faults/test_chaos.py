@@ -109,7 +109,6 @@ class Chaos:
         self.undo(float("inf"))
         self.passes.append(self._child.end())
         for guest in self.herd.guests:
-            guest.wait_booted(faulty.HANG_S)
             guest.hold(0)
             guest.wait_held()
 
@@ -151,12 +150,10 @@ class Chaos:
     def want_memory(self, guest: RunningGuest) -> None:
         """No more than what even a guest at its floor has: the guest must never be in danger by itself."""
         self.herd.wake()
-        guest.wait_booted(faulty.HANG_S)
         guest.hold(self.dice.choice((0, 10, 20)))
 
     def want_cpu(self, guest: RunningGuest) -> None:
         self.herd.wake()
-        guest.wait_booted(faulty.HANG_S)
         guest.cpu(self.dice.choice((0.0, 0.1, 0.25)))
 
     def save_and_restore(self, guest: RunningGuest) -> None:

@@ -39,6 +39,9 @@ class FakeError(Exception):
     def get_error_domain(self) -> int:
         return self._domain
 
+    def get_int1(self) -> int:
+        return -1
+
 
 class FakeDomain:
     def __init__(self, connection: FakeConnection, number: int) -> None:

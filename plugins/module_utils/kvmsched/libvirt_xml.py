@@ -155,7 +155,9 @@ class InactiveDefinition:
 
 @functools.lru_cache(maxsize=_PARSED)
 def parse_inactive(text: str) -> InactiveDefinition:
-    """Read a domain's inactive XML; the same text is parsed once."""
+    """Read a domain's inactive XML, the same text once, and only if it holds what is looked for."""
+    if "<vcpupin" not in text and STATE_URI not in text:
+        return InactiveDefinition({}, False)
     root = ET.fromstring(text)
     record = any(element.tag.startswith(f"{{{STATE_URI}}}") for element in root.findall("metadata/*"))
     return InactiveDefinition(parse_pins(root), record)

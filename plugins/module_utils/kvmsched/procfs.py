@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel of this host says, under /proc and /sys. All of it is optional: None where it can't be read."""
+"""What this host itself says, under /proc, /sys and /etc. All of it is optional: None where it can't be read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Optional
 
@@ -21,8 +22,9 @@ _NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 
 def _read(path: str) -> Optional[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        # Unbuffered bytes: a pass reads thousands of these.
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode("utf-8", "replace")
     except OSError:
         return None
 
@@ -84,6 +86,12 @@ def memory() -> Optional[HostMemory]:
     return HostMemory(sizes["MemTotal"], sizes["MemAvailable"], pressure.get("some"), pressure.get("full"))
 
 
+def cell_free_kib(cell: int) -> Optional[int]:
+    """The free memory of a NUMA cell."""
+    free = re.search(r"MemFree: +(\d+) kB", _read(f"/sys/devices/system/node/node{cell}/meminfo") or "")
+    return int(free[1]) if free else None
+
+
 def _pressure(text: str) -> dict[str, float]:
     """``some``/``full`` -> avg10 in percent (kernel: Documentation/accounting/psi.rst)."""
     found = {}
@@ -93,6 +101,15 @@ def _pressure(text: str) -> dict[str, float]:
         if "avg10" in averages:
             found[kind] = float(averages["avg10"])
     return found
+
+
+def machine_id() -> Optional[str]:
+    """This installation's identity, as a UUID (machine-id(5))."""
+    text = (_read("/etc/machine-id") or "").strip()
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
 
 
 def isolated() -> CpuSet:
@@ -163,18 +180,24 @@ class VcpuThread:
 _VCPU_THREAD = re.compile(r"CPU (\d+)/")
 
 
-def vcpu_threads(pid: int) -> dict[int, VcpuThread]:
+def vcpu_tids(pid: int) -> dict[int, int]:
     """vCPU id -> its thread, of a QEMU process; empty where they can't be told apart, or can't be seen."""
-    threads = {}
-    with contextlib.suppress(OSError, ValueError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            name = _VCPU_THREAD.match(_read(f"/proc/{pid}/task/{task}/comm") or "")
-            times = _read(f"/proc/{pid}/task/{task}/schedstat") if name else None
-            if name and times:
-                run_ns, delay_ns, _slices = times.split()
-                affinity = frozenset(os.sched_getaffinity(int(task)))
-                threads[int(name[1])] = VcpuThread(affinity, int(run_ns), int(delay_ns))
-    return dict(sorted(threads.items()))
+    tids = {}
+    with contextlib.suppress(OSError):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            name = _VCPU_THREAD.match(_read(f"/proc/{pid}/task/{tid}/comm") or "")
+            if name:
+                tids[int(name[1])] = int(tid)
+    return dict(sorted(tids.items()))
+
+
+def vcpu_thread(pid: int, tid: int) -> Optional[VcpuThread]:
+    """What the kernel says of one vCPU's thread; None if it is gone, or keeps no such times (CONFIG_SCHED_INFO)."""
+    times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or "").split()
+    try:
+        return VcpuThread(frozenset(os.sched_getaffinity(tid)), int(times[0]), int(times[1]))
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _cgroups(text: str) -> dict[str, str]:

@@ -84,7 +84,7 @@ class DomainStatus:
         """How it does for memory, in one word: starved, wasteful, ok, unknown; its state where that is not running."""
         if self.state != "running":
             return self.state
-        if self.usable_kib is None or self.starvation_kib is None or self.memory_skip.split(":")[0] in _UNJUDGED:
+        if self.usable_kib is None or self.starvation_kib is None or self.memory_skip.partition(":")[0] in _UNJUDGED:
             return "unknown"
         if self.usable_kib < self.starvation_kib:
             return "starved"

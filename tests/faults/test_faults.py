@@ -178,7 +178,7 @@ def test_a_pass_that_is_killed_leaves_what_released_restores(herd: Herd, instant
 @pytest.mark.parametrize("herd", ["memory"], indirect=True)
 def test_memory_that_was_taken_when_a_pass_died_is_found_free_by_the_next(herd: Herd) -> None:
     hog = herd.guests[0]
-    hog.hold(140)
+    hog.hold(115)
     hog.wait_held()
     Child("memory", instant="change", number=signal.SIGKILL).end()
     for _turn in range(5):

@@ -128,6 +128,8 @@ def test_an_interrupted_command_says_so() -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # Whoever runs the tests in the background may have it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout and process.stderr
         process.stdout.readline()

@@ -67,15 +67,15 @@ daemon: prepare ## Run the daemon on real guests, three minutes of them with cha
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build
 
-bench-memory: prepare ## Measure the memory policies
-	@python benchmarks/bench_memory.py $(ARGS)
+bench-memory: prepare ## Measure the memory policies; tables, and .build/bench-memory.json
+	@python benchmarks/bench_memory.py --json .build/bench-memory.json $(ARGS)
 
-bench-pass: prepare ## Measure a whole pass beside the libvirt calls that it can't avoid (root)
-	@python benchmarks/bench_pass.py $(ARGS)
+bench-pass: prepare ## Measure a pass beside the libvirt calls that it can't avoid (root); .build/bench-pass.json
+	@python benchmarks/bench_pass.py --json .build/bench-pass.json $(ARGS)
 
-bench-vcpu: prepare ## Measure the vCPU policy
+bench-vcpu: prepare ## Measure the vCPU policy; tables, and .build/bench-vcpu.json
 	@pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
-	@python benchmarks/bench_vcpu.py $(ARGS)
+	@python benchmarks/bench_vcpu.py --json .build/bench-vcpu.json $(ARGS)
 
 prepare:
 	@tests/prepare.sh

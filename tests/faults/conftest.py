@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import faulty
 import pytest
 from herd import Herd, memory_guest, pinned_guest, snapshot_disk
-from lab import Lab
+from lab import Lab, machine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +38,8 @@ def herds() -> Iterator[dict[str, Herd]]:
         pinned = [pinned_guest(number, extra=snapshot_disk(f"pin-{number}")) for number in "012345"]
         lab.start(*memory, *pinned)
         yield {"memory": Herd(lab, "memory", memory), "vcpu": Herd(lab, "vcpu", pinned)}
+    for disk in machine.DIRECTORY.glob("???-?.qcow2"):
+        disk.unlink()
 
 
 @pytest.fixture(params=faulty.RESOURCES)

@@ -515,7 +515,7 @@ class Libvirt:
             def close(self) -> None:
                 pass
 
-            def tick(self, memory_turn: Any, vcpu_turn: Any) -> Tick:
+            def tick(self, memory_turn: Any, vcpu_turn: Any, quiet: bool) -> Tick:
                 if not libvirt.up or not (self.how.read_only or libvirt.writable):
                     raise passes.PassError("not for you" if libvirt.up else "it is away") from Unavailable("no")
                 return libvirt.tick()

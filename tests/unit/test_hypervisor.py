@@ -325,10 +325,10 @@ def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:
     hyper = host()
     hyper.observe()
     world.answers[0, "statistics"] = {"vcpu.0.time": 7, "balloon.maximum": 524288, "balloon.rss": 1}
-    (again, *_others) = hyper.observe(full=False).domains
+    (again, *_others) = hyper.observe("none").domains
     assert again.balloon and again.balloon.period_s == 1 and again.vcpus[0].time_ns == 7
     world.ids[0] = 99
-    (restarted, *_others) = hyper.observe(full=False).domains
+    (restarted, *_others) = hyper.observe("none").domains
     assert restarted.balloon and restarted.balloon.period_s == 0, "another run of it is not known yet"
 
 

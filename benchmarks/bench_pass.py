@@ -129,6 +129,8 @@ def raw_pass(uri: str, resource: str, made: bool) -> None:
     memory = resource == "memory"
     connection = libvirt.openReadOnly(uri)
     raw_look(connection, made, memory, memory, not memory)
+    # A pass asks again after a pause, when nothing is in any cache.
+    time.sleep(POLICY.vcpu.interval_s)
     raw_look(connection, made, not memory, memory, not memory)
     connection.close()
 

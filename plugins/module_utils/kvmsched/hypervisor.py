@@ -233,13 +233,15 @@ _Times = dict[int, procfs.VcpuThread]
 
 @dataclass(frozen=True)
 class _Inventory:
+    """The host's CPUs, and by UUID its active domains, of which no more is in it than their states."""
+
     connection: Any
     online: CpuSet
     topology: Topology
     host_uuid: str
     driver: str
     handles: dict[str, Any]
-    states: dict[str, str]
+    domains: dict[str, Domain]
 
 
 @dataclass
@@ -333,18 +335,18 @@ class Hypervisor:
         handles = {uuid: handle for uuid, handle in inventory.handles.items() if uuid not in lost}
         if reading != "none":
             self._read([handle for uuid, handle in handles.items() if uuid not in self._known], inventory, lost)
-        seen = {uuid: self._as_known(handle, inventory) for uuid, handle in handles.items() if uuid not in lost}
-        answering = [handles[uuid] for uuid, domain in seen.items() if not _silent(domain)]
+        busy = {uuid: self._hindrance(inventory.domains[uuid]) for uuid in handles if uuid not in lost}
+        answering = [handles[uuid] for uuid, reason in busy.items() if not _silent(reason)]
         counters: dict[str, _Counters] = {}
         began_s = time.monotonic()
         self._each(answering, functools.partial(self._count, inventory), counters, lost)
         stamp_s = (began_s + time.monotonic()) / 2
-        moved = [handles[u] for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)]
-        self._read(moved, inventory, lost)
+        moved = {u: handles[u] for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)}
+        self._read(list(moved.values()), inventory, lost)
+        busy.update({uuid: self._hindrance(inventory.domains[uuid]) for uuid in moved})
         self._hung.update({uuid: skip for uuid, skip in lost.items() if skip.code == "hung"})
-        if moved:
-            seen = {uuid: self._as_known(handles[uuid], inventory) for uuid in seen}
-        domains = (self._counted(seen[uuid], counters.get(uuid)) for uuid in sorted(seen) if uuid not in lost)
+        here = [uuid for uuid in sorted(busy) if uuid not in lost]
+        domains = (self._domain(inventory.domains[uuid], busy[uuid], counters.get(uuid)) for uuid in here)
         return Snapshot(stamp_s, time.time(), self._host(inventory), tuple(domains), tuple(lost.values()))
 
     def _list(self, reading: Reading) -> _Inventory:
@@ -355,9 +357,10 @@ class Hypervisor:
             self._hung = {}
         if last is None or (reading == "new" and (last.connection, last.online) != (now.connection, now.online)):
             self._known, self._threads = {}, {}
-        ids = {uuid: handle.ID() for uuid, handle in now.handles.items()}
-        self._known = {uuid: known for uuid, known in self._known.items() if ids.get(uuid) == known.domain.id}
-        self._processes = {run: process for run, process in self._processes.items() if ids.get(run[0]) == run[1]}
+        runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
+        self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}
+        self._processes = {run: process for run, process in self._processes.items() if run in runs}
+        self._threads = {run: threads for run, threads in self._threads.items() if run in runs}
         return now
 
     def _ask(self, work: Callable[[Any], T]) -> T:
@@ -438,23 +441,23 @@ class Hypervisor:
     # ------------------------------------------------------------ a domain
 
     def _read(self, handles: Sequence[Any], inventory: _Inventory, lost: dict[str, Skip]) -> None:
-        """Everything about domains but their counters."""
+        """Get to know these domains anew."""
         if not handles:
             return
         persistent = self._ask(_persistent)
 
         def work(chunk: Sequence[Any], connection: Any) -> dict[str, _Known]:
             here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
-            return {uuid: self._definition(handle, uuid in persistent, inventory) for uuid, handle in here.items()}
+            return {uuid: self._whole(handle, uuid in persistent, inventory) for uuid, handle in here.items()}
 
         self._each(handles, work, self._known, lost)
 
-    def _definition(self, handle: Any, persistent: bool, inventory: _Inventory) -> _Known:
-        """One domain's; none of these calls asks QEMU."""
+    def _whole(self, handle: Any, persistent: bool, inventory: _Inventory) -> _Known:
+        """Everything about one domain but its counters; none of these calls asks QEMU."""
         live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
         inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
         definition = libvirt_xml.parse_inactive(inactive)
-        bare = _bare(handle)
+        bare = inventory.domains[handle.UUIDString()]
         process = self._process(bare)
         pins = live.pins
         if live.placement_auto:
@@ -483,18 +486,17 @@ class Hypervisor:
         default = live.cpuset or inventory.online
         return _Known(domain, pins, default, definition.pins, live.schedulers, affinities)
 
-    def _as_known(self, handle: Any, inventory: _Inventory) -> Domain:
-        """A domain without its counters, in its state of now."""
-        bare = _bare(handle, inventory.states[handle.UUIDString()])
-        known = self._known[bare.uuid].domain if bare.uuid in self._known else bare
-        return replace(known, state=bare.state, busy=_stopped(self._process(bare)) or known.busy)
+    def _hindrance(self, domain: Domain) -> Optional[str]:
+        """Why a domain's QEMU can't be asked now, or was busy when it was read."""
+        known = self._known.get(domain.uuid)
+        return _stopped(self._process(domain)) or (known.domain.busy if known else None)
 
     def _count(self, inventory: _Inventory, chunk: Sequence[Any], connection: Any) -> dict[str, _Counters]:
         """What counts up of some domains: the one question that QEMU itself has to answer."""
         here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
         if inventory.driver != "QEMU":
             return {uuid: _test_counters(handle, self._memory, self._vcpu) for uuid, handle in here.items()}
-        threads = {uuid: self._threads_of(_bare(handle)) for uuid, handle in here.items()}
+        threads = {uuid: self._threads_of(inventory.domains[uuid]) for uuid in here}
         times = {uuid: of_one.read() if of_one else {} for uuid, of_one in threads.items()}
         groups = libvirt.VIR_DOMAIN_STATS_BALLOON if self._memory else 0
         if self._vcpu and not all(times.values()):
@@ -506,16 +508,21 @@ class Hypervisor:
             records = {handle.UUIDString(): record for handle, record in bulk}
         return {uuid: _Counters(times[uuid], record) for uuid, record in records.items()}
 
-    def _counted(self, domain: Domain, counters: Optional[_Counters]) -> Domain:
-        """*domain* with its counters; what they lack stays unknown."""
+    def _domain(self, bare: Domain, busy: Optional[str], counters: Optional[_Counters]) -> Domain:
+        """A domain as it is known, in its state of now and with its counters; what those lack stays unknown."""
+        known = self._known.get(bare.uuid) or _Known(bare, {}, frozenset(), {}, {}, None)
         if counters is None:
             # Of a QEMU that is not asked, the kernel still tells.
-            threads = self._threads_of(domain)
+            threads = self._threads_of(bare)
             counters = _Counters(threads.read() if threads else {})
-        known = self._known.get(domain.uuid)
-        times = counters.times or _times_in(counters.record, known.affinities or {} if known else {})
-        known = known or _Known(domain, {}, frozenset(), {}, {}, None)
-        return replace(domain, vcpus=known.vcpus(times), **_statistics(domain, counters.record))
+        record = counters.record
+        if busy is None and "balloon.maximum" in record and "balloon.rss" not in record:
+            # QEMU was not asked, because somebody else's question to it is still open.
+            busy = f"{_NO_ANSWER}: its statistics are incomplete"
+        vcpus = known.vcpus(counters.times or _times_in(record, known.affinities or {}))
+        return replace(
+            known.domain, state=bare.state, busy=busy, vcpus=vcpus, balloon=_measured(known.domain.balloon, record)
+        )
 
     def _host(self, inventory: _Inventory) -> Host:
         times = procfs.pcpu_times() if self.local and self._vcpu else None
@@ -591,7 +598,7 @@ class Hypervisor:
 def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inventory:
     """The active domains; with the host's topology as it was at *last*, if the same CPUs are online."""
     _count, cpus, _online = connection.getCPUMap()
-    online = _cpus(cpus)
+    online = _cpus(tuple(cpus))
     if last is None or (last.connection, last.online) != (connection, online):
         isolated = procfs.isolated() if local else frozenset()
         capabilities = libvirt_xml.parse_capabilities(connection.getCapabilities(), online, isolated)
@@ -601,8 +608,9 @@ def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inv
     active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     listed = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, active)
     handles = {handle.UUIDString(): handle for handle, _record in listed}
-    states = {uuid: _STATES.get(record.get("state.state", 0), "unknown") for uuid, (_h, record) in zip(handles, listed)}
-    return _Inventory(connection, online, topology, host_uuid, connection.getType(), handles, states)
+    states = (_STATES.get(record.get("state.state", 0), "unknown") for _handle, record in listed)
+    domains = {uuid: Domain(uuid, h.name(), h.ID(), state) for (uuid, h), state in zip(handles.items(), states)}
+    return _Inventory(connection, online, topology, host_uuid, connection.getType(), handles, domains)
 
 
 def _persistent(connection: Any) -> frozenset[str]:
@@ -619,16 +627,17 @@ def _here(connection: Any, handle: Any) -> Any:
     return handle if handle.connect() is connection else connection.lookupByUUID(handle.UUID())
 
 
-def _bare(handle: Any, state: str = "unknown") -> Domain:
-    return Domain(handle.UUIDString(), handle.name(), handle.ID(), state)
+def _bare(handle: Any) -> Domain:
+    return Domain(handle.UUIDString(), handle.name(), handle.ID())
 
 
-def _cpus(cpu_map: Iterable[bool]) -> CpuSet:
+@functools.lru_cache(maxsize=256)  # most vCPUs have one of few
+def _cpus(cpu_map: tuple[bool, ...]) -> CpuSet:
     return frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed)
 
 
-def _silent(domain: Domain) -> bool:
-    return domain.busy is not None and domain.busy.startswith(_NO_ANSWER)
+def _silent(busy: Optional[str]) -> bool:
+    return busy is not None and busy.startswith(_NO_ANSWER)
 
 
 _NO_ANSWER = "QEMU does not answer"
@@ -699,30 +708,23 @@ def _times_in(record: dict[str, Any], affinities: dict[int, Optional[CpuSet]]) -
     }
 
 
-def _statistics(domain: Domain, record: dict[str, Any]) -> dict[str, Any]:
-    """What of *domain* is other by a bulk record; what that lacks stays unknown."""
+def _measured(balloon: Optional[Balloon], record: dict[str, Any]) -> Optional[Balloon]:
+    """*balloon* with what a bulk record says of it; what that lacks stays unknown."""
     if "balloon.maximum" not in record:
-        return {}
-    balloon = domain.balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"])
-    changed: dict[str, Any] = {
-        "balloon": replace(
-            balloon,
-            actual_kib=record.get("balloon.current", record["balloon.maximum"]),
-            maximum_kib=record["balloon.maximum"],
-            unused_kib=record.get("balloon.unused"),
-            usable_kib=record.get("balloon.usable"),
-            disk_caches_kib=record.get("balloon.disk_caches"),
-            swap_in_kib=record.get("balloon.swap_in"),
-            swap_out_kib=record.get("balloon.swap_out"),
-            major_faults=record.get("balloon.major_fault"),
-            rss_kib=record.get("balloon.rss"),
-            last_update_s=record.get("balloon.last-update", 0),
-        )
-    }
-    if "balloon.rss" not in record and domain.busy is None:
-        # QEMU was not asked, because somebody else's question to it is still open.
-        changed["busy"] = f"{_NO_ANSWER}: its statistics are incomplete"
-    return changed
+        return balloon
+    return replace(
+        balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"]),
+        actual_kib=record.get("balloon.current", record["balloon.maximum"]),
+        maximum_kib=record["balloon.maximum"],
+        unused_kib=record.get("balloon.unused"),
+        usable_kib=record.get("balloon.usable"),
+        disk_caches_kib=record.get("balloon.disk_caches"),
+        swap_in_kib=record.get("balloon.swap_in"),
+        swap_out_kib=record.get("balloon.swap_out"),
+        major_faults=record.get("balloon.major_fault"),
+        rss_kib=record.get("balloon.rss"),
+        last_update_s=record.get("balloon.last-update", 0),
+    )
 
 
 def _test_counters(handle: Any, memory: bool, vcpus: bool) -> _Counters:

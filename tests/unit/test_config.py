@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_pass_without_a_document_needs_no_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "jsonschema", None)
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert config.load({"memory": {"waste": "400M"}}, typed=True).memory.settings.waste == Amount(kib=400 * 1024)
     with pytest.raises(config.ConfigError, match="python3-jsonschema"):
         config.load({"memory": {"waste": "400M"}})

@@ -248,7 +248,7 @@ class _Inventory:
 class _Known:
     """One run of a domain as it was read: ``domain`` without vCPUs and counters, and what its vCPUs are made of.
 
-    ``affinities`` are the kernel's of about then: once it has others, the pins may be others, too.
+    ``affinities`` are the kernel's of then: once it has others, the pins may be others, too.
     """
 
     domain: Domain
@@ -275,10 +275,11 @@ class _Known:
 
     def differs(self, times: _Times) -> bool:
         """Whether other vCPUs are online than were, or one may run elsewhere."""
-        affinities = {number: one.affinity for number, one in times.items()}
-        if self.affinities is None:
-            self.affinities = affinities
-        return bool(times) and affinities != self.affinities
+        return bool(times) and self.affinities not in (None, _affinities(times))
+
+
+def _affinities(times: _Times) -> dict[int, Optional[CpuSet]]:
+    return {number: one.affinity for number, one in times.items()}
 
 
 @dataclass(frozen=True)
@@ -341,9 +342,13 @@ class Hypervisor:
         began_s = time.monotonic()
         self._each(answering, functools.partial(self._count, inventory), counters, lost)
         stamp_s = (began_s + time.monotonic()) / 2
-        moved = {u: handles[u] for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)}
-        self._read(list(moved.values()), inventory, lost)
-        busy.update({uuid: self._hindrance(inventory.domains[uuid]) for uuid in moved})
+        moved = [u for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)]
+        self._read([handles[uuid] for uuid in moved], inventory, lost)
+        for uuid, known in self._known.items():
+            if uuid in moved:
+                busy[uuid] = self._hindrance(inventory.domains[uuid])
+            if uuid in counters and known.affinities is None:
+                known.affinities = _affinities(counters[uuid].times)
         self._hung.update({uuid: skip for uuid, skip in lost.items() if skip.code == "hung"})
         here = [uuid for uuid in sorted(busy) if uuid not in lost]
         domains = (self._domain(inventory.domains[uuid], busy[uuid], counters.get(uuid)) for uuid in here)
@@ -430,7 +435,7 @@ class Hypervisor:
 
     def _threads_of(self, domain: Domain) -> Optional[procfs.VcpuThreads]:
         """Where the kernel tells of a domain's vCPUs, faster than libvirt by far, and without ever hanging."""
-        if not (self.local and self._vcpu and procfs.knows_thread_times()):
+        if not (self.local and self._vcpu):
             return None
         run = (domain.uuid, domain.id)
         process = self._processes.get(run)
@@ -481,8 +486,8 @@ class Hypervisor:
         )
         # The test driver, and the kernel where it can, tell affinities with the times.
         threads = self._threads_of(bare)
-        apart = self._vcpu and inventory.driver == "QEMU" and not (threads and threads.tids())
-        affinities = {n: one.affinity for n, one in _reported_times(handle).items()} if apart else None
+        apart = self._vcpu and inventory.driver == "QEMU" and not (threads and threads.told())
+        affinities = _affinities(_reported_times(handle)) if apart else None
         default = live.cpuset or inventory.online
         return _Known(domain, pins, default, definition.pins, live.schedulers, affinities)
 

@@ -202,7 +202,7 @@ class VcpuThreads:
         self._listed: list[str] = []
         self._tids: dict[int, int] = {}
 
-    def tids(self) -> dict[int, int]:
+    def _now(self) -> dict[int, int]:
         """vCPU id -> its thread; empty where they can't be told apart, or can't be seen."""
         try:
             listed = os.listdir(self._directory)
@@ -216,9 +216,13 @@ class VcpuThreads:
             self._listed = listed
         return self._tids
 
+    def told(self) -> bool:
+        """Whether the kernel tells of them here: it must keep such times (CONFIG_SCHED_INFO)."""
+        return any(self._thread(tid) for tid in self._now().values())
+
     def read(self) -> dict[int, VcpuThread]:
-        """What the kernel says of each; without those that are gone, and empty if it keeps no such times."""
-        return {n: thread for n, tid in self.tids().items() if (thread := self._thread(tid))}
+        """What the kernel says of each, by vCPU id; without those that are gone."""
+        return {number: thread for number, tid in self._now().items() if (thread := self._thread(tid))}
 
     def _thread(self, tid: int) -> Optional[VcpuThread]:
         times = (_read(f"{self._directory}/{tid}/schedstat") or "").split()
@@ -226,12 +230,6 @@ class VcpuThreads:
             return VcpuThread(frozenset(os.sched_getaffinity(tid)), int(times[0]), int(times[1]))
         except (OSError, IndexError, ValueError):
             return None
-
-
-@functools.lru_cache(maxsize=1)
-def knows_thread_times() -> bool:
-    """Whether this kernel tells how long a thread ran and waited (CONFIG_SCHED_INFO)."""
-    return bool(_read("/proc/thread-self/schedstat"))
 
 
 def _cgroups(text: str) -> dict[str, str]:

@@ -338,10 +338,7 @@ class Hypervisor:
             self._read([handle for uuid, handle in handles.items() if uuid not in self._known], inventory, lost)
         busy = {uuid: self._hindrance(inventory.domains[uuid]) for uuid in handles if uuid not in lost}
         answering = [handles[uuid] for uuid, reason in busy.items() if not _silent(reason)]
-        counters: dict[str, _Counters] = {}
-        began_s = time.monotonic()
-        self._each(answering, functools.partial(self._count, inventory), counters, lost)
-        stamp_s = (began_s + time.monotonic()) / 2
+        counters, stamp_s = self._statistics(answering, inventory, lost)
         moved = [u for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)]
         self._read([handles[uuid] for uuid in moved], inventory, lost)
         for uuid, known in self._known.items():
@@ -496,8 +493,17 @@ class Hypervisor:
         known = self._known.get(domain.uuid)
         return _stopped(self._process(domain)) or (known.domain.busy if known else None)
 
+    def _statistics(
+        self, handles: Sequence[Any], inventory: _Inventory, lost: dict[str, Skip]
+    ) -> tuple[dict[str, _Counters], float]:
+        """What counts up of these domains, by UUID; and when that was so."""
+        found: dict[str, _Counters] = {}
+        began_s = time.monotonic()
+        self._each(handles, functools.partial(self._count, inventory), found, lost)
+        return found, (began_s + time.monotonic()) / 2
+
     def _count(self, inventory: _Inventory, chunk: Sequence[Any], connection: Any) -> dict[str, _Counters]:
-        """What counts up of some domains: the one question that QEMU itself has to answer."""
+        """The one question that QEMU itself has to answer."""
         here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
         if inventory.driver != "QEMU":
             return {uuid: _test_counters(handle, self._memory, self._vcpu) for uuid, handle in here.items()}

@@ -58,6 +58,8 @@ _MOST_ABANDONED = 6
 # A restart of libvirtd was measured to take 0.2 to 0.6 s.
 _RESTART_S = 5.0
 THREAD = "libvirt connection"
+# While the same CPUs are online, a host's topology hardly changes.
+_TOPOLOGY_S = 60.0
 # A monitor command that is under way for so long is not just another client's poll.
 _OCCUPIED_MS = 1000
 
@@ -239,6 +241,7 @@ class _Inventory:
     online: CpuSet
     topology: Topology
     host_uuid: str
+    topology_s: float
     driver: str
     handles: dict[str, Any]
     domains: dict[str, Domain]
@@ -353,12 +356,13 @@ class Hypervisor:
 
     def _list(self, reading: Reading) -> _Inventory:
         """Which domains there are, and forget what is known of others: of all, if CPUs or connection are others."""
-        last = None if reading == "all" else self._inventory
+        last = self._inventory
         now = self._inventory = self._ask(functools.partial(_inventory, self.local, last))
+        same = last is not None and (last.connection, last.online) == (now.connection, now.online)
         if reading == "all":
-            self._hung = {}
-        if last is None or (reading == "new" and (last.connection, last.online) != (now.connection, now.online)):
-            self._known, self._threads = {}, {}
+            self._known, self._hung = {}, {}
+        elif reading == "new" and not same:
+            self._known = {}
         runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
         self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}
         self._processes = {run: process for run, process in self._processes.items() if run in runs}
@@ -607,21 +611,22 @@ class Hypervisor:
 
 
 def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inventory:
-    """The active domains; with the host's topology as it was at *last*, if the same CPUs are online."""
+    """The active domains; with the host's topology as it was at *last*, if that is not long ago."""
     _count, cpus, _online = connection.getCPUMap()
     online = _cpus(tuple(cpus))
-    if last is None or (last.connection, last.online) != (connection, online):
+    now_s = time.monotonic()
+    if last and (last.connection, last.online) == (connection, online) and now_s < last.topology_s + _TOPOLOGY_S:
+        topology, host_uuid, topology_s = last.topology, last.host_uuid, last.topology_s
+    else:
         isolated = procfs.isolated() if local else frozenset()
         capabilities = libvirt_xml.parse_capabilities(connection.getCapabilities(), online, isolated)
-        topology, host_uuid = capabilities.topology, capabilities.host_uuid
-    else:
-        topology, host_uuid = last.topology, last.host_uuid
+        topology, host_uuid, topology_s = capabilities.topology, capabilities.host_uuid, now_s
     active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     listed = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, active)
     handles = {handle.UUIDString(): handle for handle, _record in listed}
     states = (_STATES.get(record.get("state.state", 0), "unknown") for _handle, record in listed)
     domains = {uuid: Domain(uuid, h.name(), h.ID(), state) for (uuid, h), state in zip(handles.items(), states)}
-    return _Inventory(connection, online, topology, host_uuid, connection.getType(), handles, domains)
+    return _Inventory(connection, online, topology, host_uuid, topology_s, connection.getType(), handles, domains)
 
 
 def _persistent(connection: Any) -> frozenset[str]:

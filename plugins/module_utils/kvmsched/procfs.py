@@ -192,14 +192,18 @@ class VcpuThread(NamedTuple):
 
 # QEMU names its threads so under libvirt (-name debug-threads=on); one thread for all vCPUs is "ALL CPUs/TCG".
 _VCPU_THREAD = re.compile(r"CPU (\d+)/")
+_NAMES_S = 30.0
 
 
 class VcpuThreads:
-    """The vCPUs' threads of a QEMU process. Their names are read anew only where threads came or went."""
+    """The vCPUs' threads of a QEMU process. Their names are read anew where threads came or went; and now and
+    then, for a thread may have been listed before it had its name.
+    """
 
     def __init__(self, pid: int) -> None:
         self._directory = f"/proc/{pid}/task"
         self._listed: list[str] = []
+        self._listed_s = 0.0
         self._tids: dict[int, int] = {}
 
     def _now(self) -> dict[int, int]:
@@ -208,12 +212,13 @@ class VcpuThreads:
             listed = os.listdir(self._directory)
         except OSError:
             listed = []
-        if listed != self._listed:
+        now_s = time.monotonic()
+        if listed != self._listed or now_s > self._listed_s + _NAMES_S:
             names = {tid: _VCPU_THREAD.match(_read(f"{self._directory}/{tid}/comm") or "") for tid in listed}
             # A thread has the name of its creator before its own: the older one is the vCPU's.
             found = sorted(((int(name[1]), int(tid)) for tid, name in names.items() if name), reverse=True)
             self._tids = dict(sorted(dict(found).items()))
-            self._listed = listed
+            self._listed, self._listed_s = listed, now_s
         return self._tids
 
     def told(self) -> bool:

@@ -27,7 +27,7 @@ PACKAGES = {  # what is needed -> the package that has it
     "gcc": "gcc",
 }
 FILES = {"/usr/include/stdlib.h": "libc6-dev"}
-BINDINGS = {"libvirt": "python3-libvirt", "jsonschema": "python3-jsonschema"}
+BINDINGS = {"libvirt": "python3-libvirt"}
 KERNELS = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
 DAEMONS = ("virtlogd", "libvirtd")
 

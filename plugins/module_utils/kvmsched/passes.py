@@ -473,6 +473,8 @@ class _Work:
 
 def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: bool) -> None:
     """Take, see it arrive, then give what is proven to be there; statistics periods first, or last in a release."""
+    if not plan.moves:
+        return
     balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
     periods = [move for move in plan.moves if isinstance(move, PeriodMove)]
     if not release:

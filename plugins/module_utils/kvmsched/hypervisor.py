@@ -16,6 +16,7 @@ import contextlib
 import errno
 import functools
 import queue
+import re
 import socket
 import threading
 import time
@@ -281,6 +282,17 @@ class _Known:
         return bool(times) and self.affinities not in (None, _affinities(times))
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """What libvirt said of one domain: its XML, live and of its persistent definition, and what stands in neither."""
+
+    live: str
+    inactive: Optional[str]
+    busy: Optional[str]
+    pins: dict[int, CpuSet]
+    affinities: Optional[dict[int, Optional[CpuSet]]]
+
+
 def _affinities(times: _Times) -> dict[int, Optional[CpuSet]]:
     return {number: one.affinity for number, one in times.items()}
 
@@ -454,27 +466,38 @@ class Hypervisor:
 
         def work(chunk: Sequence[Any], connection: Any) -> dict[str, _Known]:
             here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
-            return {uuid: self._whole(handle, uuid in persistent, inventory) for uuid, handle in here.items()}
+            # All questions first: while answers are parsed libvirtd goes to sleep, and it takes time to wake up.
+            answers = {uuid: self._ask_about(handle, uuid in persistent, inventory) for uuid, handle in here.items()}
+            return {uuid: self._whole(inventory.domains[uuid], answer, inventory) for uuid, answer in answers.items()}
 
         self._each(handles, work, self._known, lost)
 
-    def _whole(self, handle: Any, persistent: bool, inventory: _Inventory) -> _Known:
-        """Everything about one domain but its counters; none of these calls asks QEMU."""
-        live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
-        inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
-        definition = libvirt_xml.parse_inactive(inactive)
+    def _ask_about(self, handle: Any, persistent: bool, inventory: _Inventory) -> _Answers:
+        """None of these calls asks QEMU."""
         bare = inventory.domains[handle.UUIDString()]
-        process = self._process(bare)
-        pins = live.pins
-        if live.placement_auto:
-            # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
-            pins = {**_reported_pins(handle), **pins}
+        live = handle.XMLDesc(0)
+        inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
+        qemu = inventory.driver == "QEMU"
+        busy = _busy(handle, self._process(bare)) if qemu else None
+        # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
+        pins = _reported_pins(handle) if _AUTO.search(live) else {}
+        # The test driver, and the kernel where it can, tell affinities with the times.
+        threads = self._threads_of(bare)
+        apart = self._vcpu and qemu and not (threads and threads.told())
+        return _Answers(live, inactive, busy, pins, _affinities(_times_of(handle.vcpus())) if apart else None)
+
+    def _whole(self, bare: Domain, answers: _Answers, inventory: _Inventory) -> _Known:
+        """Everything about one domain but its counters."""
+        live = libvirt_xml.parse_domain(answers.live, inventory.online)
+        definition = libvirt_xml.parse_inactive(answers.inactive or "<domain/>")
+        process = self._processes.get((bare.uuid, bare.id))
+        pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
         numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
         domain = replace(
             bare,
-            persistent=persistent,
+            persistent=answers.inactive is not None,
             started_s=process.started_s if process else None,
-            busy=_busy(handle, process) if inventory.driver == "QEMU" else None,
+            busy=answers.busy,
             cpuset=live.cpuset,
             numa_pcpus=numa,
             cgroup_pcpus=process.cpus if process and self._vcpu else None,
@@ -485,12 +508,8 @@ class Hypervisor:
             record=live.record,
             record_error=live.record_error or (_COPY if definition.has_record and live.record is None else None),
         )
-        # The test driver, and the kernel where it can, tell affinities with the times.
-        threads = self._threads_of(bare)
-        apart = self._vcpu and inventory.driver == "QEMU" and not (threads and threads.told())
-        affinities = _affinities(_reported_times(handle)) if apart else None
         default = live.cpuset or inventory.online
-        return _Known(domain, pins, default, definition.pins, live.schedulers, affinities)
+        return _Known(domain, pins, default, definition.pins, live.schedulers, answers.affinities)
 
     def _hindrance(self, domain: Domain) -> Optional[str]:
         """Why a domain's QEMU can't be asked now, or was busy when it was read."""
@@ -510,7 +529,7 @@ class Hypervisor:
         """The one question that QEMU itself has to answer."""
         here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
         if inventory.driver != "QEMU":
-            return {uuid: _test_counters(handle, self._memory, self._vcpu) for uuid, handle in here.items()}
+            return _test_counters(here, self._memory, self._vcpu)
         threads = {uuid: self._threads_of(inventory.domains[uuid]) for uuid in here}
         times = {uuid: of_one.read() if of_one else {} for uuid, of_one in threads.items()}
         groups = libvirt.VIR_DOMAIN_STATS_BALLOON if self._memory else 0
@@ -684,6 +703,7 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
     return None
 
 
+_AUTO = re.compile(r"""placement=["']auto["']""")
 _COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 
@@ -707,9 +727,9 @@ def _reported_pins(handle: Any) -> dict[int, CpuSet]:
     return {number: _cpus(row) for number, row in enumerate(rows)}
 
 
-def _reported_times(handle: Any) -> _Times:
-    """What libvirt says of the online vCPUs: rows carry the true id, positions don't."""
-    infos, maps = handle.vcpus()
+def _times_of(vcpus: tuple[Any, Any]) -> _Times:
+    """What virDomainGetVcpus says of the online vCPUs: rows carry the true id, positions don't."""
+    infos, maps = vcpus
     return {info[0]: procfs.VcpuThread(_cpus(cpu_map), info[2]) for info, cpu_map in zip(infos, maps)}
 
 
@@ -743,15 +763,24 @@ def _measured(balloon: Optional[Balloon], record: dict[str, Any]) -> Optional[Ba
     )
 
 
-def _test_counters(handle: Any, memory: bool, vcpus: bool) -> _Counters:
+def _test_counters(handles: dict[str, Any], memory: bool, vcpus: bool) -> dict[str, _Counters]:
     """The same from libvirt's test driver, which has no bulk statistics; its figures are constants."""
-    record: dict[str, Any] = {}
-    if memory:
-        stats = handle.memoryStats()
-        record = {f"balloon.{key}": value for key, value in stats.items()}
-        _state, record["balloon.maximum"], record["balloon.current"], *_rest = handle.info()
-        record["balloon.last-update"] = stats.get("last_update", 0)
-    return _Counters(_reported_times(handle) if vcpus else {}, record)
+    balloons = {uuid: (handle.memoryStats(), handle.info()) for uuid, handle in handles.items() if memory}
+    rows = {uuid: handle.vcpus() for uuid, handle in handles.items() if vcpus}
+    times = {uuid: _times_of(row) for uuid, row in rows.items()}
+    records = {uuid: _test_record(*balloon) for uuid, balloon in balloons.items()}
+    return {uuid: _Counters(times.get(uuid, {}), records.get(uuid, {})) for uuid in handles}
+
+
+def _test_record(stats: dict[str, int], info: Sequence[int]) -> dict[str, Any]:
+    _state, maximum, current, *_rest = info
+    told = {f"balloon.{key}": value for key, value in stats.items()}
+    return {
+        **told,
+        "balloon.maximum": maximum,
+        "balloon.current": current,
+        "balloon.last-update": stats.get("last_update", 0),
+    }
 
 
 def _host_memory(connection: Any) -> Optional[HostMemory]:

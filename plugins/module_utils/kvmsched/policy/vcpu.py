@@ -71,6 +71,7 @@ def release(
         unmatched=policy.selection.unmatched(scene.now.domains),
         not_restored=back.not_restored,
         trigger="release" if back.moves else "",
+        measured=len(snapshots) > 1,
     )
     return plan, replace(scene.past, moves={}, held=0, settled_average=None)
 

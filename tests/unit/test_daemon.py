@@ -436,6 +436,15 @@ def test_garbage_costs_nothing(port: int) -> None:
     assert request(port)[0] == 200
 
 
+@pytest.mark.parametrize("line", [b"a: " + b"b" * 60000 + b"\r\n", b"a: b\r\n"])
+def test_a_request_without_end_is_not_read_to_its_end(port: int, line: bytes) -> None:
+    sent = b"GET /metrics HTTP/1.1\r\n" + line * (metrics._LONGEST_REQUEST // len(line) + 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with contextlib.suppress(OSError):  # it may have hung up before all was sent
+            client.sendall(sent)
+        assert client.recv(100).startswith(b"HTTP/1.0 431 ")
+
+
 def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:
     threads = threading.active_count()
     slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _client in range(60)]

@@ -188,11 +188,11 @@ def _resource(one: argparse.ArgumentParser) -> None:
 
 def _output(one: argparse.ArgumentParser) -> None:
     one.add_argument("--diff", action="store_true", help="show each change as a line before and a line after")
-    _json_option(one)
+    _json_option(one, "print JSON, with the keys that the modules return")
 
 
-def _json_option(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--json", action="store_true", help="print JSON, with the keys that the modules return")
+def _json_option(one: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    one.add_argument("--json", action="store_true", help=text)
 
 
 def _uri_option(one: argparse.ArgumentParser) -> None:

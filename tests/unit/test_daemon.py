@@ -305,6 +305,17 @@ def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[tell
     assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
 
 
+def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
+    """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
+    teller, _directory = told
+    host = FakeHost(topology(2), [Guest("web", [0.5], [cpus("0")])])
+    for window, known in ((host.window()[-1:], False), (host.window(), True)):
+        plan, learnt = vcpu.decide(window, config.VcpuPolicy())
+        found = tell(teller, Tick(window[-1], None, Result(window[-1], plan, learnt, Outcome(), {})))
+        assert (found.vcpu is not None) == known and ("imbalance" in found.vcpu_pass.headline) == known
+        assert (b"kvmsched_imbalance_ratio" in teller.metrics.render()[0]) == known
+
+
 def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()

@@ -439,7 +439,7 @@ class VcpuPlan:
     ``target_pct``, or has one busy vCPU only. Placing what floated (and moving emulator or I/O
     threads) is a move, yet no bound applies to it: ``placed`` counts those apart. ``trigger`` names
     what made the plan act, ``note`` says in one line why it acts or not. Not ``measured``: no load
-    was known (a release looks once), so the figures say nothing.
+    was known (from one look, as in a release), so the figures say nothing.
     """
 
     before: VcpuFigures

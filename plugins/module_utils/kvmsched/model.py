@@ -349,7 +349,8 @@ def sides(move: Move) -> tuple[str, str, str]:
     """What *move* changes, and how that looks before and after, for people."""
     what, change = str(move).rsplit(": ", 1)
     before, after = change.split(" -> ")
-    return what, before, after
+    *setting, before = before.split(" ")
+    return " ".join((what, *setting)), before, after
 
 
 @dataclass(frozen=True)

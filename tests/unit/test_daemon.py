@@ -305,6 +305,17 @@ def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[tell
     assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
 
 
+def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
+    """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
+    teller, _directory = told
+    host = FakeHost(topology(2), [Guest("web", [0.5], [cpus("0")])])
+    for window, known in ((host.window()[-1:], False), (host.window(), True)):
+        plan, learnt = vcpu.decide(window, config.VcpuPolicy())
+        found = tell(teller, Tick(window[-1], None, Result(window[-1], plan, learnt, Outcome(), {})))
+        assert (found.vcpu is not None) == known and ("imbalance" in found.vcpu_pass.headline) == known
+        assert (b"kvmsched_imbalance_ratio" in teller.metrics.render()[0]) == known
+
+
 def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()
@@ -434,6 +445,15 @@ def test_garbage_costs_nothing(port: int) -> None:
     for sent in GARBAGE:
         assert b"root:" not in raw(port, sent)
     assert request(port)[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"a: " + b"b" * 60000 + b"\r\n", b"a: b\r\n"])
+def test_a_request_without_end_is_not_read_to_its_end(port: int, line: bytes) -> None:
+    sent = b"GET /metrics HTTP/1.1\r\n" + line * (metrics._LONGEST_REQUEST // len(line) + 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with contextlib.suppress(OSError):  # it may have hung up before all was sent
+            client.sendall(sent)
+        assert client.recv(100).startswith(b"HTTP/1.0 431 ")
 
 
 def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:

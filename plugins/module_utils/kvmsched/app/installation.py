@@ -174,7 +174,9 @@ class Host:
     def _no_package(self) -> Iterator[Step]:
         library = self._path(LIBRARY)
         if os.path.lexists(library):
-            yield Step("package", LIBRARY, self._current() or "an unfinished installation", "", lambda: _remove(library))
+            yield Step(
+                "package", LIBRARY, self._current() or "an unfinished installation", "", lambda: _remove(library)
+            )
 
     # ------------------------------------------------------------ single files
 

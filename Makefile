@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test check unit types lint sanity docs integration faults chaos daemon build bench-memory bench-pass bench-vcpu prepare clean
+.PHONY: help demo test check unit types lint sanity docs integration faults chaos daemon fleet build bench-memory bench-pass bench-vcpu prepare clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -63,6 +63,10 @@ chaos: prepare ## Ten minutes of chaos on six guests (root); ARGS="--chaos-seed=
 daemon: prepare ## Run the daemon on real guests, three minutes of them with changing load (root); ARGS="--minutes=30"
 	@echo "== daemon"
 	@pytest tests/daemon $(ARGS)
+
+fleet: prepare ## Run the tests on whole hosts with systemd (root)
+	@echo "== fleet"
+	@pytest tests/fleet $(ARGS)
 
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build

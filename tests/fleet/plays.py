@@ -125,7 +125,7 @@ def traces(host: Host) -> set[str]:
     found = set(host.run(f"find / -xdev \\( {prune} \\) -prune -o -print; find /run -maxdepth 1").splitlines())
     found |= set(host.run("systemctl list-units --all --plain --no-legend 'kvmsched*'; getent passwd").splitlines())
     found |= set(
-        host.run("for g in $(virsh list --name); do virsh dumpxml $g | grep -o urn:kvmsched:state; done").split()
+        host.run("for g in $(virsh list --name); do virsh dumpxml $g | grep -o urn:kvmsched:state; done; true").split()
     )
     return found
 

@@ -57,9 +57,9 @@ def guests(fleet: Fleet) -> Iterator[dict[str, list[RunningGuest]]]:
 
 
 @pytest.fixture(scope="module")
-def before(fleet: Fleet, guests: Any) -> dict[str, set[str]]:
+def before(fleet: Fleet, guests: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """What each host held before kvmsched came, after Ansible had been there."""
-    play(fleet, "kvmsched.kvm.dry_run", kvmsched_report="/dev/null")
+    play(fleet, "kvmsched.kvm.dry_run", kvmsched_report=str(tmp_path_factory.mktemp("report") / "first.json"))
     return {host.name: traces(host) for host in fleet}
 
 

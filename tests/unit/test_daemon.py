@@ -24,7 +24,7 @@ from typing import Any
 import memory_worlds
 import pytest
 from kvmsched import config, lock, passes
-from kvmsched.app import access, journal, metrics, state, status, telling
+from kvmsched.app import access, journal, metrics, state, status, telling, view
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
@@ -283,6 +283,7 @@ def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller,
     samples = samples_of(teller.metrics.render()[0].decode())
     assert samples['kvmsched_moves_total{kind="give",resource="memory"}'] == 1
     assert samples['kvmsched_failures_total{reason="hung",resource="memory"}'] == 1
+    assert samples['kvmsched_failures_total{reason="busy",resource="memory"}'] == 0, "also what never happened"
     assert samples['kvmsched_passes_total{resource="memory",result="ok"}'] == 1
     assert samples['kvmsched_passes_total{resource="memory",result="failed"}'] == 1
     assert samples['kvmsched_passes_total{resource="vcpu",result="failed"}'] == 1
@@ -291,6 +292,28 @@ def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller,
     assert samples['kvmsched_domain_starved{domain="hog"}'] == samples["kvmsched_domains_starved"] == 1
     assert samples['kvmsched_last_success_timestamp_seconds{resource="memory"}'] == result.snapshot.wall_s
     assert samples['kvmsched_mode_effective{mode="act"}'] == 1
+
+
+def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    found = tell(teller, Tick(with_skips("hung", "gone")))
+    hung, _hog = found.domains
+    assert (hung.name, hung.state, hung.verdict, hung.memory_skip) == ("d0", "hung", "hung", "hung: why")
+    text = "\n".join(view.story(hung, found))
+    assert "d0 (u0): hung" in text and text.count("hung: why") == 2
+    samples = samples_of(teller.metrics.render()[0].decode())
+    assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
+
+
+def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    result = a_memory_result()
+    teller.take(Tick(result.snapshot, result), None, acting=True)
+    teller.tell(config.load({"exclude": ["h*"]}), mode="act", effective_mode="act")
+    found = status.read("qemu:///system")
+    assert found is not None and found.domains[0].verdict == "starved"
+    assert "excluded: the policy's domains and exclude leave it out" in "\n".join(view.story(found.domains[0], found))
+    assert b"kvmsched_domain_starved{" not in teller.metrics.render()[0]
 
 
 def test_the_effective_mode_is_a_metric_of_its_own(told: tuple[telling.Teller, Path]) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from face import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = ("kvm_mem_balance", "kvm_sched_info", "kvm_vcpu_pin")
 TEST_DRIVER = "uri=test:///default"
 
@@ -91,7 +91,7 @@ def test_the_tarball_holds_what_a_user_needs_and_nothing_else(tarball: Path) -> 
     assert {f"plugins/modules/{name}.py" for name in MODULES} <= set(files)
     tops = {name.split("/")[0] for name in files}
     known = {"MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
-    assert tops <= known | {"changelogs", "docs", "meta", "playbooks", "plugins", "roles"}
+    assert tops <= known | {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "roles"}
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
 
 

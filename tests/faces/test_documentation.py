@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from face import REPOSITORY
 from kvmsched.config import SCHEMA
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = {"kvm_mem_balance": "memory", "kvm_vcpu_pin": "vcpu", "kvm_sched_info": "vcpu"}
 # What concerns one run of a module, and is no part of a policy.
 OF_A_RUN = {"uri", "state", "subsets"}

@@ -127,9 +127,13 @@ def test_a_roll_out_has_all_guests_fed_and_balanced(fleet: Fleet, guests: dict[s
         assert hog.alive and not hog.hog_kills
 
 
-def test_a_second_roll_out_changes_nothing(fleet: Fleet) -> None:
+def test_a_second_roll_out_changes_nothing_and_sets_the_dead_aside(fleet: Fleet) -> None:
     pids = [main_pid(host) for host in fleet]
-    assert play(fleet, ROLLOUT, kvmsched_serial="100%").well().changed() == 0
+    fleet[H3].lose()
+    done = play(fleet, ROLLOUT, kvmsched_serial="100%")
+    fleet[H3].find()
+    assert done.status == 4 and done.changed() == 0, done.text
+    assert {name: counts["unreachable"] for name, counts in done.recap.items()} == {H1: 0, H2: 0, H3: 1}
     assert [main_pid(host) for host in fleet] == pids
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import lab, machine, own
+from . import hosts, lab, machine, own
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     if options.verb == "prepare":
         machine.prepare(print)
     elif options.verb == "clean":
-        removed = own.clean() + lab.clean(machine.connect(), everybody=options.all)
+        removed = hosts.clean() + own.clean() + lab.clean(machine.connect(), everybody=options.all)
         print("removed:", " ".join(removed) or "nothing")
     else:
         print("ended:", " ".join(machine.stop_daemons()) or "nothing")

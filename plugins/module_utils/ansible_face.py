@@ -185,7 +185,7 @@ def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Po
     if rules:
         document["rules"] = rules
     try:
-        return config.load(document)
+        return config.load(document, typed=not rules)
     except config.ConfigError as error:
         prefix = f"{part}."
         mistakes = [line[len(prefix) :] if line.startswith(prefix) else line for line in error.mistakes]

@@ -149,13 +149,14 @@ def test_without_libvirt_plan_and_check_still_work(tmp_path: Path) -> None:
     assert done.returncode == 1 and "install python3-libvirt" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_package_that_is_not_always_there(tmp_path: Path) -> None:
-    (tmp_path / "yaml.py").write_text("raise ImportError\n")
+@pytest.mark.parametrize("missing", ["yaml", "jsonschema"])
+def test_packages_that_are_not_always_there(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text("raise ImportError\n")
     without = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}"}
     (tmp_path / "policy.yaml").write_text("memory: {waste: 400M}\n")
     done = kvmsched("check", str(tmp_path / "policy.yaml"), **without)
-    assert done.returncode == 2 and "python3-yaml" in done.stderr
-    assert "vCPUs:" in ok("once", "--dry-run", *TEST, **without), "the defaults need none"
+    assert done.returncode == 2 and f"python3-{missing}" in done.stderr
+    assert "vCPUs:" in ok("once", "--dry-run", *TEST, **without), "the defaults need neither"
 
 
 def test_the_policy_that_is_installed_here_holds(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ PACKAGES = {  # what is needed -> the package that has it
     "qemu-img": "qemu-utils",
 }
 FILES = {"/usr/include/stdlib.h": "libc6-dev"}
-BINDINGS = {"libvirt": "python3-libvirt"}
+BINDINGS = {"libvirt": "python3-libvirt", "jsonschema": "python3-jsonschema"}
 KERNELS = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
 DAEMONS = ("virtlogd", "libvirtd")
 

@@ -86,8 +86,8 @@ A bundle may be written by hand: docs/cli.md has an example.
   kvmsched plan bundle.json memory --policy stricter.json --diff
 """
 _CHECK = """\
-JSON needs nothing else; a file named .yaml or .yml needs the Python package yaml.
-docs/policy.md describes every key.
+JSON needs nothing else; a file named .yaml or .yml needs the Python package yaml. Checking
+needs the package jsonschema. docs/policy.md describes every key.
 
   kvmsched check policy.json
   kvmsched check --defaults

@@ -134,4 +134,7 @@ notes:
   - No running domain is no error. The module says so, and nothing is changed.
   - If the Python that Ansible uses on the host cannot import libvirt, the module goes on under the distribution's own
     Python, where it can (C(/usr/bin/python3) or C(/usr/libexec/platform-python)).
+requirements:
+  - python3-jsonschema, the distribution's package, version 3.2 or newer, on the host where the module runs, if
+    O(rules) is used or a policy is installed there
 """

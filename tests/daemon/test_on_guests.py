@@ -46,7 +46,8 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def guests(lab: Lab) -> list[RunningGuest]:
-    """The four, with the load that they began with."""
+    """The four, with the load that they began with, and nobody whom a failed test left."""
+    lab.stop([name for name in lab.guests if name not in NAMES])
     guests = [lab[name] for name in NAMES]
     for guest, made in zip(guests, four()):
         guest.cpu(*made.cpu)
@@ -128,7 +129,7 @@ def test_one_record_holds_what_both_passes_changed(guests: list[RunningGuest]) -
 
 def test_observing_writes_nothing_and_says_what_it_would_do(lab: Lab, guests: list[RunningGuest]) -> None:
     quiet = lab.start(Guest("kvmsched-test-quiet", stats_period_s=0))
-    guests[0].hold(300)
+    stir(guests[0])
     before = everything([*guests, *quiet])
     with running(policy({"mode": "observe", "period": 1}, memory=MEMORY, vcpu={"hold": 1})) as daemon:
         daemon.wait(lambda: daemon.said(f"would move {HOG}: "), "to see who starves")
@@ -225,6 +226,7 @@ def test_release_on_stop_leaves_nothing(lab: Lab, guests: list[RunningGuest]) ->
         assert guest.balloon_kib() == (made.current_mib or made.memory_mib) * 1024
 
 
+@pytest.mark.nightly
 def test_where_it_fails_the_rescue_gives_memory_back_and_takes_none(guests: list[RunningGuest]) -> None:
     with running(policy({"period": 2}, memory=MEMORY)) as daemon:
         daemon.wait_quiet(10, 120)
@@ -269,6 +271,7 @@ EVENTS_BACK_S = 15
 APART = {"metrics_listen": "none", "period": 1}
 
 
+@pytest.mark.nightly
 def test_it_survives_libvirt_and_says_so_once(own: tuple[OwnLibvirtd, Lab]) -> None:
     libvirtd, lab = own
     with running(policy(APART), around=libvirtd.inside) as daemon:
@@ -356,6 +359,7 @@ def test_without_the_right_to_write_it_observes(own: tuple[OwnLibvirtd, Lab]) ->
     assert [guest.affinity(0) for guest in lab.guests.values()] == before
 
 
+@pytest.mark.nightly
 def test_what_twenty_guests_cost(lab: Lab, guests: list[RunningGuest]) -> None:
     names = [f"kvmsched-test-more{number}" for number in range(16)]
     lab.start(*(TinyGuest(name, cpu=[0.02]) for name in names))
@@ -372,6 +376,7 @@ def test_what_twenty_guests_cost(lab: Lab, guests: list[RunningGuest]) -> None:
     lab.stop(names)
 
 
+@pytest.mark.nightly
 def test_a_storm_of_guests_is_no_storm_of_passes(lab: Lab, guests: list[RunningGuest]) -> None:
     with running(policy(memory=MEMORY)) as daemon:
         daemon.wait_quiet(10, 120)

@@ -1,73 +1,152 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real Prometheus scrapes a real daemon."""
+"""A real Prometheus scrapes a real daemon, and follows the rules that are shipped."""
 
 from __future__ import annotations
 
+import contextlib
+import http
 import json
+import re
+import shutil
+import signal
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import pytest
-from running import LISTEN, PATIENCE_S, POLL_S, REPOSITORY, Daemon, policy, running
+import yaml
+from lab import Guest, Lab
+from running import LISTEN, PATIENCE_S, POLL_S, REPOSITORY, policy, running
 
 PROMETHEUS = REPOSITORY / ".build/prometheus/usr/bin/prometheus"
+MONITORING = REPOSITORY / "monitoring"
 ADDRESS = "127.0.0.1:19090"
 CONFIGURATION = f"""
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+rule_files: [alerts.yml]
 scrape_configs:
   - job_name: kvmsched
     static_configs: [{{targets: ["{LISTEN}"]}}]
 """
+STARVED, HUNG = "kvmsched-test-starved", "kvmsched-test-hung"
 
 
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with running(policy({"mode": "observe", "period": 1})) as daemon:
-        yield daemon
+def in_haste(rules: str) -> str:
+    """The shipped rules, with seconds in the place of what they wait for."""
+    return re.sub(r"\[\d+[mh]\]", "[4s]", re.sub(r"for: \d+[mhd]", "for: 3s", rules))
 
 
-@pytest.fixture
-def prometheus(daemon: Daemon, tmp_path: Path) -> Iterator[None]:
-    (tmp_path / "prometheus.yml").write_text(CONFIGURATION, encoding="utf-8")
-    command = [str(PROMETHEUS), f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+@contextlib.contextmanager
+def prometheus(directory: Path) -> Iterator[None]:
+    (directory / "prometheus.yml").write_text(CONFIGURATION, encoding="utf-8")
+    (directory / "alerts.yml").write_text(in_haste((MONITORING / "alerts.yml").read_text()), encoding="utf-8")
+    command = [str(PROMETHEUS), f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
     server = subprocess.Popen([*command, f"--web.listen-address={ADDRESS}"], stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
         server.terminate()
         server.wait()
+        shutil.rmtree(directory / "data", ignore_errors=True)
 
 
-def ask(query: str) -> list[float]:
-    """The values of an instant query; none while there is no answer yet."""
+def api(path: str, **parameters: str) -> Any:
+    """What Prometheus answers; nothing while it starts. HTTPError where it can't understand the query."""
     try:
-        with urllib.request.urlopen(
-            f"http://{ADDRESS}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        ) as answer:
-            return [float(row["value"][1]) for row in json.load(answer)["data"]["result"]]
+        with urllib.request.urlopen(f"http://{ADDRESS}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
+            return json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        return {}
     except (urllib.error.URLError, ConnectionError):
-        return []
+        return {}
 
 
-def wait(query: str) -> None:
+def ask(query: str) -> list[Any]:
+    """The result of an instant query."""
+    return list(api("query", query=query).get("result", []))
+
+
+def firing() -> dict[str, dict[str, Any]]:
+    alerts = [alert for alert in api("alerts").get("alerts", []) if alert["state"] == "firing"]
+    return {alert["labels"]["alertname"]: alert for alert in alerts}
+
+
+def until(done: Callable[[], object], what: Callable[[], object]) -> None:
     end_s = time.monotonic() + PATIENCE_S
-    while not ask(query):
-        assert time.monotonic() < end_s, f"Prometheus never saw {query}"
+    while not done():
+        assert time.monotonic() < end_s, what()
         time.sleep(POLL_S)
 
 
-def test_a_real_prometheus_scrapes_it(daemon: Daemon, prometheus: None) -> None:
-    wait('up{job="kvmsched"} == 1')
-    wait('kvmsched_mode_effective{mode="observe"} == 1')
-    wait('increase(kvmsched_passes_total{resource="memory", result="ok"}[10s]) > 0')
-    wait('time() - kvmsched_last_success_timestamp_seconds{resource="vcpu"} < 30')
-    wait('rate(kvmsched_pass_duration_seconds_sum{phase="observe", resource="memory"}[10s]) > 0')
-    daemon.end()
-    wait('up{job="kvmsched"} == 0')
+def wait(query: str) -> None:
+    until(lambda: ask(query), lambda: f"Prometheus never saw {query}")
+
+
+def wait_firing(*names: str) -> dict[str, dict[str, Any]]:
+    until(lambda: set(names) <= firing().keys(), lambda: f"only these fire: {sorted(firing())}")
+    return firing()
+
+
+def dashboard_queries() -> list[str]:
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    whole = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    return [re.sub(r"\$(job|instance|domain)", ".+", query.replace("$__rate_interval", "10s")) for query in whole]
+
+
+def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
+    with running(policy({"mode": "observe", "period": 1})) as daemon, prometheus(tmp_path):
+        wait('up{job="kvmsched"} == 1')
+        wait('kvmsched_mode_effective{mode="observe"} == 1')
+        wait('increase(kvmsched_passes_total{resource="memory", result="ok"}[10s]) > 0')
+        wait('time() - kvmsched_last_success_timestamp_seconds{resource="vcpu"} < 30')
+        wait('rate(kvmsched_pass_duration_seconds_sum{phase="observe", resource="memory"}[10s]) > 0')
+        assert not firing().keys() & {"KvmschedDown", "KvmschedNoPass", "KvmschedOnlyObserves", "KvmschedPolicyRefused"}
+        daemon.reload("{")
+        wait_firing("KvmschedPolicyRefused")
+        daemon.end()
+        wait_firing("KvmschedDown")
+
+
+def test_guests_that_starve_or_hang_fire_their_alerts_and_every_query_finds_its_series(tmp_path: Path) -> None:
+    document = policy({"period": 1}, memory={"starvation": "60M", "waste": "120M"}, deadline=2)
+    with Lab() as lab:
+        full = Guest(STARVED, memory_mib=192, hold_mib=110, cpu=[0.1])
+        starved, hung = lab.start(full, Guest(HUNG, memory_mib=192, cpu=[0.1]))
+        with running(document) as daemon, prometheus(tmp_path):
+            alerts = wait_firing("KvmschedGuestStarved", "KvmschedMemoryUnmet")
+            labels, annotations = (alerts["KvmschedGuestStarved"][part] for part in ("labels", "annotations"))
+            assert labels["domain"] == STARVED and labels["instance"] == LISTEN
+            assert re.fullmatch(rf"{STARVED} on {LISTEN} starves: [\d.]+MiB usable", annotations["summary"])
+            assert "at its limit 192M" in daemon.domains()[STARVED]["unmet"]
+            assert "KvmschedGuestHangs" not in alerts
+            hung.signal_qemu(signal.SIGSTOP)
+            try:
+                wait_firing("KvmschedGuestHangs")
+                assert "QEMU does not answer" in daemon.domains()[HUNG]["memory_skip"]
+                every_query_finds_its_series([*dashboard_queries(), *(rule["expr"] for rule in rules())])
+            finally:
+                hung.signal_qemu(signal.SIGCONT)
+            starved.hold(20)
+            over = {"KvmschedGuestStarved", "KvmschedMemoryUnmet", "KvmschedGuestHangs"}
+            until(lambda: not over & firing().keys(), lambda: f"these still fire: {sorted(firing())}")
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def every_query_finds_its_series(queries: list[str]) -> None:
+    for query in queries:
+        result = ask(query)
+        assert result or re.search(" (>|>=|==) ", query), f"nothing for {query}"
+        for selector in re.findall(r"\b(?:up|kvmsched_\w+)(?:\{[^}]*\})?", query):
+            assert ask(selector), f"no such series: {selector}"

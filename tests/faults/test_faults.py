@@ -27,12 +27,22 @@ from herd import HOME, Herd, pinned_guest
 from kvmsched import hypervisor, lock, passes
 from kvmsched.model import BalloonMove
 from lab import RunningGuest
+from nightly import nightly
 
 # ---------------------------------------------------------------- QEMUs that do not answer
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
-@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("count", "instant"),
+    [
+        (1, "observe"),
+        (3, "statistics"),
+        (3, "apply"),
+        (6, "change"),
+        *nightly((1, "statistics"), (1, "apply"), (1, "change"), (3, "observe"), (3, "change")),
+        *nightly((6, "observe"), (6, "statistics"), (6, "apply")),
+    ],
+)
 def test_stopped_qemus_cost_only_their_own_turn(herd: Herd, instant: str, count: int) -> None:
     sick = herd.guests[:count]
 
@@ -73,7 +83,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("end", [killed, destroyed, undefined])
+@pytest.mark.parametrize("end", [killed, *nightly(destroyed, undefined)])
 def test_domains_that_end_in_a_pass_cost_only_their_own_turn(herd: Herd, end: Callable[[RunningGuest], None]) -> None:
     victims = herd.guests[: len(INSTANTS)]
     try:
@@ -133,7 +143,7 @@ def dumping(guest: RunningGuest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("change", [rebooted, saved_and_restored, managed_saved, reverted])
+@pytest.mark.parametrize("change", [reverted, *nightly(rebooted, saved_and_restored, managed_saved)])
 def test_domains_that_change_in_a_pass_can_still_be_released(
     herd: Herd, change: Callable[[RunningGuest], None]
 ) -> None:
@@ -168,7 +178,7 @@ def test_a_domain_whose_job_is_held_is_left_alone(herd: Herd) -> None:
 # ---------------------------------------------------------------- passes that die
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
 def test_a_pass_that_is_killed_leaves_what_released_restores(herd: Herd, instant: str) -> None:
     status, _output = Child(herd.resource, instant=instant, number=signal.SIGKILL).end()
     assert status == -signal.SIGKILL
@@ -206,7 +216,7 @@ def test_libvirt_itself_refuses_a_write_over_a_read_only_connection(
     herd.assert_unharmed()
 
 
-@pytest.mark.parametrize("step_s", [-3600, 3600])
+@pytest.mark.parametrize("step_s", [-3600, *nightly(3600)])
 def test_a_step_of_the_clock_is_survived(herd: Herd, monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
     """The clock steps for us alone: setting the machine's own would harm others."""
     clock, step = time.time, {"s": 0.0}
@@ -217,6 +227,7 @@ def test_a_step_of_the_clock_is_survived(herd: Herd, monkeypatch: pytest.MonkeyP
     herd.assert_unharmed()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("herd", ["vcpu"], indirect=True)
 def test_a_vcpu_that_is_plugged_between_observe_and_apply_waits_for_the_next_pass(herd: Herd) -> None:
     guest = pinned_guest("plug", max_vcpus=2)
@@ -240,6 +251,7 @@ FULL = (
 )
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("more", "served"), [("nr_inodes=9", True), ("nr_inodes=2", False)])
 def test_with_run_full_the_lock_holds_or_nothing_is_done(herd: Herd, more: str, served: bool) -> None:
     """Full for what we write; without room for the lock's text, or for the lock itself."""

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 
 import faulty
 import pytest
-from faulty import INSTANTS, Child
+from faulty import Child
 from herd import Herd, memory_guest, pinned_guest
 from lab import Lab, OwnLibvirtd
+from nightly import nightly
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None]) -> tuple[
 
 
 @pytest.mark.parametrize("resource", faulty.RESOURCES)
-@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
 def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: str) -> None:
     status, output = hurt(own_herd, instant, OwnLibvirtd.restart)
     assert status == 0 and "moved" in output and "failure" not in output, output
@@ -63,7 +64,11 @@ def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: st
 
 @pytest.mark.parametrize(
     ("resource", "instant"),
-    [*(("vcpu", instant) for instant in INSTANTS), ("memory", "statistics"), ("memory", "change")],
+    [
+        ("vcpu", "statistics"),
+        ("memory", "change"),
+        *nightly(("vcpu", "observe"), ("vcpu", "apply"), ("vcpu", "change"), ("memory", "statistics")),
+    ],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_libvirtd_a_pass_ends_in_one_line(own_herd: Herd, instant: str, number: signal.Signals) -> None:

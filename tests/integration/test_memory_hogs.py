@@ -154,6 +154,7 @@ def test_a_hog_grows_to_its_maximum_while_three_idle_and_gives_all_back(four: li
     alive_and_well(four)
 
 
+@pytest.mark.nightly
 def test_four_hogs_share_what_a_host_has_that_cannot_hold_them(four_that_swap: list[RunningGuest]) -> None:
     guests = four_that_swap
     passes_until(at_rest, 8)
@@ -191,6 +192,7 @@ def test_four_hogs_share_what_a_host_has_that_cannot_hold_them(four_that_swap: l
     assert host.least_kib // MIB >= reserve_mib - HOST_NOISE_MIB, "the host fell below its reserve"
 
 
+@pytest.mark.nightly
 def test_the_warm_cache_of_a_database_stays_on_a_calm_host_and_yields_on_a_short_one() -> None:
     with Lab() as lab:
         database, idle = lab.start(

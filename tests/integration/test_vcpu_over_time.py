@@ -82,6 +82,7 @@ def test_each_change_of_load_is_balanced_within_two_passes_and_then_nothing_move
         assert after == [[], []], story
 
 
+@pytest.mark.nightly
 def test_sixty_passes_of_the_daemons_kind_on_a_steady_load_move_nothing(guests: list[RunningGuest]) -> None:
     """The daemon's own policy, though its passes follow each other faster, so that each sees more noise."""
     policy = load_daemon({"vcpu": {"interval": 1}}).vcpu

@@ -25,7 +25,7 @@ import libvirt as binding
 import memory_worlds
 import pytest
 from kvmsched import config, lock, passes
-from kvmsched.app import access, journal, metrics, state, status, telling
+from kvmsched.app import access, journal, metrics, state, status, telling, view
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
@@ -285,6 +285,7 @@ def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller,
     samples = samples_of(teller.metrics.render()[0].decode())
     assert samples['kvmsched_moves_total{kind="give",resource="memory"}'] == 1
     assert samples['kvmsched_failures_total{reason="hung",resource="memory"}'] == 1
+    assert samples['kvmsched_failures_total{reason="busy",resource="memory"}'] == 0, "also what never happened"
     assert samples['kvmsched_passes_total{resource="memory",result="ok"}'] == 1
     assert samples['kvmsched_passes_total{resource="memory",result="failed"}'] == 1
     assert samples['kvmsched_passes_total{resource="vcpu",result="failed"}'] == 1
@@ -293,6 +294,39 @@ def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller,
     assert samples['kvmsched_domain_starved{domain="hog"}'] == samples["kvmsched_domains_starved"] == 1
     assert samples['kvmsched_last_success_timestamp_seconds{resource="memory"}'] == result.snapshot.wall_s
     assert samples['kvmsched_mode_effective{mode="act"}'] == 1
+
+
+def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    found = tell(teller, Tick(with_skips("hung", "gone")))
+    hung, _hog = found.domains
+    assert (hung.name, hung.state, hung.verdict, hung.memory_skip) == ("d0", "hung", "hung", "hung: why")
+    text = "\n".join(view.story(hung, found))
+    assert "d0 (u0): hung" in text and text.count("hung: why") == 2
+    samples = samples_of(teller.metrics.render()[0].decode())
+    assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
+
+
+def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
+    """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
+    teller, _directory = told
+    host = FakeHost(topology(2), [Guest("web", [0.5], [cpus("0")])])
+    for window, known in ((host.window()[-1:], False), (host.window(), True)):
+        plan, learnt = vcpu.decide(window, config.VcpuPolicy())
+        found = tell(teller, Tick(window[-1], None, Result(window[-1], plan, learnt, Outcome(), {})))
+        assert (found.vcpu is not None) == known and ("imbalance" in found.vcpu_pass.headline) == known
+        assert (b"kvmsched_imbalance_ratio" in teller.metrics.render()[0]) == known
+
+
+def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
+    teller, _directory = told
+    result = a_memory_result()
+    teller.take(Tick(result.snapshot, result), None, acting=True)
+    teller.tell(config.load({"exclude": ["h*"]}), mode="act", effective_mode="act")
+    found = status.read("qemu:///system")
+    assert found is not None and found.domains[0].verdict == "starved"
+    assert "excluded: the policy's domains and exclude leave it out" in "\n".join(view.story(found.domains[0], found))
+    assert b"kvmsched_domain_starved{" not in teller.metrics.render()[0]
 
 
 def test_the_effective_mode_is_a_metric_of_its_own(told: tuple[telling.Teller, Path]) -> None:
@@ -413,6 +447,15 @@ def test_garbage_costs_nothing(port: int) -> None:
     for sent in GARBAGE:
         assert b"root:" not in raw(port, sent)
     assert request(port)[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"a: " + b"b" * 60000 + b"\r\n", b"a: b\r\n"])
+def test_a_request_without_end_is_not_read_to_its_end(port: int, line: bytes) -> None:
+    sent = b"GET /metrics HTTP/1.1\r\n" + line * (metrics._LONGEST_REQUEST // len(line) + 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with contextlib.suppress(OSError):  # it may have hung up before all was sent
+            client.sendall(sent)
+        assert client.recv(100).startswith(b"HTTP/1.0 431 ")
 
 
 def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:

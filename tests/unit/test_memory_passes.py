@@ -106,7 +106,7 @@ def test_pairwise_comes_to_rest(reclaim: str) -> None:
 
 
 def test_a_warm_cache_stays_on_a_calm_host_and_yields_to_need() -> None:
-    policy = config.load({"memory": {"host_reserve": "1G"}}).memory
+    policy = config.load({"memory": {"host_reserve": "1G"}}, typed=True).memory
     database = Machine("database", 8192 * MIB, 8192 * MIB, steady(1000, 10), cache=6900 * MIB)
     hog = Machine("hog", 4096 * MIB, 600 * MIB, lambda t: (300 if t < 60 else 3500) * MIB)
     world = World([database, hog], total=12000 * MIB, other=1600 * MIB)
@@ -132,7 +132,7 @@ def test_release_brings_everybody_home() -> None:
 
 def test_everybody_wants_all_of_a_host_that_cannot_hold_it() -> None:
     """Growth ends at the reserve, fairly, nobody is shrunk below its use, and the rest is reported as unmet."""
-    policy = config.load({"memory": {"host_reserve": "1G"}}).memory
+    policy = config.load({"memory": {"host_reserve": "1G"}}, typed=True).memory
     hogs = [Machine(f"h{i}", 4096 * MIB, 1024 * MIB, steady(500)) for i in range(4)]
     world = World(hogs, total=12288 * MIB, other=1024 * MIB)
     for hog in hogs:
@@ -156,7 +156,7 @@ def short_host(**changes: Any) -> World:
     return World([donor, hog], total=7296 * MIB, other=1024 * MIB, **changes)
 
 
-RESERVE = config.load({"memory": {"host_reserve": "1G"}}).memory
+RESERVE = config.load({"memory": {"host_reserve": "1G"}}, typed=True).memory
 
 
 def the_reserve_holds(world: World, policy: MemoryPolicy = RESERVE) -> bool:
@@ -172,7 +172,7 @@ def test_two_phases_keep_the_reserve() -> None:
 
 
 def test_the_reserve_keeps_the_reserve() -> None:
-    none = config.load({"memory": {"host_reserve": "0M"}}).memory
+    none = config.load({"memory": {"host_reserve": "0M"}}, typed=True).memory
     assert not the_reserve_holds(short_host(), none)
 
 
@@ -196,7 +196,7 @@ def test_freshness_saves_the_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def the_starved_is_served() -> bool:
     """The largest surplus is a balloon that does not follow; others have enough."""
-    policy = config.load({"memory": {"host_reserve": "1G", "reclaim": "lazy"}}).memory
+    policy = config.load({"memory": {"host_reserve": "1G", "reclaim": "lazy"}}, typed=True).memory
     stuck = Machine("stuck", 4096 * MIB, 4096 * MIB, steady(500), stuck=True)
     other = Machine("other", 2048 * MIB, 2048 * MIB, steady(500))
     hog = Machine("hog", 4096 * MIB, 1024 * MIB, steady(1000))
@@ -236,7 +236,7 @@ def test_promised_memory_is_not_given_twice(monkeypatch: pytest.MonkeyPatch) -> 
 
 def the_host_is_not_fooled() -> bool:
     """The host keeps what one guest gives back: it must not be asked again and again."""
-    policy = config.load({"memory": {"host_reserve": "2G", "reclaim": "lazy", "cache": "keep"}}).memory
+    policy = config.load({"memory": {"host_reserve": "2G", "reclaim": "lazy", "cache": "keep"}}, typed=True).memory
     fooled = Machine("fooled", 8192 * MIB, 8192 * MIB, steady(500), returns=False)
     world = World([fooled], total=10240 * MIB, other=512 * MIB)
     world.run(12)

@@ -28,7 +28,7 @@ EXPECTED += ("not_restored", "before", "after", "unmatched")
 
 @pytest.mark.parametrize("case", cases("memory", KEYS, EXPECTED))
 def test_scenario(case: dict[str, Any]) -> None:
-    policy = config.load(case.get("policy", {})).memory
+    policy = config.load(case.get("policy", {}), typed=True).memory
     now = world(case)
     before = a_tick_before(now)
     before = replace(before, domains=tuple(changed(d, case["domains"][d.name].get("before")) for d in before.domains))

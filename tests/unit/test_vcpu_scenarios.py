@@ -27,7 +27,7 @@ CPUSETS = ("cpuset", "numa_pcpus", "cgroup_pcpus")
 
 @pytest.mark.parametrize("case", cases("vcpu", ("host", "guests"), EXPECTED))
 def test_scenario(case: dict[str, Any]) -> None:
-    policy = config.load(case.get("policy", {})).vcpu
+    policy = config.load(case.get("policy", {}), typed=True).vcpu
     host = world(case)
     snapshots = host.window()
     plan, _history = vcpu.decide(snapshots, policy)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Iterable, Iterator, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from .model import Domain, Owner, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
@@ -211,7 +210,8 @@ MEMORY_MODES = ("auto", "grow-only", "ignore")
 VCPU_MODES = ("auto", "ignore", "dedicated")
 
 _AMOUNT = {"type": "string", "description": AMOUNT_HELP}
-_PATTERNS = {"type": "array", "items": {"type": "string", "minLength": 1}}
+_PATTERN = {"type": "string", "pattern": r"\S", "description": "a name, a shell pattern for names, or a UUID"}
+_PATTERNS = {"type": "array", "items": _PATTERN}
 
 _MEMORY_SETTINGS: dict[str, Any] = {
     "starvation": {**_AMOUNT, "default": "150M"},
@@ -293,7 +293,7 @@ SCHEMA: dict[str, Any] = {
                 "type": "array",
                 "items": _object(
                     {
-                        "match": {"type": "string", "minLength": 1},
+                        "match": _PATTERN,
                         "memory": _object(_MEMORY_SETTINGS),
                         "vcpu": _object(_VCPU_SETTINGS),
                     },
@@ -387,70 +387,37 @@ def load_daemon(document: Mapping[str, Any]) -> Policy:
     return replace(policy, vcpu=replace(policy.vcpu, **_renamed(calm, {**_VCPU_NAMES, "hold": "hold"})))
 
 
-def load(document: Mapping[str, Any]) -> Policy:
-    """Return the Policy that *document* describes; ConfigError lists every mistake in it."""
-    misfits = sorted(_misfits(document, SCHEMA, ()), key=lambda misfit: [str(part) for part in misfit.path])
-    reader = _Reader([misfit.line for misfit in misfits])
-    policy = reader.policy(_without(misfits, document))
+def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
+    """Return the Policy that *document* describes; ConfigError lists every mistake in it.
+
+    *typed*: the types were checked already, as Ansible does with a module's options. Only then is
+    python3-jsonschema not needed (decision 31).
+    """
+    errors = [] if typed else _structure_errors(document)
+    reader = _Reader([line for error in errors for line in _explained(error)])
+    policy = reader.policy(_without(errors, document))
     if reader.mistakes:
         raise ConfigError(reader.mistakes)
     return policy
 
 
-@dataclass(frozen=True)
-class _Misfit:
-    """What is at *path* does not fit the schema, or (not *whole*) only a key in it."""
-
-    path: tuple[Any, ...]
-    line: str
-    whole: bool = True
-
-
-def _misfits(value: Any, schema: Mapping[str, Any], path: tuple[Any, ...]) -> Iterator[_Misfit]:
-    """Hold *value* against the part of JSON Schema that SCHEMA is written in.
-
-    The package jsonschema knows the rest of it, and would cost the daemon 3 MiB and each module's start 50 ms.
-    """
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    if not _fits(value, schema):
-        yield _Misfit(path, f"{key or 'policy'}: got {_shown(value)}, allowed: {_allowed(schema)}")
-    elif isinstance(value, dict):
-        yield from (_Misfit(path, line, whole=False) for line in _wrong_keys(value, schema, key))
-        for child, part in schema["properties"].items():
-            if child in value:
-                yield from _misfits(value[child], part, (*path, child))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _misfits(item, schema["items"], (*path, index))
+def _structure_errors(document: Any) -> list[Any]:
+    """jsonschema's error for each wrong type, unknown key or word in *document*."""
+    if document == {}:
+        return []
+    try:
+        # To import it takes longer than most passes do, which need it only where a policy document is read.
+        import jsonschema
+    except ImportError:
+        raise ConfigError(
+            ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
+        ) from None
+    return sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
 
 
-def _wrong_keys(value: Mapping[str, Any], schema: Mapping[str, Any], key: str) -> Iterator[str]:
-    properties = schema["properties"]
-    for child in value:
-        if child not in properties:
-            yield f"{_join(key, str(child))}: unknown key, allowed: {', '.join(properties)}"
-    for child in schema.get("required", ()):
-        if child not in value:
-            yield f"{_join(key, child)}: missing, required here"
-
-
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether *value* itself is what *schema* wants, whatever is in it."""
-    if "enum" in schema:
-        return value in schema["enum"]
-    kind = schema["type"]
-    if kind in ("number", "integer"):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and (kind == "number" or value == value // 1) and schema["minimum"] <= value <= schema["maximum"]
-    if kind == "string":
-        fits = isinstance(value, str) and len(value) >= schema.get("minLength", 0)
-        return fits and re.search(schema.get("pattern", ""), value) is not None
-    return isinstance(value, {"object": dict, "array": list, "boolean": bool}[kind])
-
-
-def _without(misfits: Iterable[_Misfit], document: Any) -> Any:
-    """*document* without what does not fit, so that the values of all the rest can be judged as well."""
-    paths = {misfit.path for misfit in misfits if misfit.whole}
+def _without(errors: Iterable[Any], document: Any) -> Any:
+    """*document* without what the errors are in, so that the values of all the rest can be judged as well."""
+    paths = {tuple(e.absolute_path) for e in errors if e.validator not in ("additionalProperties", "required")}
     return _pruned(document, paths, ()) if () not in paths else {}
 
 
@@ -461,6 +428,19 @@ def _pruned(value: Any, paths: set[tuple[Any, ...]], here: tuple[Any, ...]) -> A
         # Positions stay what they are, for mistakes are told by them.
         return [None if (*here, i) in paths else _pruned(item, paths, (*here, i)) for i, item in enumerate(value)]
     return value
+
+
+def _explained(error: Any) -> list[str]:
+    """A jsonschema error in our words: the key, what came, what is allowed."""
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+    if error.validator == "additionalProperties":
+        allowed = ", ".join(error.schema["properties"])
+        unknown = [str(child) for child in error.instance if child not in error.schema["properties"]]
+        return [f"{_join(key, child)}: unknown key, allowed: {allowed}" for child in unknown]
+    if error.validator == "required":
+        missing = [child for child in error.validator_value if child not in error.instance]
+        return [f"{_join(key, child)}: missing, required here" for child in missing]
+    return [f"{key or 'policy'}: got {_shown(error.instance)}, allowed: {_allowed(error.schema)}"]
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -498,6 +478,8 @@ class _Reader:
         self.mistakes = mistakes
 
     def policy(self, document: Mapping[str, Any]) -> Policy:
+        for key in ("domains", "exclude"):
+            self._check_patterns(document.get(key, ()), key)
         selection = Selection(tuple(document.get("domains", ("*",))), tuple(document.get("exclude", ())))
         rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())) if rule)
         memory = self._memory(document.get("memory", {}))
@@ -510,6 +492,12 @@ class _Reader:
             vcpu=replace(vcpu, selection=selection, rules=rules),
             daemon=daemon,
         )
+
+    def _check_patterns(self, patterns: Sequence[Any], key: str) -> None:
+        """A blank pattern, as an unset variable makes one, would match nothing without a word."""
+        for index, pattern in enumerate(patterns):
+            if isinstance(pattern, str) and not pattern.strip():
+                self.mistakes.append(f"{key}[{index}]: got {_shown(pattern)}, allowed: {_PATTERN['description']}")
 
     def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
         where = f"rules[{index}]"

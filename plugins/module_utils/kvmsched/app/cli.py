@@ -141,7 +141,7 @@ def _policy(path: Optional[str]) -> config.Policy:
 def _parsed(document: dict[str, Any], source: str) -> config.Policy:
     """The policy of *document*; its mistakes are told with the *source*."""
     try:
-        return config.load(document)
+        return config.load(document, typed=not document)
     except config.ConfigError as error:
         raise config.ConfigError(f"{source}: {line}" for line in error.mistakes) from None
 

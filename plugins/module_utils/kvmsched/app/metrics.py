@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The daemon's metrics for Prometheus: on a port of its own, and in a file for node_exporter's textfile collector.
 
-How many series there are: about 60 of the host and the daemon, one for each pCPU, and eleven for each
+How many series there are: about 80 of the host and the daemon, one for each pCPU, and eleven for each
 domain, of which at most MOST_DOMAINS are told one by one. Labels are a domain's name, a pCPU's
 number, and words of fixed lists; whatever else the daemon knows stands in its journal.
 """
@@ -37,9 +37,14 @@ MOST_DOMAINS = 1000
 # A scraper needs one connection for some milliseconds. Whoever holds one for longer, or opens more, is cut off.
 _MOST_CLIENTS = 8
 _LONGEST_S = 10.0
+# A scraper's request has some hundred bytes. http.server itself takes megabytes, and the memory stays.
+_LONGEST_REQUEST = 16384
 
 _KIB = 1024
 PHASES = ("observe", "decide", "apply")
+# What moves are counted by, and their failures (hypervisor.explain): a counter that begins at 0 misses no first event.
+KINDS = {"memory": ("give", "take", "credit", "stats_period"), "vcpu": ("vcpu", "emulator", "iothread")}
+FAILURES = ("gone", "busy", "hung", "denied", "unsupported", "away", "error")
 
 
 # ---------------------------------------------------------------- what is counted
@@ -165,6 +170,8 @@ def _of_daemon(status: Status) -> Iterable[Any]:
 def _of_passes(status: Status, totals: Totals) -> Iterable[Any]:
     last = {"memory": status.memory_pass, "vcpu": status.vcpu_pass}
     both = ("resource",)
+    rows = [("memory", status.memory_period_s), ("vcpu", status.vcpu_period_s)]
+    yield _labelled(GaugeMetricFamily, "period_seconds", "Time from one pass to the next.", both, rows)
     rows = [(name, done.when_s) for name, done in last.items()]
     text = "When a pass last succeeded, 0: never."
     yield _labelled(GaugeMetricFamily, "last_success_timestamp_seconds", text, both, rows)
@@ -176,19 +183,16 @@ def _of_passes(status: Status, totals: Totals) -> Iterable[Any]:
     yield _labelled(GaugeMetricFamily, "skipped_domains", text, ("resource", "reason"), skips)
     passes = [(name, result, totals.passes[name, result]) for name in last for result in ("ok", "failed")]
     yield _labelled(CounterMetricFamily, "passes", "Passes.", ("resource", "result"), passes)
-    text = "Moves that were made."
-    yield _labelled(CounterMetricFamily, "moves", text, ("resource", "kind"), _rows(totals.moves))
+    moves = [(name, kind, totals.moves[name, kind]) for name in last for kind in KINDS[name]]
+    yield _labelled(CounterMetricFamily, "moves", "Moves that were made.", ("resource", "kind"), moves)
+    failures = [(name, reason, totals.failures[name, reason]) for name in last for reason in FAILURES]
     text = "Moves that were tried and failed."
-    yield _labelled(CounterMetricFamily, "failures", text, ("resource", "reason"), _rows(totals.failures))
+    yield _labelled(CounterMetricFamily, "failures", text, ("resource", "reason"), failures)
     took = SummaryMetricFamily("kvmsched_pass_duration_seconds", "Time in passes.", labels=("resource", "phase"))
     for name in RESOURCES:
         for phase in PHASES:
             took.add_metric([name, phase], totals.timed[name], totals.phases_s[name, phase])
     yield took
-
-
-def _rows(counted: Counter[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    return [(*key, count) for key, count in sorted(counted.items())]
 
 
 def _of_host(status: Status) -> Iterable[Any]:
@@ -233,12 +237,15 @@ def _of_domains(domains: tuple[DomainStatus, ...]) -> Iterable[Any]:
         ("rss", "What its QEMU holds on the host."),
         ("unmet", "What a domain needs and does not get."),
     ):
-        sizes = [(domain.name, _bytes(getattr(domain, f"{name}_kib"))) for domain in told]
+        sizes = [(d.name, _bytes(getattr(d, f"{name}_kib"))) for d in told if d.actual_kib is not None]
         yield _labelled(GaugeMetricFamily, f"domain_memory_{name}_bytes", text, ("domain",), sizes)
-    starved = [(d.name, float(d.verdict == "starved")) for d in told if d.verdict != "unknown" and d.state == "running"]
-    text = "Whether a domain has less usable memory than its starvation threshold."
+    starved = [
+        (d.name, float(d.verdict == "starved")) for d in told if d.managed and d.verdict not in ("unknown", d.state)
+    ]
+    text = "Whether a domain, not left alone by the policy, has less usable memory than its starvation threshold."
     yield _labelled(GaugeMetricFamily, "domain_starved", text, ("domain",), starved)
-    yield _labelled(GaugeMetricFamily, "domain_vcpus", "vCPUs.", ("domain",), [(d.name, len(d.vcpus)) for d in told])
+    vcpus = [(domain.name, len(domain.vcpus) or None) for domain in told]
+    yield _labelled(GaugeMetricFamily, "domain_vcpus", "vCPUs.", ("domain",), vcpus)
     for name, text in (
         ("run", "Time that a domain's vCPUs ran, of all that they could."),
         ("wait", "Time that a domain's vCPUs waited for a pCPU, of all that they could run."),
@@ -314,10 +321,27 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """A client that went away, or sent garbage, is no news."""
 
 
+class _AtMost:
+    """The lines of *file*, until so many bytes have been read."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self.left = file, size
+        self.close = file.close
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(min(size, self.left))
+        self.left -= len(line)
+        return line
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
     timeout = 5
     server_version, sys_version = "kvmsched", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile: Any = _AtMost(self.rfile, _LONGEST_REQUEST)
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -326,6 +350,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
+        if self.rfile.left == 0:
+            self.send_error(431)
+            return
         if self.path.partition("?")[0] not in ("/", "/metrics"):
             self.send_error(404)
             return

@@ -26,9 +26,11 @@ FORMAT = 1
 # Enough for "why did it move?", few enough to be written every few seconds.
 KEPT_MOVES = 5
 
-
 # Skips that say that the guest's statistics are none, or none of now.
 _UNJUDGED = ("no-stats", "no-driver", "stale")
+# Skips that say that its memory is not kvmsched's business.
+_EXCLUDED = "excluded: the policy's domains and exclude leave it out"
+_LEFT_ALONE = ("ignored", "excluded")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class DomainStatus:
 
     ``starvation_kib``, ``waste_kib`` and ``floor_kib`` are its limits, None where it has no valid ones.
     ``memory_skip`` and ``vcpu_skip`` say why it had no turn; ``moves`` are its last ones, oldest first.
+    ``state`` is libvirt's, or where it could not be observed the code of that skip: ``hung``, ``busy`` ...
     """
 
     name: str
@@ -78,6 +81,11 @@ class DomainStatus:
     vcpu_skip: str = ""
     vcpus: tuple[VcpuStatus, ...] = ()
     moves: tuple[PastMove, ...] = ()
+
+    @property
+    def managed(self) -> bool:
+        """Whether the policy wants its memory balanced."""
+        return self.memory_skip.partition(":")[0] not in _LEFT_ALONE
 
     @property
     def verdict(self) -> str:
@@ -125,6 +133,7 @@ class PassStatus:
 class Status:
     """The daemon after a pass.
 
+    ``package`` is the directory that it was loaded from, which is another one for each release that is installed.
     ``mode`` is what its policy says, ``effective_mode`` what it does, ``mode_reason`` why they differ.
     ``policy_hash`` is the SHA-256 of the policy file's bytes ("" without a file), ``policy_error`` why the
     last reload was refused. ``trouble`` is why libvirt can't be observed now, "" if it can.
@@ -137,6 +146,7 @@ class Status:
     uri: str
     mode: str
     effective_mode: str
+    package: str = ""
     mode_reason: str = ""
     policy_path: str = ""
     policy_hash: str = ""
@@ -223,13 +233,14 @@ def describe_domains(
     policy: MemoryPolicy,
     moves: Mapping[str, Sequence[PastMove]],
 ) -> tuple[DomainStatus, ...]:
-    """All running domains by name, as of *now* and of the last pass over each resource."""
+    """All running domains by name, as of *now* and of the last pass over each resource; those too that hid."""
     targets = {m.uuid: m.after_kib for m in memory.plan.moves if isinstance(m, BalloonMove)} if memory else {}
     unmet = {missing.uuid: missing for missing in memory.plan.unmet} if memory else {}
     skips = [{s.uuid: _reason(s) for s in result.skips} if result else {} for result in (memory, vcpu)]
-    found = []
+    found = [_unseen(skip) for skip in now.skips if skip.code != "gone"]
     for domain in now.domains:
         uuid = domain.uuid
+        excluded = "" if policy.selection.matches(domain) else _EXCLUDED
         found.append(
             DomainStatus(
                 name=domain.name,
@@ -239,8 +250,8 @@ def describe_domains(
                 target_kib=targets.get(uuid, domain.balloon.actual_kib if domain.balloon else None),
                 unmet_kib=unmet[uuid].kib if uuid in unmet else 0,
                 unmet=unmet[uuid].reason if uuid in unmet else "",
-                memory_skip=skips[0].get(uuid, ""),
-                vcpu_skip=skips[1].get(uuid, ""),
+                memory_skip=excluded or skips[0].get(uuid, ""),
+                vcpu_skip=excluded or skips[1].get(uuid, ""),
                 vcpus=_vcpus(domain, loads),
                 moves=tuple(moves.get(uuid, ())),
             )
@@ -252,6 +263,11 @@ def describe_pcpus(loads: Loads) -> tuple[PcpuStatus, ...]:
     return tuple(
         PcpuStatus(pcpu, _pct(busy), _pct(loads.foreign.get(pcpu, 0.0))) for pcpu, busy in sorted(loads.busy.items())
     )
+
+
+def _unseen(skip: Skip) -> DomainStatus:
+    """A domain that could not be observed: that is all that is known of it."""
+    return DomainStatus(skip.domain, skip.uuid, skip.code, memory_skip=_reason(skip), vcpu_skip=_reason(skip))
 
 
 def _reason(skip: Skip) -> str:

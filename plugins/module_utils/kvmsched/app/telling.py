@@ -28,6 +28,8 @@ try:
 except ImportError:  # the daemon says so
     systemd = None
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 
 def tell_systemd(*lines: str) -> None:
     """Tell the service manager, if one listens: see sd_notify(3)."""
@@ -167,7 +169,7 @@ class Teller:
                 "host": self._now.host.name,
                 "memory": memory.plan.before if memory else None,
                 "memory_total_kib": host_memory.total_kib if host_memory else None,
-                "vcpu": vcpu.plan.before if vcpu else None,
+                "vcpu": vcpu.plan.before if vcpu and vcpu.plan.measured else None,
                 "domains": status.describe_domains(self._now, memory, vcpu, self._loads, policy.memory, self._moves),
                 "pcpus": status.describe_pcpus(self._loads),
             }
@@ -177,6 +179,7 @@ class Teller:
             started_s=self._began_s,
             written_s=time.time(),
             uri=self._uri,
+            package=_PACKAGE,
             trouble=self._trouble,
             memory_pass=self._passes["memory"],
             vcpu_pass=self._passes["vcpu"],

@@ -1,7 +1,10 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules as a user has them: ad-hoc ansible, from this checkout, by their short names."""
+"""The modules and the command as a user has them.
+
+Ad-hoc ansible from this checkout, by short names; and a process of the distribution's Python.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 ANSIBLE = Path(sys.executable).with_name("ansible")
 GUESTS = "kvmsched-test-*"
+PACKAGE = REPOSITORY / "plugins/module_utils"
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,40 @@ def run_ok(module: str, check: bool = False, **options: Any) -> Answer:
     answer = run(module, check, **options)
     assert not answer.failed, answer.text
     return answer
+
+
+# ---------------------------------------------------------------- the command
+
+
+def bare_environment() -> dict[str, str]:
+    """What the shell of a user may lack, and nothing that this checkout sets; its lock is that of these tests."""
+    runtime = {name: os.environ[name] for name in ("XDG_RUNTIME_DIR",) if name in os.environ}
+    return {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PACKAGE), "LANG": "C.UTF-8", **runtime}
+
+
+def kvmsched(
+    *arguments: str, stdin: str = "", python: str = "/usr/bin/python3", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command. Whatever happens, a mistake is one line, and nobody sees a traceback."""
+    done = subprocess.run(
+        [python, "-m", "kvmsched", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**bare_environment(), **environment},
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    assert "a mistake of kvmsched" not in done.stderr, done.stderr
+    return done
+
+
+def ok(*arguments: str, **more: str) -> str:
+    done = kvmsched(*arguments, **more)
+    assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def ok_json(*arguments: str, **more: str) -> dict[str, Any]:
+    return dict(json.loads(ok(*arguments, "--json", **more)))

@@ -12,8 +12,8 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test nightly check unit types lint sanity docs faces integration faults chaos daemon fleet build
-.PHONY: bench-memory bench-pass bench-vcpu prepare clean
+.PHONY: help demo test nightly check unit types lint sanity docs faces lab integration faults chaos daemon fleet build
+.PHONY: bench-fleet bench-memory bench-pass bench-vcpu prepare clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -23,8 +23,8 @@ demo: prepare ## Balance a few small real guests before your eyes (root)
 
 # First what needs no guests, two at a time; then one after the other, for guests need the machine to themselves.
 test: prepare ## Run every test but the nightly ones (root)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check sanity docs faces
-	@$(MAKE) --no-print-directory integration daemon faults ARGS='-m "not nightly"'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lab check sanity docs faces
+	@$(MAKE) --no-print-directory integration daemon faults fleet ARGS='-m "not nightly"'
 	@echo "== all tests passed"
 
 nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos (root)
@@ -62,6 +62,10 @@ faces: prepare ## Run the modules and the command on libvirt's test driver
 	@echo "== modules and command, on test:///"
 	@pytest --quiet --numprocesses=2 tests/faces $(ARGS)
 
+lab: prepare ## Install what guests and hosts need, and make the hosts' system, once (root)
+	@echo "== lab"
+	@cd tests && /usr/bin/python3 -m lab prepare --hosts
+
 integration: prepare ## Run the modules and the command on real guests (root)
 	@echo "== integration tests"
 	@pytest tests/integration $(ARGS)
@@ -77,8 +81,15 @@ daemon: prepare ## Run the daemon on real guests, three minutes of them with cha
 	@echo "== daemon"
 	@pytest tests/daemon $(ARGS)
 
+fleet: prepare ## Run the tests on whole hosts with systemd (root)
+	@echo "== fleet"
+	@pytest tests/fleet $(ARGS)
+
 build: prepare ## Build the collection's tarball into .build
 	@ansible-galaxy collection build --force --output-path .build
+
+bench-fleet: prepare ## Measure what a module run costs beside a ping, on one host and on many (root); .build/bench-fleet.json
+	@python benchmarks/bench_fleet.py --json .build/bench-fleet.json $(ARGS)
 
 bench-memory: prepare ## Measure the memory policies; tables, and .build/bench-memory.json
 	@python benchmarks/bench_memory.py --json .build/bench-memory.json $(ARGS)

@@ -62,6 +62,28 @@ attributes:
     platforms: linux
 """
 
+    # The module that installs.
+    INSTALL = r"""
+attributes:
+  check_mode:
+    description: Can run in check mode and predict what a real run would change, without changing anything.
+    support: full
+    details:
+      - Also on a host where nothing of kvmsched is installed yet.
+  diff_mode:
+    description: Returns what has changed, or would change in check mode, when in diff mode.
+    support: full
+    details:
+      - Of the package it shows the releases, not the files.
+  idempotent:
+    description: When run twice in a row with the same arguments, the second invocation changes nothing.
+    support: full
+  platform:
+    description: Where the module can act.
+    support: full
+    platforms: linux
+"""
+
     # Membership of the action group.
     ACTION_GROUP = r"""
 attributes:

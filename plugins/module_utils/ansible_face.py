@@ -106,21 +106,28 @@ def info_module() -> AnsibleModule:
 
 def require_libvirt(module: AnsibleModule) -> None:
     """Return only where libvirt can be imported: respawn under the distribution's Python, else fail in one line."""
+    cause = seek(module, "libvirt")
+    if cause:
+        looked_at = ", ".join(dict.fromkeys([sys.executable, *DISTRIBUTION_PYTHONS]))
+        module.fail_json(
+            msg=f"libvirt's Python binding is missing on {platform.node()}: install python3-libvirt "
+            f"(looked in {looked_at}: {cause})"
+        )
+
+
+def seek(module: AnsibleModule, library: str) -> str:
+    """Go on under a Python that has *library*: this one or, respawned, the distribution's; return why there is none."""
     try:
-        importlib.import_module("libvirt")
-        return
+        importlib.import_module(library)
+        return ""
     except ImportError as error:
-        cause = error
+        cause = str(error)
     if not has_respawned():
         # The probe runs each interpreter; a path that does not exist is no candidate.
-        interpreter = probe_interpreters_for_module(list(DISTRIBUTION_PYTHONS), "libvirt")
+        interpreter = probe_interpreters_for_module(list(DISTRIBUTION_PYTHONS), library)
         if interpreter:
             respawn_module(interpreter)  # runs the module there and ends this process
-    looked_at = ", ".join(dict.fromkeys([sys.executable, *DISTRIBUTION_PYTHONS]))
-    module.fail_json(
-        msg=f"libvirt's Python binding is missing on {platform.node()}: install python3-libvirt "
-        f"(looked in {looked_at}: {cause})"
-    )
+    return cause
 
 
 # ---------------------------------------------------------------- the passes
@@ -136,7 +143,7 @@ def run_memory(module: AnsibleModule) -> None:
     try:
         result = passes.run_memory(how, replace(policy.memory, rules=rules), release=_releases(module))
     except passes.PassError as error:
-        _fail(module, str(error))
+        fail(module, str(error))
     _finish(module, result, source)
 
 
@@ -150,7 +157,7 @@ def run_vcpu(module: AnsibleModule) -> None:
     try:
         result = passes.run_vcpu(how, replace(policy.vcpu, rules=rules), release=_releases(module))
     except passes.PassError as error:
-        _fail(module, str(error))
+        fail(module, str(error))
     _finish(module, result, source)
 
 
@@ -161,7 +168,7 @@ def run_info(module: AnsibleModule) -> None:
     try:
         samples, timings_s = passes.run_info(_conduct(module, policy), policy.vcpu.interval_s)
     except passes.PassError as error:
-        _fail(module, str(error))
+        fail(module, str(error))
     selection, subsets = policy.vcpu.selection, module.params["subsets"]
     last = replace(samples[-1], domains=tuple(d for d in samples[-1].domains if selection.matches(d)))
     vcpus = sum(len(domain.vcpus) for domain in last.domains)
@@ -189,7 +196,7 @@ def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Po
     except config.ConfigError as error:
         prefix = f"{part}."
         mistakes = [line[len(prefix) :] if line.startswith(prefix) else line for line in error.mistakes]
-        _fail(module, "; ".join(mistakes))
+        fail(module, "; ".join(mistakes))
 
 
 def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.Rule, ...], str]:
@@ -205,10 +212,10 @@ def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.R
     try:
         return config.load_file(path).memory.rules, path
     except config.ConfigError as error:
-        _fail(module, "; ".join(error.mistakes))
+        fail(module, "; ".join(error.mistakes))
 
 
-def _fail(module: AnsibleModule, line: str) -> NoReturn:
+def fail(module: AnsibleModule, line: str) -> NoReturn:
     module.fail_json(msg=line)
     raise SystemExit(1)  # never reached; for type checkers that don't see into ansible-core
 

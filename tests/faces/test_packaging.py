@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from face import REPOSITORY
 
-MODULES = ("kvm_mem_balance", "kvm_sched_info", "kvm_vcpu_pin")
+MODULES = ("kvm_mem_balance", "kvm_sched_info", "kvm_sched_install", "kvm_vcpu_pin")
 TEST_DRIVER = "uri=test:///default"
 
 
@@ -99,7 +99,16 @@ def test_the_tarball_holds_what_a_user_needs_and_nothing_else(tarball: Path) -> 
 def test_the_documentation_can_be_read_where_it_is_installed(module: str, collections: Path) -> None:
     said = run(["ansible-doc", f"kvmsched.kvm.{module}"], collections, ANSIBLE_COLLECTIONS_PATH=str(collections))
     assert module in said
-    assert "qemu:///system" in said
+    assert "OPTIONS" in said
+
+
+def test_role_filter_and_playbooks_are_found_where_they_are_installed(collections: Path) -> None:
+    place = {"ANSIBLE_COLLECTIONS_PATH": str(collections)}
+    assert "kvmsched_mode" in run(["ansible-doc", "-t", "role", "kvmsched.kvm.kvmsched"], collections, **place)
+    assert "hostvars" in run(["ansible-doc", "-t", "filter", "kvmsched.kvm.fleet_report"], collections, **place)
+    for name in ("dry_run", "rollout", "release"):
+        command = ["ansible-playbook", f"kvmsched.kvm.{name}", "--syntax-check", "-e", "kvmsched_hosts=localhost"]
+        assert f"/kvm/playbooks/{name}.yml" in run(command, collections, **place)
 
 
 def test_an_installed_module_runs_by_its_full_name(collections: Path, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@
 """Real guests for tests and the demo: see README.md."""
 
 from .guest import Guest
+from .hosts import Fleet, Host, HostError
 from .lab import Lab, RunningGuest
 from .own import OwnLibvirtd
 from .tiny import TinyGuest
 from .truth import Report, Share
 
-__all__ = ["Guest", "Lab", "OwnLibvirtd", "Report", "RunningGuest", "Share", "TinyGuest"]
+__all__ = ["Fleet", "Guest", "Host", "HostError", "Lab", "OwnLibvirtd", "Report", "RunningGuest", "Share", "TinyGuest"]

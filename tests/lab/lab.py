@@ -10,37 +10,35 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence, Union
 
 from . import image, machine, truth
 from .guest import NAME, OWNER, Files, Guest, require_own
+from .hosts import Host
 from .own import OwnLibvirtd
 
 KIB_PER_MIB = 1024
 BALLOON_TOLERANCE_KIB = 1024
 POLL_S = 0.1
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunningGuest:
     """A guest that runs: what to tell it, and the truth about it. ``domain`` is its virDomain."""
 
-    def __init__(self, guest: Guest, files: Files, domain: Any, run_directory: Path) -> None:
+    def __init__(self, guest: Guest, files: Files, domain: Any, qemu_pid: Callable[[str], int]) -> None:
         self.guest = guest
         self.name = guest.name
         self.files = files
         self.domain = domain
         self._told_up_s = 0.0
-        self._pid_file = run_directory / "qemu" / f"{self.name}.pid"
+        self._qemu_pid = qemu_pid
         self.refresh()
 
     def refresh(self) -> None:
         """Look up its QEMU process, which is another one after a restore or a new start."""
-        self.pid = int(self._pid_file.read_text(encoding="utf-8"))
+        self.pid = self._qemu_pid(self.name)
         self._start = machine.process_start(self.pid)
 
     # -- its load
@@ -185,17 +183,19 @@ class Lab:
     """The place where guests run: ``with Lab() as lab: one, two = lab.start(Guest(...), Guest(...))``.
 
     However the block ends (an error, Ctrl-C, SIGTERM), all guests that it started are gone then.
-    They run on the machine's libvirtd, or on an OwnLibvirtd.
+    They run on the machine's libvirtd, on an OwnLibvirtd, or on a Host.
     """
 
-    def __init__(self, say: machine.Say = machine.quiet, own: Optional[OwnLibvirtd] = None) -> None:
+    def __init__(self, say: machine.Say = machine.quiet, own: Union[OwnLibvirtd, Host, None] = None) -> None:
         self.say = say
         self.own = own
-        self.uri = own.uri if own else "qemu:///system"
         self.directory = own.directory if own else machine.DIRECTORY
         self.guests: dict[str, RunningGuest] = {}
         self._names: set[str] = set()  # of all guests that were begun: one may be there before it is in guests
-        self._handlers: dict[signal.Signals, Any] = {}
+
+    @property
+    def uri(self) -> str:
+        return self.own.uri if self.own else "qemu:///system"
 
     def __enter__(self) -> Lab:
         if not self.own:
@@ -203,20 +203,19 @@ class Lab:
         with machine.exclusive():
             machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
             self.image = image.build(machine.DIRECTORY)
-            self.hypervisor = "kvm" if machine.kvm_works(self.image.kernel, self.image.initramfs) else "qemu"
+            # Who may use /dev/kvm within a host is not settled: TCG there.
+            kvm = not isinstance(self.own, Host) and machine.kvm_works(self.image.kernel, self.image.initramfs)
+            self.hypervisor = "kvm" if kvm else "qemu"
         self.connection = machine.connect(self.uri)
         clean(self.connection, ownerless=False)
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, _exit) for number in ENDINGS[1:]}
+        self._endings = machine.Endings()
         return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        with _undisturbed(), contextlib.closing(self.connection):
+        with self._endings.put_off(), contextlib.closing(self.connection):
             self.stop()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
     def __getitem__(self, name: str) -> RunningGuest:
         return self.guests[name]
@@ -256,8 +255,8 @@ class Lab:
             domain.create()
         else:
             domain = self.connection.createXML(xml)
-        run_directory = self.own.run_directory if self.own else Path("/run/libvirt")
-        self.guests[guest.name] = RunningGuest(guest, files, domain, run_directory)
+        qemu_pid = self.own.qemu_pid if self.own else machine.qemu_pid
+        self.guests[guest.name] = RunningGuest(guest, files, domain, qemu_pid)
         return self.guests[guest.name]
 
     def apply_pins(self, running: RunningGuest) -> None:
@@ -355,24 +354,6 @@ def _remove(connection: Any, name: str) -> None:
 
 
 # ---------------------------------------------------------------- small things
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let nobody interrupt the cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _exit(number: int, _frame: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 def _cpu_times(one: RunningGuest) -> dict[int, truth.CpuTime]:

@@ -25,11 +25,19 @@ PACKAGES = {  # what is needed -> the package that has it
     "virsh": "libvirt-clients",
     "qemu-system-x86_64": "qemu-system-x86",
     "gcc": "gcc",
+    "qemu-img": "qemu-utils",
+}
+FOR_HOSTS = {
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
 }
 FILES = {"/usr/include/stdlib.h": "libc6-dev"}
 BINDINGS = {"libvirt": "python3-libvirt", "jsonschema": "python3-jsonschema"}
 KERNELS = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual", "linux-image-generic")
 DAEMONS = ("virtlogd", "libvirtd")
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def quiet(_line: str) -> None:
@@ -54,9 +62,9 @@ def exclusive() -> Iterator[None]:
 # ---------------------------------------------------------------- packages
 
 
-def install(say: Say = quiet) -> None:
-    """Install the packages that are missing (Debian and Ubuntu)."""
-    missing = missing_packages()
+def install(say: Say = quiet, hosts: bool = False) -> None:
+    """Install the packages that are missing (Debian and Ubuntu), those for *hosts* too."""
+    missing = missing_packages(hosts)
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -69,9 +77,10 @@ def install(say: Say = quiet) -> None:
     importlib.invalidate_caches()
 
 
-def missing_packages() -> list[str]:
+def missing_packages(hosts: bool = False) -> list[str]:
     """Packages that the lab needs and does not find."""
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program, path=_path())]
+    programs = {**PACKAGES, **FOR_HOSTS} if hosts else PACKAGES
+    missing = [package for program, package in programs.items() if not shutil.which(program, path=_path())]
     missing += [package for file, package in FILES.items() if not os.path.exists(file)]
     missing += [package for module, package in BINDINGS.items() if not importlib.util.find_spec(module)]
     kernels = [path for path in Path("/boot").glob("vmlinuz-*") if os.path.isdir(f"/lib/modules/{path.name[8:]}")]
@@ -184,6 +193,11 @@ def _daemon_identity(daemon: str) -> str:
     return f"{pid} {process_start(pid)}" if pid else ""
 
 
+def qemu_pid(guest: str, run_directory: Path = Path("/run/libvirt")) -> int:
+    """The pid that libvirt has for a guest's QEMU."""
+    return int((run_directory / "qemu" / f"{guest}.pid").read_text(encoding="utf-8"))
+
+
 def process_start(pid: int) -> int:
     """When a process started, in ticks since boot: with the pid it is a process's identity. 0 if it is gone."""
     try:
@@ -191,6 +205,35 @@ def process_start(pid: int) -> int:
     except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[19])
+
+
+# ---------------------------------------------------------------- the end
+
+
+class Endings:
+    """From now on SIGTERM and SIGHUP end this process by an exception, so that it cleans up."""
+
+    def __init__(self) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, _exit) for number in ENDINGS[1:]}
+
+    @contextlib.contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Let nobody interrupt the cleaning up; then all is as before."""
+        if not self._before:
+            yield
+            return
+        interrupt = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
+        try:
+            yield
+        finally:
+            for number, handler in {**interrupt, **self._before}.items():
+                signal.signal(number, handler)
+
+
+def _exit(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 # ---------------------------------------------------------------- KVM

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -57,13 +58,16 @@ class OwnLibvirtd:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        _remove(self.directory)
+        remove(self.directory)
         for process in self._processes.values():
             process.wait()
 
     @property
     def pid(self) -> int:
         return self._processes["libvirtd"].pid
+
+    def qemu_pid(self, guest: str) -> int:
+        return machine.qemu_pid(guest, self.run_directory)
 
     def inside(self, command: Sequence[str]) -> list[str]:
         """*command* as it must be run so that its qemu:///system is this libvirtd."""
@@ -98,21 +102,24 @@ class OwnLibvirtd:
             time.sleep(0.05)
 
 
-def clean() -> list[str]:
-    """Remove second libvirtds, with their guests, whose process is gone or this one; return their names."""
-    left = [directory for directory in machine.DIRECTORY.glob("own-*-*") if not _in_use(directory.name)]
+def clean(kind: str = "own") -> list[str]:
+    """Remove second libvirtds, with their guests, whose process is gone or this one; return their names.
+
+    So for other namespaces that hold a directory of *kind*-PID-START.
+    """
+    left = [directory for directory in machine.DIRECTORY.glob(f"{kind}-*-*") if not _in_use(directory.name)]
     for directory in left:
-        _remove(directory)
+        remove(directory)
     return [directory.name for directory in left]
 
 
 def _in_use(name: str) -> bool:
     """Whether the process that made it lives, and is another one."""
-    _own, pid, start = name.split("-")
+    _kind, pid, start = name.split("-")
     return machine.process_start(int(pid)) == int(start) and int(pid) != os.getpid()
 
 
-def _remove(directory: Path) -> None:
+def remove(directory: Path) -> None:
     """End every process that has this directory mounted, which are those of its namespace, and delete it."""
     while pids := _processes_within(directory):
         for pid in pids:
@@ -124,8 +131,9 @@ def _remove(directory: Path) -> None:
 
 def _processes_within(directory: Path) -> list[int]:
     found = []
+    mark = re.compile(rf"/{directory.name}[/ ]")
     for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
         with contextlib.suppress(OSError):  # it has ended, or is a zombie
-            if f"/{directory.name}/run " in mounts.read_text(encoding="utf-8"):
+            if mark.search(mounts.read_text(encoding="utf-8")):
                 found.append(int(mounts.parent.name))
     return found

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_a_blank_pattern_is_refused_as_an_unset_variable_makes_one(typed: bool) 
 
 
 def test_a_pass_without_a_document_needs_no_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "jsonschema", None)
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert config.load({"memory": {"waste": "400M"}}, typed=True).memory.settings.waste == Amount(kib=400 * 1024)
     with pytest.raises(config.ConfigError, match="python3-jsonschema"):
         config.load({"memory": {"waste": "400M"}})

@@ -19,11 +19,6 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from .model import Domain, Owner, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
 
-try:
-    import jsonschema
-except ImportError:  # a host without a policy document needs none
-    jsonschema = None  # type: ignore[assignment]
-
 # ---------------------------------------------------------------- the policy, parsed
 
 
@@ -408,10 +403,15 @@ def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
 
 def _structure_errors(document: Any) -> list[Any]:
     """jsonschema's error for each wrong type, unknown key or word in *document*."""
-    if jsonschema is None:
+    if document == {}:
+        return []
+    try:
+        # To import it takes longer than most passes do, which need it only where a policy document is read.
+        import jsonschema
+    except ImportError:
         raise ConfigError(
             ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
-        )
+        ) from None
     return sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
 
 

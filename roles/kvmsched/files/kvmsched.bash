@@ -2,7 +2,7 @@
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # shellcheck shell=bash disable=SC2207
-# Completion of kvmsched's command line for bash: /usr/share/bash-completion/completions/kvmsched
+# Completion of kvmsched's command line for bash: the role puts it into /usr/local/share/bash-completion/completions
 
 _kvmsched() {
     local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD - 1]}" command="" word options

@@ -133,6 +133,7 @@ class PassStatus:
 class Status:
     """The daemon after a pass.
 
+    ``package`` is the directory that it was loaded from, which is another one for each release that is installed.
     ``mode`` is what its policy says, ``effective_mode`` what it does, ``mode_reason`` why they differ.
     ``policy_hash`` is the SHA-256 of the policy file's bytes ("" without a file), ``policy_error`` why the
     last reload was refused. ``trouble`` is why libvirt can't be observed now, "" if it can.
@@ -145,6 +146,7 @@ class Status:
     uri: str
     mode: str
     effective_mode: str
+    package: str = ""
     mode_reason: str = ""
     policy_path: str = ""
     policy_hash: str = ""

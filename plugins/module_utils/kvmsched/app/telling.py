@@ -28,6 +28,8 @@ try:
 except ImportError:  # the daemon says so
     systemd = None
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 
 def tell_systemd(*lines: str) -> None:
     """Tell the service manager, if one listens: see sd_notify(3)."""
@@ -177,6 +179,7 @@ class Teller:
             started_s=self._began_s,
             written_s=time.time(),
             uri=self._uri,
+            package=_PACKAGE,
             trouble=self._trouble,
             memory_pass=self._passes["memory"],
             vcpu_pass=self._passes["vcpu"],

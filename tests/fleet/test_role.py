@@ -51,11 +51,7 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def before(host: Host, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """What was there, after Ansible itself had been there."""
-    ping = tmp_path_factory.mktemp("play") / "ping.yml"
-    ping.write_text("- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.ping:\n", encoding="utf-8")
-    play(fleet, str(ping)).well()
+def before(host: Host) -> set[str]:
     return traces(host)
 
 

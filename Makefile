@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test nightly check unit types lint sanity docs faces integration faults chaos daemon fleet build
+.PHONY: help demo test nightly check unit types lint sanity docs faces lab integration faults chaos daemon fleet build
 .PHONY: bench-fleet bench-memory bench-pass bench-vcpu prepare clean
 
 help: ## Show this list
@@ -23,7 +23,7 @@ demo: prepare ## Balance a few small real guests before your eyes (root)
 
 # First what needs no guests, two at a time; then one after the other, for guests need the machine to themselves.
 test: prepare ## Run every test but the nightly ones (root)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check sanity docs faces
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lab check sanity docs faces
 	@$(MAKE) --no-print-directory integration daemon faults fleet ARGS='-m "not nightly"'
 	@echo "== all tests passed"
 
@@ -61,6 +61,10 @@ docs: prepare ## Run ansible-lint, and check documentation and change log
 faces: prepare ## Run the modules and the command on libvirt's test driver
 	@echo "== modules and command, on test:///"
 	@pytest --quiet --numprocesses=2 tests/faces $(ARGS)
+
+lab: prepare ## Install what guests and hosts need, and make the hosts' system, once (root)
+	@echo "== lab"
+	@cd tests && /usr/bin/python3 -m lab prepare --hosts
 
 integration: prepare ## Run the modules and the command on real guests (root)
 	@echo "== integration tests"

@@ -7,9 +7,10 @@
 
 100 and 1,000 domains are libvirt's test driver behind a libvirtd of our own, 20 are real guests. Passes
 are in check mode; the time that they sleep between two samples is not counted. "module" is a pass in a
-new process, as far as caches go; "tick" is a daemon's, for both resources at once, over a standing connection.
-"raw" are the libvirt calls that yield what a pass needs to know, "made" those of them that it makes: of real
-guests it reads the vCPUs from /proc.
+new process, as far as caches go; "tick" is a daemon's, for both resources at once, over a standing connection:
+at rest it reads no XML, as nothing happened. "raw" are the libvirt calls that yield what a pass needs to know,
+"made" those of them that it makes: of real guests it reads the vCPUs from /proc. "cpu" is what of the pass's
+time this process itself was busy; "decide" is a part of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "plugins" / "module_utils"), str(ROOT / "tests")]
@@ -35,6 +36,8 @@ from kvmsched import config, libvirt_xml, passes, procfs
 from kvmsched.policy.memory import MemoryHistory
 from kvmsched.policy.vcpu import VcpuHistory
 from lab import Lab, OwnLibvirtd, TinyGuest
+
+T = TypeVar("T")
 
 GUESTS = 20
 VCPUS = 4
@@ -76,23 +79,16 @@ def fake_host(own: OwnLibvirtd, domains: int) -> Iterator[str]:
 # ---------------------------------------------------------------- the raw calls
 
 
-def raw_look(connection: Any, made: bool, full: bool, memory: bool, vcpus: bool) -> None:
-    """One observation's calls, and nothing else; *made*: without those that /proc saves."""
+def raw_look(connection: Any, made: bool, read: bool, memory: bool, vcpus: bool) -> None:
+    """One observation's calls, and nothing else; *read*: the domains' XML, too; *made*: without what /proc saves."""
     connection.getCPUMap()
-    connection.getCapabilities()
+    if read:
+        connection.getCapabilities()
     active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     handles = [handle for handle, _record in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, active)]
-    chosen = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
-    persistent = {handle.UUID() for handle in connection.listAllDomains(chosen)}
     test = connection.getType() != "QEMU"
-    for handle in handles if full else ():
-        handle.XMLDesc(0)
-        if handle.UUID() in persistent:
-            handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        handle.controlInfo()
-        refused(handle.jobInfo)
-        if vcpus and (test or not made):
-            handle.vcpus()
+    if read:
+        raw_read(connection, handles, test, vcpus and not made and not test)
     if test:
         for handle in handles:
             if memory:
@@ -108,6 +104,21 @@ def raw_look(connection: Any, made: bool, full: bool, memory: bool, vcpus: bool)
         connection.domainListGetStats(handles[first : first + 32], groups, 0)
 
 
+def raw_read(connection: Any, handles: list[Any], test: bool, affinities: bool) -> None:
+    """Of each domain once: pins, record and owner's policy stand in its XML, and a migration forbids changes."""
+    chosen = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
+    persistent = {handle.UUID() for handle in connection.listAllDomains(chosen)}
+    for handle in handles:
+        handle.XMLDesc(0)
+        if handle.UUID() in persistent:
+            handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        if not test:
+            handle.controlInfo()
+            handle.jobInfo()
+        if affinities:
+            handle.vcpus()
+
+
 def refused(call: Callable[[], object]) -> None:
     """The test driver has no such call, which costs a round trip all the same."""
     with suppress(libvirt.libvirtError):
@@ -118,6 +129,8 @@ def raw_pass(uri: str, resource: str, made: bool) -> None:
     memory = resource == "memory"
     connection = libvirt.openReadOnly(uri)
     raw_look(connection, made, memory, memory, not memory)
+    # A pass asks again after a pause, when nothing is in any cache.
+    time.sleep(POLICY.vcpu.interval_s)
     raw_look(connection, made, not memory, memory, not memory)
     connection.close()
 
@@ -141,9 +154,9 @@ class Daemon:
         self._standing = passes.Standing(passes.Conduct(uri=uri, check=True, deadline_s=POLICY.deadline_s))
         self._turns = passes.Turn(POLICY.memory, MemoryHistory()), passes.Turn(POLICY.vcpu, VcpuHistory())
 
-    def tick(self) -> dict[str, float]:
+    def tick(self, quiet: bool = False) -> dict[str, float]:
         memory, vcpu = self._turns
-        done = self._standing.tick(memory, vcpu)
+        done = self._standing.tick(memory, vcpu, quiet)
         assert done.memory and done.vcpu, done.failed
         self._turns = (
             replace(memory, history=done.memory.history, before=done.snapshot),
@@ -170,16 +183,18 @@ def sleeping() -> Iterator[list[float]]:
         time.sleep = sleep
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], T]) -> tuple[float, float, T]:
+    """Seconds that passed, seconds of CPU of this process, and what *work* returned."""
     with sleeping() as slept:
-        began_s = time.perf_counter()
+        began_s, cpu_s = time.perf_counter(), time.process_time()
         result = work()
-        return time.perf_counter() - began_s - slept[0], result
+        return time.perf_counter() - began_s - slept[0], time.process_time() - cpu_s, result
 
 
 # ---------------------------------------------------------------- the table
 
 
+COLUMNS = ("raw_s", "made_s", "pass_s", "cpu_s", "decide_s")
 Raw = Callable[[bool], None]
 Whole = Callable[[], dict[str, float]]
 
@@ -187,10 +202,11 @@ Whole = Callable[[], dict[str, float]]
 def compare(turns: int, raw: Raw, whole: Whole) -> dict[str, float]:
     rows = []
     for _turn in range(turns):
-        raw_s, made_s = timed(lambda: raw(False))[0], timed(lambda: raw(True))[0]
-        pass_s, timings_s = timed(whole)
-        rows.append((raw_s, made_s, pass_s, timings_s["decide"]))
-    figures = dict(zip(("raw_s", "made_s", "pass_s", "decide_s"), map(statistics.median, zip(*rows))))
+        raw_s = timed(lambda: raw(False))[0]
+        pass_s, cpu_s, timings_s = timed(whole)
+        made_s = timed(lambda: raw(True))[0]
+        rows.append((raw_s, made_s, pass_s, cpu_s, timings_s["decide"]))
+    figures = dict(zip(COLUMNS, map(statistics.median, zip(*rows))))
     return {**figures, "ratio": figures["pass_s"] / figures["raw_s"], "to_made": figures["pass_s"] / figures["made_s"]}
 
 
@@ -200,12 +216,13 @@ def measure(host: str, uri: str, turns: int) -> dict[str, dict[str, float]]:
     pairs: dict[str, tuple[Raw, Whole]] = {
         "module, memory": (partial(raw_pass, uri, "memory"), partial(whole_pass, uri, "memory")),
         "module, vcpu": (partial(raw_pass, uri, "vcpu"), partial(whole_pass, uri, "vcpu")),
-        "tick, both": (lambda made: raw_look(connection, made, True, True, True), daemon.tick),
+        "tick, an event": (lambda made: raw_look(connection, made, True, True, True), daemon.tick),
+        "tick, at rest": (lambda made: raw_look(connection, made, False, True, True), lambda: daemon.tick(True)),
     }
     rows = {}
     for name, (raw, whole) in pairs.items():
         rows[name] = row = compare(turns, raw, whole)
-        figures = " ".join(f"{row[key] * 1e3:9.1f}" for key in ("raw_s", "made_s", "pass_s", "decide_s"))
+        figures = " ".join(f"{row[key] * 1e3:9.1f}" for key in COLUMNS)
         print(f"{host:16} {name:16} {figures} {row['ratio']:6.2f} {row['to_made']:8.2f}", flush=True)
     return rows
 
@@ -214,20 +231,20 @@ def vcpu_times(uri: str, turns: int) -> dict[str, float]:
     """Microseconds a domain: its vCPUs' times from libvirt, and from the kernel."""
     connection = libvirt.openReadOnly(uri)
     handles = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-    pids = [process.pid for handle in handles if (process := procfs.qemu_process(handle.name(), False))]
+    processes = [process for handle in handles if (process := procfs.qemu_process(handle.name(), False))]
+    threads = [procfs.VcpuThreads(process.pid) for process in processes]
 
     def ask() -> None:
         connection.domainListGetStats(handles, libvirt.VIR_DOMAIN_STATS_VCPU, 0)
 
     def read() -> None:
-        for pid in pids:
-            for tid in procfs.vcpu_tids(pid).values():
-                procfs.vcpu_thread(pid, tid)
+        for of_one in threads:
+            of_one.read()
 
     asked, read_ = zip(*((timed(ask)[0], timed(read)[0]) for _turn in range(turns)))
     return {
         "libvirt_us": statistics.median(asked) / len(handles) * 1e6,
-        "proc_us": statistics.median(read_) / len(pids) * 1e6,
+        "proc_us": statistics.median(read_) / len(threads) * 1e6,
     }
 
 
@@ -237,7 +254,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     hosts: dict[str, Any] = {}
-    print(f"{'':33} {'raw ms':>9} {'made ms':>9} {'pass ms':>9} {'decide ms':>9} {'to raw':>6} {'to made':>8}")
+    heads = " ".join(f"{column[:-2] + ' ms':>9}" for column in COLUMNS)
+    print(f"{'':33} {heads} {'to raw':>6} {'to made':>8}")
     with Lab() as lab:
         lab.start(*(TinyGuest(f"kvmsched-test-bench{n}", cpu=[0.02]) for n in range(GUESTS)))
         host = f"{GUESTS} real guests"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python3 -m lab prepare | clean [--all] | stop``."""
+"""``python3 -m lab prepare [--hosts] | clean [--all] | stop``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from . import hosts, lab, machine, own
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m lab", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("prepare", help="install missing packages, start libvirt's daemons")
+    preparing = verbs.add_parser("prepare", help="install missing packages, start libvirt's daemons")
+    preparing.add_argument("--hosts", action="store_true", help="also make what whole hosts boot")
     cleaning = verbs.add_parser("clean", help="remove kvmsched-test-* and kvmsched-demo-* guests that were left over")
     cleaning.add_argument("--all", action="store_true", help="also those that a running process uses")
     verbs.add_parser("stop", help="end the daemons that the lab started")
     options = parser.parse_args(arguments)
     if options.verb == "prepare":
         machine.prepare(print)
+        if options.hosts:
+            hosts.prepare(print)
     elif options.verb == "clean":
         removed = hosts.clean() + own.clean() + lab.clean(machine.connect(), everybody=options.all)
         print("removed:", " ".join(removed) or "nothing")

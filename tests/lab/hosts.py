@@ -238,11 +238,7 @@ class Fleet:
         return iter(self.hosts.values())
 
     def __enter__(self) -> Fleet:
-        with machine.exclusive():
-            machine.install(self._say, hosts=True)
-            machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
-            image.build(machine.DIRECTORY)
-            layers = system.build(machine.DIRECTORY, self._say)
+        layers = prepare(self._say)
         clean()
         self._endings = machine.Endings()
         try:
@@ -326,6 +322,15 @@ class Fleet:
         lines = ["[hypervisors]", *(f"{host.name} ansible_host={host.address}" for host in self)]
         lines += ["", "[hypervisors:vars]", *(f"{name}={value}" for name, value in variables.items()), ""]
         self.inventory.write_text("\n".join(lines), encoding="utf-8")
+
+
+def prepare(say: machine.Say = machine.quiet) -> system.System:
+    """Install the packages that are missing, and make what the hosts boot, unless it is there."""
+    with machine.exclusive():
+        machine.install(say, hosts=True)
+        machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
+        image.build(machine.DIRECTORY)
+        return system.build(machine.DIRECTORY, say)
 
 
 def clean() -> list[str]:

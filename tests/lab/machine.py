@@ -25,6 +25,7 @@ PACKAGES = {  # what is needed -> the package that has it
     "virsh": "libvirt-clients",
     "qemu-system-x86_64": "qemu-system-x86",
     "gcc": "gcc",
+    "qemu-img": "qemu-utils",
 }
 FOR_HOSTS = {
     "mmdebstrap": "mmdebstrap",

@@ -60,6 +60,12 @@ def test_the_version_is_told() -> None:
     assert run("--version") == (0, "kvmsched 0.1.0\n", "")
 
 
+@pytest.mark.parametrize("words", [("explain", ""), ("release", " "), ("release", "db1", "")])
+def test_a_blank_name_is_refused_as_an_unset_variable_makes_one(words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and "allowed: a guest's name or UUID" in err
+
+
 def test_the_man_page_names_every_command_option_and_exit_status() -> None:
     page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
     for name, texts in every():

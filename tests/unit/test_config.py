@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,8 +144,16 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(caught.value.mistakes) == 4
 
 
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_blank_pattern_is_refused_as_an_unset_variable_makes_one(typed: bool) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        config.load({"domains": ["db*", ""], "exclude": [" "]}, typed=typed)
+    allowed = "allowed: a name, a shell pattern for names, or a UUID"
+    assert caught.value.mistakes == (f"domains[1]: got '', {allowed}", f"exclude[0]: got ' ', {allowed}")
+
+
 def test_a_pass_without_a_document_needs_no_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "jsonschema", None)
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert config.load({"memory": {"waste": "400M"}}, typed=True).memory.settings.waste == Amount(kib=400 * 1024)
     with pytest.raises(config.ConfigError, match="python3-jsonschema"):
         config.load({"memory": {"waste": "400M"}})

@@ -19,8 +19,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+import libvirt as binding
 import memory_worlds
 import pytest
 from kvmsched import config, lock, passes
@@ -28,6 +29,7 @@ from kvmsched.app import access, journal, metrics, state, status, telling, view
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
+from kvmsched.baseline import OWNER_URI
 from kvmsched.hypervisor import Unavailable
 from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
 from kvmsched.passes import Result, Tick
@@ -305,6 +307,17 @@ def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[tell
     assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
 
 
+def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
+    """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
+    teller, _directory = told
+    host = FakeHost(topology(2), [Guest("web", [0.5], [cpus("0")])])
+    for window, known in ((host.window()[-1:], False), (host.window(), True)):
+        plan, learnt = vcpu.decide(window, config.VcpuPolicy())
+        found = tell(teller, Tick(window[-1], None, Result(window[-1], plan, learnt, Outcome(), {})))
+        assert (found.vcpu is not None) == known and ("imbalance" in found.vcpu_pass.headline) == known
+        assert (b"kvmsched_imbalance_ratio" in teller.metrics.render()[0]) == known
+
+
 def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()
@@ -436,6 +449,15 @@ def test_garbage_costs_nothing(port: int) -> None:
     assert request(port)[0] == 200
 
 
+@pytest.mark.parametrize("line", [b"a: " + b"b" * 60000 + b"\r\n", b"a: b\r\n"])
+def test_a_request_without_end_is_not_read_to_its_end(port: int, line: bytes) -> None:
+    sent = b"GET /metrics HTTP/1.1\r\n" + line * (metrics._LONGEST_REQUEST // len(line) + 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with contextlib.suppress(OSError):  # it may have hung up before all was sent
+            client.sendall(sent)
+        assert client.recv(100).startswith(b"HTTP/1.0 431 ")
+
+
 def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:
     threads = threading.active_count()
     slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _client in range(60)]
@@ -500,6 +522,68 @@ def test_one_resource_that_fails_leaves_the_other_its_turn(standing: passes.Stan
     assert tick.memory is not None and tick.vcpu is None and "99" in tick.failed["vcpu"]
 
 
+OPT_OUT = '<policy memory="off" vcpu="off"/>'
+
+
+@pytest.fixture
+def domain() -> Iterator[Any]:
+    """The test driver's one domain, as another client sees it."""
+    connection = binding.open("test:///default")
+    domain = connection.lookupByName("test")
+    yield domain
+    connection.close()
+
+
+def own(domain: Any, metadata: Optional[str]) -> None:
+    """Write what the owner of a domain may write into it."""
+    kind, key = binding.VIR_DOMAIN_METADATA_ELEMENT, "kvmsched" if metadata else None
+    domain.setMetadata(kind, metadata, key, OWNER_URI, binding.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def owned(tick: Tick) -> bool:
+    return bool(tick.snapshot.domains[0].owner.settings)
+
+
+def test_while_it_is_quiet_domains_are_as_they_were(standing: passes.Standing, domain: Any) -> None:
+    own(domain, OPT_OUT)
+    assert owned(standing.tick(*turns(), quiet=True)), "the first time all is read"
+    own(domain, None)
+    assert owned(standing.tick(*turns(), quiet=True)), "nobody said that something happened"
+    assert not owned(standing.tick(*turns(), quiet=False))
+
+
+def test_it_is_not_quiet_for_ever(standing: passes.Standing, domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "_ANEW_S", 0.2)
+    own(domain, OPT_OUT)
+    standing.tick(*turns())
+    own(domain, None)
+    time.sleep(0.2)
+    assert not owned(standing.tick(*turns(), quiet=True))
+
+
+def test_nothing_is_changed_for_what_it_was(standing: passes.Standing, domain: Any) -> None:
+    """A domain that its owner withdrew meanwhile, of which nobody told, is read anew before it would be changed."""
+    none_yet = config.load_daemon({"memory": {"stats_period": 0}}).memory
+    assert not standing.tick(passes.Turn(none_yet, MemoryHistory()), None).failed
+    own(domain, OPT_OUT)
+    tick = standing.tick(turns()[0], None, quiet=True)
+    assert owned(tick) and tick.memory is not None
+    assert not tick.memory.plan.moves and not tick.memory.outcome.moves and not tick.memory.outcome.failures
+    own(domain, None)
+    tick = standing.tick(turns()[0], None, quiet=True)
+    assert owned(tick), "what is left alone need not be read"
+    tick = standing.tick(turns()[0], None)
+    assert tick.memory is not None and [move.kind for move in tick.memory.outcome.moves] == ["stats_period"]
+    assert standing.tick(turns()[0], None, quiet=True).snapshot.domains[0].record is not None, "what it wrote, it knows"
+
+
+def test_a_pin_by_others_is_seen_though_nobody_told(standing: passes.Standing, domain: Any) -> None:
+    standing.tick(None, None)
+    domain.pinVcpu(0, (False, False, True))
+    (seen,) = standing.tick(None, None, quiet=True).snapshot.domains
+    assert seen.vcpus[0].pin == seen.vcpus[0].affinity == {2}
+
+
 def test_observing_may_switch_statistics_on_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for sets_periods, made in ((False, 0), (True, 1)):
@@ -538,7 +622,7 @@ class Libvirt:
             def close(self) -> None:
                 pass
 
-            def tick(self, memory_turn: Any, vcpu_turn: Any) -> Tick:
+            def tick(self, memory_turn: Any, vcpu_turn: Any, quiet: bool) -> Tick:
                 if not libvirt.up or not (self.how.read_only or libvirt.writable):
                     raise passes.PassError("not for you" if libvirt.up else "it is away") from Unavailable("no")
                 return libvirt.tick()

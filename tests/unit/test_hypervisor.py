@@ -111,9 +111,11 @@ class World:
         self.answers: dict[tuple[int, str], Any] = {}
         self.over = threading.Event()
         self.written: list[tuple[int, str]] = []
+        self.asked: list[tuple[int, str]] = []
         self.opened = self.closed = 0
 
     def answer(self, number: int, call: str, arguments: tuple[Any, ...]) -> Any:
+        self.asked.append((number, call))
         if (number, call) in self.hangs:
             self.over.wait()
         if (number, call) in self.errors:
@@ -325,11 +327,50 @@ def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:
     hyper = host()
     hyper.observe()
     world.answers[0, "statistics"] = {"vcpu.0.time": 7, "balloon.maximum": 524288, "balloon.rss": 1}
-    (again, *_others) = hyper.observe(full=False).domains
+    (again, *_others) = hyper.observe("none").domains
     assert again.balloon and again.balloon.period_s == 1 and again.vcpus[0].time_ns == 7
     world.ids[0] = 99
-    (restarted, *_others) = hyper.observe(full=False).domains
+    (restarted, *_others) = hyper.observe("none").domains
     assert restarted.balloon and restarted.balloon.period_s == 0, "another run of it is not known yet"
+
+
+def read(world: World) -> set[int]:
+    """Whose XML was asked for since the last call."""
+    numbers = {number for number, call in world.asked if call == "XMLDesc"}
+    world.asked = []
+    return numbers
+
+
+def test_only_new_runs_are_read_again(world: World) -> None:
+    hyper = host()
+    hyper.observe()
+    assert read(world) == set(range(40))
+    first = hyper.observe("new")
+    assert read(world) == set() and first.domains[0].vcpus[0].time_ns == 5
+    assert hyper.observe().domains == first.domains, "what is not read is as it was"
+    read(world)
+    world.ids[3], world.numbers = 99, range(41)
+    domains = {domain.name: domain for domain in hyper.observe("new").domains}
+    assert read(world) == {3, 40} and len(domains) == 41
+    assert all(domain.balloon and domain.balloon.period_s == 1 for domain in domains.values())
+
+
+def test_what_failed_is_read_again(world: World) -> None:
+    hyper = host()
+    world.errors[3, "statistics"] = FakeError(1)
+    assert [skip.domain for skip in hyper.observe().skips] == ["d3"]
+    read(world)
+    del world.errors[3, "statistics"]
+    assert len(hyper.observe("new").domains) == 40 and read(world) == {3}
+
+
+def test_over_another_connection_all_is_read_again(world: World) -> None:
+    hyper = host()
+    hyper.observe()
+    read(world)
+    world.losses = {(1, "statistics")}
+    assert len(hyper.observe("new").domains) == 40 and read(world) == set()
+    assert len(hyper.observe("new").domains) == 40 and read(world) == set(range(40))
 
 
 def test_a_write_that_was_given_up_goes_no_further_when_it_answers_at_last(world: World) -> None:

@@ -54,7 +54,7 @@ def queries() -> list[str]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
     """What a daemon exports that has seen all that can be: each name with its labels, and their values."""
-    skips = tuple(Skip(code, code, code, "why") for code in ("hung", "ignored"))
+    skips = tuple(Skip(code, code, code, "why") for code in ("hung", "busy", "ignored"))
     now = memory_worlds.snapshot([memory_worlds.domain("hog", 1024, 4096, usable=50, unused=40)])
     plan, learnt = memory.decide(memory_worlds.pair(now), config.MemoryPolicy())
     plan = replace(plan, unmet=(Unmet("hog", now.domains[0].uuid, 4096, "no more"),))

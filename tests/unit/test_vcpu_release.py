@@ -129,3 +129,6 @@ def test_figures_of_a_release_need_two_snapshots() -> None:
     plan, _history = vcpu.release(window, POLICY)
     assert plan.before.imbalance_pct < 5
     assert plan.after.imbalance_pct > 75
+    assert "imbalance" in plan.headline
+    plan, _history = vcpu.release(window[-1:], POLICY)
+    assert plan.moves and plan.headline == "load not measured", "it must not say that the host is even"

@@ -14,15 +14,10 @@ import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from .model import Domain, Owner, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
-
-try:
-    import jsonschema
-except ImportError:  # a host without a policy document needs none
-    jsonschema = None  # type: ignore[assignment]
 
 # ---------------------------------------------------------------- the policy, parsed
 
@@ -215,7 +210,8 @@ MEMORY_MODES = ("auto", "grow-only", "ignore")
 VCPU_MODES = ("auto", "ignore", "dedicated")
 
 _AMOUNT = {"type": "string", "description": AMOUNT_HELP}
-_PATTERNS = {"type": "array", "items": {"type": "string", "minLength": 1}}
+_PATTERN = {"type": "string", "pattern": r"\S", "description": "a name, a shell pattern for names, or a UUID"}
+_PATTERNS = {"type": "array", "items": _PATTERN}
 
 _MEMORY_SETTINGS: dict[str, Any] = {
     "starvation": {**_AMOUNT, "default": "150M"},
@@ -297,7 +293,7 @@ SCHEMA: dict[str, Any] = {
                 "type": "array",
                 "items": _object(
                     {
-                        "match": {"type": "string", "minLength": 1},
+                        "match": _PATTERN,
                         "memory": _object(_MEMORY_SETTINGS),
                         "vcpu": _object(_VCPU_SETTINGS),
                     },
@@ -407,10 +403,15 @@ def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
 
 def _structure_errors(document: Any) -> list[Any]:
     """jsonschema's error for each wrong type, unknown key or word in *document*."""
-    if jsonschema is None:
+    if document == {}:
+        return []
+    try:
+        # To import it takes longer than most passes do, which need it only where a policy document is read.
+        import jsonschema
+    except ImportError:
         raise ConfigError(
             ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
-        )
+        ) from None
     return sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
 
 
@@ -477,6 +478,8 @@ class _Reader:
         self.mistakes = mistakes
 
     def policy(self, document: Mapping[str, Any]) -> Policy:
+        for key in ("domains", "exclude"):
+            self._check_patterns(document.get(key, ()), key)
         selection = Selection(tuple(document.get("domains", ("*",))), tuple(document.get("exclude", ())))
         rules = tuple(self._rule(index, rule) for index, rule in enumerate(document.get("rules", ())) if rule)
         memory = self._memory(document.get("memory", {}))
@@ -489,6 +492,12 @@ class _Reader:
             vcpu=replace(vcpu, selection=selection, rules=rules),
             daemon=daemon,
         )
+
+    def _check_patterns(self, patterns: Sequence[Any], key: str) -> None:
+        """A blank pattern, as an unset variable makes one, would match nothing without a word."""
+        for index, pattern in enumerate(patterns):
+            if isinstance(pattern, str) and not pattern.strip():
+                self.mistakes.append(f"{key}[{index}]: got {_shown(pattern)}, allowed: {_PATTERN['description']}")
 
     def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
         where = f"rules[{index}]"

@@ -16,11 +16,12 @@ import contextlib
 import errno
 import functools
 import queue
+import re
 import socket
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Generic, Iterable, Optional, Sequence, TypeVar
+from typing import Any, Callable, Generic, Iterable, Literal, Optional, Sequence, TypeVar
 from urllib.parse import urlsplit
 
 from . import baseline, libvirt_xml, procfs
@@ -58,6 +59,8 @@ _MOST_ABANDONED = 6
 # A restart of libvirtd was measured to take 0.2 to 0.6 s.
 _RESTART_S = 5.0
 THREAD = "libvirt connection"
+# While the same CPUs are online, a host's topology hardly changes.
+_TOPOLOGY_S = 60.0
 # A monitor command that is under way for so long is not just another client's poll.
 _OCCUPIED_MS = 1000
 
@@ -225,15 +228,81 @@ class _Busy(Exception):
 # ---------------------------------------------------------------- observe
 
 
+# Of which domains more is read than their states and what counts up (loads, statistics): of ``all``, of those that
+# are ``new``, or of ``none``. What is not read is as it was last seen.
+Reading = Literal["all", "new", "none"]
+_Times = dict[int, procfs.VcpuThread]
+
+
 @dataclass(frozen=True)
 class _Inventory:
+    """The host's CPUs, and by UUID its active domains, of which no more is in it than their states."""
+
+    connection: Any
     online: CpuSet
     topology: Topology
     host_uuid: str
+    topology_s: float
     driver: str
-    handles: tuple[Any, ...]
-    states: dict[str, str]
-    persistent: frozenset[str]
+    handles: dict[str, Any]
+    domains: dict[str, Domain]
+
+
+@dataclass
+class _Known:
+    """One run of a domain as it was read: ``domain`` without vCPUs and counters, and what its vCPUs are made of.
+
+    ``affinities`` are the kernel's of then: once it has others, the pins may be others, too.
+    """
+
+    domain: Domain
+    pins: dict[int, CpuSet]
+    default: CpuSet
+    definition: dict[int, CpuSet]
+    schedulers: dict[int, str]
+    affinities: Optional[dict[int, Optional[CpuSet]]]
+
+    def vcpus(self, times: _Times) -> tuple[Vcpu, ...]:
+        """The online vCPUs. Their ids may have gaps."""
+        return tuple(
+            Vcpu(
+                number,
+                self.pins.get(number, self.default),
+                one.run_ns,
+                one.delay_ns,
+                one.affinity,
+                self.definition.get(number),
+                self.schedulers.get(number),
+            )
+            for number, one in times.items()
+        )
+
+    def differs(self, times: _Times) -> bool:
+        """Whether other vCPUs are online than were, or one may run elsewhere."""
+        return bool(times) and self.affinities not in (None, _affinities(times))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What libvirt said of one domain: its XML, live and of its persistent definition, and what stands in neither."""
+
+    live: str
+    inactive: Optional[str]
+    busy: Optional[str]
+    pins: dict[int, CpuSet]
+    affinities: Optional[dict[int, Optional[CpuSet]]]
+
+
+def _affinities(times: _Times) -> dict[int, Optional[CpuSet]]:
+    return {number: one.affinity for number, one in times.items()}
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What counts up of a domain: its vCPUs' times where they are not in its bulk statistics, and these."""
+
+    times: _Times = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -246,19 +315,6 @@ class _Patience:
     def for_call(self, wanted_s: float) -> float:
         # Most healthy domains answer within this: they are asked even if the sick ones used up all the time.
         return max(0.05, min(wanted_s, self.left_s))
-
-
-@dataclass
-class _Seen:
-    """What one observation gathers, domain by domain."""
-
-    domains: dict[str, Domain] = field(default_factory=dict)
-    skips: list[Skip] = field(default_factory=list)
-
-    def lose(self, handle: Any, error: Exception) -> None:
-        code, reason = explain(error)
-        self.domains.pop(handle.UUIDString(), None)
-        self.skips.append(Skip(handle.name(), handle.UUIDString(), code, reason))
 
 
 class Hypervisor:
@@ -277,35 +333,53 @@ class Hypervisor:
         self.session = where.path == "/session"
         self._line = Line(uri, read_only)
         self._patience = _Patience(deadline_s / 2)
-        self._described: dict[str, Domain] = {}
+        self._inventory: Optional[_Inventory] = None
+        self._known: dict[str, _Known] = {}
         self._hung: dict[str, Skip] = {}
-        self._tids: dict[tuple[str, int], tuple[int, dict[int, int]]] = {}
+        # By UUID and id, for another run of a domain is another process.
+        self._processes: dict[tuple[str, int], procfs.Process] = {}
+        self._threads: dict[tuple[str, int], procfs.VcpuThreads] = {}
 
     def close(self) -> None:
         self._line.close()
 
-    def observe(self, full: bool = True) -> Snapshot:
-        """Read the host. Not *full*: only what counts up (loads, statistics), the rest as it was last seen."""
+    def observe(self, reading: Reading = "all") -> Snapshot:
+        """Read the host. What hung once is not asked again but where *all* are read."""
         self._patience = _Patience(self.deadline_s / 2)
-        inventory = self._ask(_inventory(self.local))
-        seen = _Seen()
-        if full:
-            self._tids = {}
-            self._each(inventory.handles, lambda handles: self._describe(handles, inventory), seen)
-            self._described, self._hung = dict(seen.domains), {}
-        else:
-            # What hung once is not asked again for mere counters.
-            seen.skips += self._hung.values()
-            handles = [handle for handle in inventory.handles if handle.UUIDString() not in self._hung]
-            seen.domains = {handle.UUIDString(): self._as_described(handle, inventory) for handle in handles}
-        answering = [h for h in inventory.handles if (d := seen.domains.get(h.UUIDString())) and not _silent(d)]
-        began_s = time.monotonic()
-        self._each(answering, lambda handles: self._statistics(handles, inventory, seen.domains), seen)
-        stamp_s = (began_s + time.monotonic()) / 2
-        self._hung.update({skip.uuid: skip for skip in seen.skips if skip.code == "hung"})
-        host = self._host(inventory)
-        domains = tuple(sorted(seen.domains.values(), key=lambda domain: domain.uuid))
-        return Snapshot(stamp_s, time.time(), host, domains, tuple(seen.skips))
+        inventory = self._list(reading)
+        lost = dict(self._hung)
+        handles = {uuid: handle for uuid, handle in inventory.handles.items() if uuid not in lost}
+        if reading != "none":
+            self._read([handle for uuid, handle in handles.items() if uuid not in self._known], inventory, lost)
+        busy = {uuid: self._hindrance(inventory.domains[uuid]) for uuid in handles if uuid not in lost}
+        answering = [handles[uuid] for uuid, reason in busy.items() if not _silent(reason)]
+        counters, stamp_s = self._statistics(answering, inventory, lost)
+        moved = [u for u, c in counters.items() if u in self._known and self._known[u].differs(c.times)]
+        self._read([handles[uuid] for uuid in moved], inventory, lost)
+        for uuid, known in self._known.items():
+            if uuid in moved:
+                busy[uuid] = self._hindrance(inventory.domains[uuid])
+            if uuid in counters and known.affinities is None:
+                known.affinities = _affinities(counters[uuid].times)
+        self._hung.update({uuid: skip for uuid, skip in lost.items() if skip.code == "hung"})
+        here = [uuid for uuid in sorted(busy) if uuid not in lost]
+        domains = (self._domain(inventory.domains[uuid], busy[uuid], counters.get(uuid)) for uuid in here)
+        return Snapshot(stamp_s, time.time(), self._host(inventory), tuple(domains), tuple(lost.values()))
+
+    def _list(self, reading: Reading) -> _Inventory:
+        """Which domains there are, and forget what is known of others: of all, if CPUs or connection are others."""
+        last = self._inventory
+        now = self._inventory = self._ask(functools.partial(_inventory, self.local, last))
+        same = last is not None and (last.connection, last.online) == (now.connection, now.online)
+        if reading == "all":
+            self._known, self._hung = {}, {}
+        elif reading == "new" and not same:
+            self._known = {}
+        runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
+        self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}
+        self._processes = {run: process for run, process in self._processes.items() if run in runs}
+        self._threads = {run: threads for run, threads in self._threads.items() if run in runs}
+        return now
 
     def _ask(self, work: Callable[[Any], T]) -> T:
         """Run what concerns libvirt as a whole: without an answer there is nothing to go on with."""
@@ -318,24 +392,31 @@ class Hypervisor:
             raise Unavailable(f"uri: libvirt at {self.uri}: {_one_line(error)}") from None
 
     def _each(
-        self, handles: Sequence[Any], work: Callable[[Sequence[Any]], Callable[[Any], dict[str, Domain]]], seen: _Seen
+        self,
+        handles: Sequence[Any],
+        work: Callable[[Sequence[Any], Any], dict[str, T]],
+        found: dict[str, T],
+        lost: dict[str, Skip],
     ) -> None:
-        """Run *work* over all domains, many in one go; where that stalls or fails, find out with which of them."""
+        """Run *work* over *handles*, many in one go; where that stalls or fails, find out with which of them."""
         chunks = [handles[first : first + _CHUNK] for first in range(0, len(handles), _CHUNK)]
         while chunks:
             chunk = chunks.pop(0)
             try:
-                seen.domains.update(self._bounded(work(chunk), len(chunk)))
+                found.update(self._bounded(functools.partial(work, chunk), len(chunk)))
             except (Hung, libvirt.libvirtError) as error:
-                chunks[:0] = self._sift(chunk, error, seen)
+                chunks[:0] = self._sift(chunk, error, lost)
 
-    def _sift(self, chunk: Sequence[Any], error: Exception, seen: _Seen) -> list[Sequence[Any]]:
+    def _sift(self, chunk: Sequence[Any], error: Exception, lost: dict[str, Skip]) -> list[Sequence[Any]]:
         """Set those of a chunk aside that caused the *error*; return in which chunks to ask the others."""
         sick = chunk
         if len(chunk) > 1:
-            sick = [h for h in chunk if isinstance(error, Hung) and _stopped(self._process(h.name()))]
+            sick = [h for h in chunk if isinstance(error, Hung) and _stopped(self._process(_bare(h)))]
+        code, reason = explain(error)
         for handle in sick:
-            seen.lose(handle, error)
+            uuid = handle.UUIDString()
+            lost[uuid] = Skip(handle.name(), uuid, code, reason)
+            self._known.pop(uuid, None)
         if not sick:
             return [[handle] for handle in chunk]
         rest = [handle for handle in chunk if handle not in sick]
@@ -354,115 +435,127 @@ class Hypervisor:
 
     def _ended(self, domain: Domain) -> bool:
         """Whether the process that was observed is gone; libvirt itself takes half a second to see that."""
-        return domain.started_s is not None and self._process(domain.name) is None
+        return domain.started_s is not None and self._process(domain) is None
 
-    def _process(self, name: str) -> Optional[procfs.Process]:
-        return procfs.qemu_process(name, self.session) if self.local else None
+    def _process(self, domain: Domain) -> Optional[procfs.Process]:
+        if not self.local:
+            return None
+        known = self._processes.get((domain.uuid, domain.id))
+        process = known.again() if known else procfs.qemu_process(domain.name, self.session)
+        if process is not None:
+            self._processes[domain.uuid, domain.id] = process
+        return process
 
-    def _as_described(self, handle: Any, inventory: _Inventory) -> Domain:
-        """What the last full observation saw of the same run of a domain."""
-        bare = _bare(handle, inventory)
-        known = self._described.get(bare.uuid)
-        if known is None or known.id != bare.id:
-            known = bare
-        return replace(known, state=bare.state, busy=_stopped(self._process(bare.name)) or known.busy)
-
-    def _describe(self, handles: Sequence[Any], inventory: _Inventory) -> Callable[[Any], dict[str, Domain]]:
-        def work(connection: Any) -> dict[str, Domain]:
-            described = {}
-            for handle in handles:
-                described[handle.UUIDString()] = self._domain(_here(connection, handle), inventory)
-            return described
-
-        return work
-
-    def _statistics(
-        self, handles: Sequence[Any], inventory: _Inventory, known: dict[str, Domain]
-    ) -> Callable[[Any], dict[str, Domain]]:
-        def work(connection: Any) -> dict[str, Domain]:
-            here = {handle.UUIDString(): _here(connection, handle) for handle in handles}
-            if inventory.driver != "QEMU":
-                return {u: _with_test_statistics(h, known[u], self._memory, self._vcpu) for u, h in here.items()}
-            threads = {uuid: self._threads(handle) for uuid, handle in here.items()}
-            groups = libvirt.VIR_DOMAIN_STATS_BALLOON if self._memory else 0
-            if self._vcpu and not all(threads.values()):
-                groups |= libvirt.VIR_DOMAIN_STATS_VCPU
-            records: dict[str, dict[str, Any]] = {uuid: {} for uuid in here}
-            if groups:
-                nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-                bulk = connection.domainListGetStats(list(here.values()), groups, nowait)
-                records = {handle.UUIDString(): record for handle, record in bulk}
-            return {u: _with_threads(_with_statistics(known[u], r), threads[u]) for u, r in records.items()}
-
-        return work
-
-    def _threads(self, handle: Any) -> dict[int, procfs.VcpuThread]:
-        """What this host's kernel says of a domain's vCPUs; empty where it can't tell, which leaves libvirt.
-
-        It is faster than libvirt by far, and never hangs. Which threads they are is looked up in full observations.
-        """
+    def _threads_of(self, domain: Domain) -> Optional[procfs.VcpuThreads]:
+        """Where the kernel tells of a domain's vCPUs, faster than libvirt by far, and without ever hanging."""
         if not (self.local and self._vcpu):
-            return {}
-        run = (handle.UUIDString(), handle.ID())
-        if run not in self._tids:
-            process = self._process(handle.name())
-            self._tids[run] = (process.pid, procfs.vcpu_tids(process.pid)) if process else (0, {})
-        pid, tids = self._tids[run]
-        return {n: thread for n, tid in tids.items() if (thread := procfs.vcpu_thread(pid, tid))}
+            return None
+        run = (domain.uuid, domain.id)
+        process = self._processes.get(run)
+        if run not in self._threads and process is not None:
+            self._threads[run] = procfs.VcpuThreads(process.pid)
+        return self._threads.get(run)
 
-    def _domain(self, handle: Any, inventory: _Inventory) -> Domain:
-        """Everything about one domain but its statistics; none of these calls asks QEMU."""
-        live = libvirt_xml.parse_domain(handle.XMLDesc(0), inventory.online)
-        persistent = handle.UUIDString() in inventory.persistent
-        inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else "<domain/>"
-        definition = libvirt_xml.parse_inactive(inactive)
-        process = self._process(handle.name())
-        pins = live.pins
-        if live.placement_auto:
-            # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
-            pins = {**_reported_pins(handle), **pins}
+    # ------------------------------------------------------------ a domain
+
+    def _read(self, handles: Sequence[Any], inventory: _Inventory, lost: dict[str, Skip]) -> None:
+        """Get to know these domains anew."""
+        if not handles:
+            return
+        persistent = self._ask(_persistent)
+
+        def work(chunk: Sequence[Any], connection: Any) -> dict[str, _Known]:
+            here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
+            # All questions first: while answers are parsed libvirtd goes to sleep, and it takes time to wake up.
+            answers = {uuid: self._ask_about(handle, uuid in persistent, inventory) for uuid, handle in here.items()}
+            return {uuid: self._whole(inventory.domains[uuid], answer, inventory) for uuid, answer in answers.items()}
+
+        self._each(handles, work, self._known, lost)
+
+    def _ask_about(self, handle: Any, persistent: bool, inventory: _Inventory) -> _Answers:
+        """None of these calls asks QEMU."""
+        bare = inventory.domains[handle.UUIDString()]
+        live = handle.XMLDesc(0)
+        inactive = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
+        qemu = inventory.driver == "QEMU"
+        busy = _busy(handle, self._process(bare)) if qemu else None
+        # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
+        pins = _reported_pins(handle) if _AUTO.search(live) else {}
+        # The test driver, and the kernel where it can, tell affinities with the times.
+        threads = self._threads_of(bare)
+        apart = self._vcpu and qemu and not (threads and threads.told())
+        return _Answers(live, inactive, busy, pins, _affinities(_times_of(handle.vcpus())) if apart else None)
+
+    def _whole(self, bare: Domain, answers: _Answers, inventory: _Inventory) -> _Known:
+        """Everything about one domain but its counters."""
+        live = libvirt_xml.parse_domain(answers.live, inventory.online)
+        definition = libvirt_xml.parse_inactive(answers.inactive or "<domain/>")
+        process = self._processes.get((bare.uuid, bare.id))
+        pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
         numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
-        cgroup_cpus = process.cpus if process else None
-        default = live.cpuset or inventory.online
-        return replace(
-            _bare(handle, inventory),
-            persistent=persistent,
+        domain = replace(
+            bare,
+            persistent=answers.inactive is not None,
             started_s=process.started_s if process else None,
-            busy=_busy(handle, process),
+            busy=answers.busy,
             cpuset=live.cpuset,
             numa_pcpus=numa,
-            cgroup_pcpus=cgroup_cpus,
+            cgroup_pcpus=process.cpus if process and self._vcpu else None,
             vcpu_quota=live.vcpu_quota,
-            vcpus=self._vcpus(handle, live, definition.pins, pins, default) if self._vcpu else (),
             threads=live.threads,
             balloon=_balloon(live, process) if self._memory else None,
             owner=live.owner,
             record=live.record,
             record_error=live.record_error or (_COPY if definition.has_record and live.record is None else None),
         )
+        default = live.cpuset or inventory.online
+        return _Known(domain, pins, default, definition.pins, live.schedulers, answers.affinities)
 
-    def _vcpus(
-        self,
-        handle: Any,
-        live: libvirt_xml.DomainDefinition,
-        definition: dict[int, CpuSet],
-        pins: dict[int, CpuSet],
-        default: CpuSet,
-    ) -> tuple[Vcpu, ...]:
-        """The online vCPUs. Their ids may have gaps: rows carry the true id, positions don't."""
-        affinities = {number: thread.affinity for number, thread in self._threads(handle).items()}
-        if not affinities:
-            infos, maps = handle.vcpus()
-            affinities = {info[0]: _cpus(cpu_map) for info, cpu_map in zip(infos, maps)}
-        return tuple(
-            Vcpu(
-                id=number,
-                pin=pins.get(number, default),
-                affinity=affinity,
-                definition=definition.get(number),
-                scheduler=live.schedulers.get(number),
-            )
-            for number, affinity in affinities.items()
+    def _hindrance(self, domain: Domain) -> Optional[str]:
+        """Why a domain's QEMU can't be asked now, or was busy when it was read."""
+        known = self._known.get(domain.uuid)
+        return _stopped(self._process(domain)) or (known.domain.busy if known else None)
+
+    def _statistics(
+        self, handles: Sequence[Any], inventory: _Inventory, lost: dict[str, Skip]
+    ) -> tuple[dict[str, _Counters], float]:
+        """What counts up of these domains, by UUID; and when that was so."""
+        found: dict[str, _Counters] = {}
+        began_s = time.monotonic()
+        self._each(handles, functools.partial(self._count, inventory), found, lost)
+        return found, (began_s + time.monotonic()) / 2
+
+    def _count(self, inventory: _Inventory, chunk: Sequence[Any], connection: Any) -> dict[str, _Counters]:
+        """The one question that QEMU itself has to answer."""
+        here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
+        if inventory.driver != "QEMU":
+            return _test_counters(here, self._memory, self._vcpu)
+        threads = {uuid: self._threads_of(inventory.domains[uuid]) for uuid in here}
+        times = {uuid: of_one.read() if of_one else {} for uuid, of_one in threads.items()}
+        groups = libvirt.VIR_DOMAIN_STATS_BALLOON if self._memory else 0
+        if self._vcpu and not all(times.values()):
+            groups |= libvirt.VIR_DOMAIN_STATS_VCPU
+        records: dict[str, dict[str, Any]] = {uuid: {} for uuid in here}
+        if groups:
+            nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+            bulk = connection.domainListGetStats(list(here.values()), groups, nowait)
+            records = {handle.UUIDString(): record for handle, record in bulk}
+        return {uuid: _Counters(times[uuid], record) for uuid, record in records.items()}
+
+    def _domain(self, bare: Domain, busy: Optional[str], counters: Optional[_Counters]) -> Domain:
+        """A domain as it is known, in its state of now and with its counters; what those lack stays unknown."""
+        known = self._known.get(bare.uuid) or _Known(bare, {}, frozenset(), {}, {}, None)
+        if counters is None:
+            # Of a QEMU that is not asked, the kernel still tells.
+            threads = self._threads_of(bare)
+            counters = _Counters(threads.read() if threads else {})
+        record = counters.record
+        if busy is None and "balloon.maximum" in record and "balloon.rss" not in record:
+            # QEMU was not asked, because somebody else's question to it is still open.
+            busy = f"{_NO_ANSWER}: its statistics are incomplete"
+        vcpus = known.vcpus(counters.times or _times_in(record, known.affinities or {}))
+        return replace(
+            known.domain, state=bare.state, busy=busy, vcpus=vcpus, balloon=_measured(known.domain.balloon, record)
         )
 
     def _host(self, inventory: _Inventory) -> Host:
@@ -517,7 +610,7 @@ class Hypervisor:
         # Live state died with any other run than that which was observed.
         if handle.ID() != change.domain.id or self._ended(change.domain):
             raise _Gone("it was restarted or stopped meanwhile")
-        busy = _busy(handle, self._process(change.domain.name))
+        busy = _busy(handle, self._process(change.domain))
         if busy:
             raise _Busy(busy)
         try:
@@ -536,26 +629,28 @@ class Hypervisor:
             raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
 
 
-def _inventory(local: bool) -> Callable[[Any], _Inventory]:
-    def work(connection: Any) -> _Inventory:
-        _count, cpus, _online = connection.getCPUMap()
-        online = frozenset(cpu for cpu, is_online in enumerate(cpus) if is_online)
+def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inventory:
+    """The active domains; with the host's topology as it was at *last*, if that is not long ago."""
+    _count, cpus, _online = connection.getCPUMap()
+    online = _cpus(tuple(cpus))
+    now_s = time.monotonic()
+    if last and (last.connection, last.online) == (connection, online) and now_s < last.topology_s + _TOPOLOGY_S:
+        topology, host_uuid, topology_s = last.topology, last.host_uuid, last.topology_s
+    else:
         isolated = procfs.isolated() if local else frozenset()
         capabilities = libvirt_xml.parse_capabilities(connection.getCapabilities(), online, isolated)
-        records = connection.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        )
-        states = {
-            handle.UUIDString(): _STATES.get(record.get("state.state", 0), "unknown") for handle, record in records
-        }
-        handles = tuple(handle for handle, _record in records)
-        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
-        persistent = frozenset(handle.UUIDString() for handle in connection.listAllDomains(flags))
-        return _Inventory(
-            online, capabilities.topology, capabilities.host_uuid, connection.getType(), handles, states, persistent
-        )
+        topology, host_uuid, topology_s = capabilities.topology, capabilities.host_uuid, now_s
+    active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    listed = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, active)
+    handles = {handle.UUIDString(): handle for handle, _record in listed}
+    states = (_STATES.get(record.get("state.state", 0), "unknown") for _handle, record in listed)
+    domains = {uuid: Domain(uuid, h.name(), h.ID(), state) for (uuid, h), state in zip(handles.items(), states)}
+    return _Inventory(connection, online, topology, host_uuid, topology_s, connection.getType(), handles, domains)
 
-    return work
+
+def _persistent(connection: Any) -> frozenset[str]:
+    chosen = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE | libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
+    return frozenset(handle.UUIDString() for handle in connection.listAllDomains(chosen))
 
 
 # virDomainState
@@ -567,17 +662,17 @@ def _here(connection: Any, handle: Any) -> Any:
     return handle if handle.connect() is connection else connection.lookupByUUID(handle.UUID())
 
 
-def _bare(handle: Any, inventory: _Inventory) -> Domain:
-    uuid = handle.UUIDString()
-    return Domain(uuid=uuid, name=handle.name(), id=handle.ID(), state=inventory.states.get(uuid, "unknown"))
+def _bare(handle: Any) -> Domain:
+    return Domain(handle.UUIDString(), handle.name(), handle.ID())
 
 
-def _cpus(cpu_map: Iterable[bool]) -> CpuSet:
+@functools.lru_cache(maxsize=256)  # most vCPUs have one of few
+def _cpus(cpu_map: tuple[bool, ...]) -> CpuSet:
     return frozenset(cpu for cpu, allowed in enumerate(cpu_map) if allowed)
 
 
-def _silent(domain: Domain) -> bool:
-    return domain.busy is not None and domain.busy.startswith(_NO_ANSWER)
+def _silent(busy: Optional[str]) -> bool:
+    return busy is not None and busy.startswith(_NO_ANSWER)
 
 
 _NO_ANSWER = "QEMU does not answer"
@@ -608,6 +703,7 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
     return None
 
 
+_AUTO = re.compile(r"""placement=["']auto["']""")
 _COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 
@@ -631,68 +727,60 @@ def _reported_pins(handle: Any) -> dict[int, CpuSet]:
     return {number: _cpus(row) for number, row in enumerate(rows)}
 
 
-def _with_statistics(domain: Domain, record: dict[str, Any]) -> Domain:
-    """*domain* with the counters of one bulk record; what the record lacks stays unknown."""
-    counters = {}
-    for key, value in record.items():
-        # Ids may be sparse and have any number of digits; only online vCPUs have a time.
-        if key.startswith("vcpu.") and key.endswith(".time") and key.count(".") == 2:
-            number = int(key.split(".")[1])
-            counters[number] = (value, record.get(f"vcpu.{number}.delay"))
-    vcpus = {vcpu.id: vcpu for vcpu in domain.vcpus} or {n: Vcpu(n, frozenset()) for n in counters}
-    timed = tuple(
-        replace(vcpu, time_ns=counters[n][0], delay_ns=counters[n][1]) if n in counters else vcpu
-        for n, vcpu in sorted(vcpus.items())
-    )
-    domain = replace(domain, vcpus=timed)
+def _times_of(vcpus: tuple[Any, Any]) -> _Times:
+    """What virDomainGetVcpus says of the online vCPUs: rows carry the true id, positions don't."""
+    infos, maps = vcpus
+    return {info[0]: procfs.VcpuThread(_cpus(cpu_map), info[2]) for info, cpu_map in zip(infos, maps)}
+
+
+def _times_in(record: dict[str, Any], affinities: dict[int, Optional[CpuSet]]) -> _Times:
+    """The vCPUs' times in a bulk record; without times where it has none."""
+    # Ids may be sparse and have any number of digits; only online vCPUs have a time.
+    parts = (key.split(".") for key in record if key.startswith("vcpu.") and key.endswith(".time"))
+    found = sorted(int(part[1]) for part in parts if len(part) == 3)
+    return {
+        n: procfs.VcpuThread(affinities.get(n), record.get(f"vcpu.{n}.time"), record.get(f"vcpu.{n}.delay"))
+        for n in found or affinities
+    }
+
+
+def _measured(balloon: Optional[Balloon], record: dict[str, Any]) -> Optional[Balloon]:
+    """*balloon* with what a bulk record says of it; what that lacks stays unknown."""
     if "balloon.maximum" not in record:
-        return domain
-    if "balloon.rss" not in record and domain.busy is None:
-        # QEMU was not asked, because somebody else's question to it is still open.
-        domain = replace(domain, busy=f"{_NO_ANSWER}: its statistics are incomplete")
-    balloon = domain.balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"])
+        return balloon
     return replace(
-        domain,
-        balloon=replace(
-            balloon,
-            actual_kib=record.get("balloon.current", record["balloon.maximum"]),
-            maximum_kib=record["balloon.maximum"],
-            unused_kib=record.get("balloon.unused"),
-            usable_kib=record.get("balloon.usable"),
-            disk_caches_kib=record.get("balloon.disk_caches"),
-            swap_in_kib=record.get("balloon.swap_in"),
-            swap_out_kib=record.get("balloon.swap_out"),
-            major_faults=record.get("balloon.major_fault"),
-            rss_kib=record.get("balloon.rss"),
-            last_update_s=record.get("balloon.last-update", 0),
-        ),
+        balloon or Balloon(record["balloon.maximum"], record["balloon.maximum"]),
+        actual_kib=record.get("balloon.current", record["balloon.maximum"]),
+        maximum_kib=record["balloon.maximum"],
+        unused_kib=record.get("balloon.unused"),
+        usable_kib=record.get("balloon.usable"),
+        disk_caches_kib=record.get("balloon.disk_caches"),
+        swap_in_kib=record.get("balloon.swap_in"),
+        swap_out_kib=record.get("balloon.swap_out"),
+        major_faults=record.get("balloon.major_fault"),
+        rss_kib=record.get("balloon.rss"),
+        last_update_s=record.get("balloon.last-update", 0),
     )
 
 
-def _with_threads(domain: Domain, threads: dict[int, procfs.VcpuThread]) -> Domain:
-    """*domain* with the counters of its vCPUs' threads, where there are any."""
-    if not threads:
-        return domain
-    vcpus = {vcpu.id: vcpu for vcpu in domain.vcpus}
-    timed = (
-        replace(vcpus.get(n) or Vcpu(n, frozenset()), time_ns=t.run_ns, delay_ns=t.delay_ns, affinity=t.affinity)
-        for n, t in threads.items()
-        if n in vcpus or not vcpus
-    )
-    return replace(domain, vcpus=tuple(timed))
-
-
-def _with_test_statistics(handle: Any, domain: Domain, memory: bool, vcpus: bool) -> Domain:
+def _test_counters(handles: dict[str, Any], memory: bool, vcpus: bool) -> dict[str, _Counters]:
     """The same from libvirt's test driver, which has no bulk statistics; its figures are constants."""
-    record: dict[str, Any] = {}
-    if memory:
-        stats = handle.memoryStats()
-        record = {f"balloon.{key}": value for key, value in stats.items()}
-        _state, record["balloon.maximum"], record["balloon.current"], *_rest = handle.info()
-        record["balloon.last-update"] = stats.get("last_update", 0)
-    if vcpus:
-        record.update({f"vcpu.{info[0]}.time": info[2] for info in handle.vcpus()[0]})
-    return _with_statistics(domain, record)
+    balloons = {uuid: (handle.memoryStats(), handle.info()) for uuid, handle in handles.items() if memory}
+    rows = {uuid: handle.vcpus() for uuid, handle in handles.items() if vcpus}
+    times = {uuid: _times_of(row) for uuid, row in rows.items()}
+    records = {uuid: _test_record(*balloon) for uuid, balloon in balloons.items()}
+    return {uuid: _Counters(times.get(uuid, {}), records.get(uuid, {})) for uuid in handles}
+
+
+def _test_record(stats: dict[str, int], info: Sequence[int]) -> dict[str, Any]:
+    _state, maximum, current, *_rest = info
+    told = {f"balloon.{key}": value for key, value in stats.items()}
+    return {
+        **told,
+        "balloon.maximum": maximum,
+        "balloon.current": current,
+        "balloon.last-update": stats.get("last_update", 0),
+    }
 
 
 def _host_memory(connection: Any) -> Optional[HostMemory]:
@@ -780,8 +868,9 @@ def watch_events(uri: str, happened: Happened) -> None:
     """Call *happened* with a word and a domain's UUID as things happen on *uri*, for as long as this process lives.
 
     The words: started, stopped, resumed, suspended, reboot, balloon, pin (any cputune), device,
-    policy (its owner's). It is called from a thread that must not be held up. A lost connection is
-    opened again, quietly: the passes tell of it. Call this once, before the first Hypervisor is used,
+    policy (its owner's), and connected, of no domain: what happened before was not told. It is called
+    from a thread that must not be held up. A lost connection is opened again, quietly: the passes
+    tell of it. Call this once, before the first Hypervisor is used,
     for libvirt uses an event loop only for connections that were opened after it was there.
     """
     libvirt.registerErrorHandler(lambda *_ignored: None, None)
@@ -804,6 +893,7 @@ def _listen(uri: str, happened: Happened) -> None:
             with contextlib.suppress(libvirt.libvirtError):  # the test driver knows no keep-alive
                 connection.setKeepAlive(5, 3)
             _subscribe(connection, happened)
+            happened("connected", "")
             pause_s = _SOON_S
             lost.wait()
         time.sleep(pause_s)

@@ -117,8 +117,8 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
     root = ET.fromstring(text)
     vcpu = root.find("vcpu")
     cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
-    memory = root.find("numatune/memory")
-    balloon = root.find("devices/memballoon")
+    memory = _part(root, "numatune").find("memory")
+    balloon = _part(root, "devices").find("memballoon")
     stats = None if balloon is None else balloon.find("stats")
     owner, record, error = _metadata(root)
     return DomainDefinition(
@@ -159,21 +159,22 @@ def parse_inactive(text: str) -> InactiveDefinition:
     if "<vcpupin" not in text and STATE_URI not in text:
         return InactiveDefinition({}, False)
     root = ET.fromstring(text)
-    record = any(element.tag.startswith(f"{{{STATE_URI}}}") for element in root.findall("metadata/*"))
+    record = any(element.tag.startswith(f"{{{STATE_URI}}}") for element in _part(root, "metadata"))
     return InactiveDefinition(parse_pins(root), record)
 
 
 def parse_pins(root: ET.Element) -> dict[int, CpuSet]:
     """vCPU id -> its ``<vcpupin>``; a vCPU without one is not in it."""
-    pins = root.findall("cputune/vcpupin")
+    pins = _part(root, "cputune").findall("vcpupin")
     return {int(pin.get("vcpu", "0")): cpus for pin in pins if (cpus := _cpus(pin.get("cpuset")))}
 
 
 def _threads(root: ET.Element, default: CpuSet) -> tuple[Thread, ...]:
-    emulator = root.find("cputune/emulatorpin")
+    tuned = _part(root, "cputune")
+    emulator = tuned.find("emulatorpin")
     threads = [Thread("emulator", 0, _cpus(None if emulator is None else emulator.get("cpuset")) or default)]
-    pins = {int(pin.get("iothread", "0")): pin.get("cpuset") for pin in root.findall("cputune/iothreadpin")}
-    listed = [int(thread.get("id", "0")) for thread in root.findall("iothreadids/iothread")]
+    pins = {int(pin.get("iothread", "0")): pin.get("cpuset") for pin in tuned.findall("iothreadpin")}
+    listed = [int(thread.get("id", "0")) for thread in _part(root, "iothreadids").findall("iothread")]
     for number in listed or range(1, int(root.findtext("iothreads", "0")) + 1):
         threads.append(Thread("iothread", number, _cpus(pins.get(number)) or default))
     return tuple(threads)
@@ -182,7 +183,7 @@ def _threads(root: ET.Element, default: CpuSet) -> tuple[Thread, ...]:
 def _schedulers(root: ET.Element) -> dict[int, str]:
     """vCPU id -> its real-time class (fifo, rr) by ``<vcpusched>``."""
     schedulers: dict[int, str] = {}
-    for element in root.findall("cputune/vcpusched"):
+    for element in _part(root, "cputune").findall("vcpusched"):
         if element.get("scheduler") in ("fifo", "rr"):
             schedulers.update(dict.fromkeys(_cpus(element.get("vcpus")) or (), element.get("scheduler", "")))
     return schedulers
@@ -190,21 +191,22 @@ def _schedulers(root: ET.Element) -> dict[int, str]:
 
 def _vcpu_quota(root: ET.Element) -> Optional[float]:
     """The share of a pCPU that ``<quota>`` leaves each vCPU; not positive is no limit, the default period 0.1 s."""
-    quota_us = int(root.findtext("cputune/quota", "0"))
-    period_us = int(root.findtext("cputune/period", "100000"))
+    tuned = _part(root, "cputune")
+    quota_us = int(tuned.findtext("quota", "0"))
+    period_us = int(tuned.findtext("period", "100000"))
     return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
 
 def _hard_limit(root: ET.Element) -> Optional[int]:
     """``<memtune><hard_limit>``; libvirt's "unlimited" (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED) is no limit."""
-    limit_kib = _kib(root.find("memtune/hard_limit"))
+    limit_kib = _kib(_part(root, "memtune").find("hard_limit"))
     return limit_kib if limit_kib is not None and limit_kib < 9007199254740991 else None
 
 
 def _inhibitors(root: ET.Element) -> tuple[str, ...]:
     """What makes the host keep the pages that a balloon gives back (QEMU's virtio_balloon_inhibited, and libvirt's)."""
     found = []
-    if any(device.get("type") in ("pci", "mdev") for device in root.findall("devices/hostdev")):
+    if any(device.get("type") in ("pci", "mdev") for device in _part(root, "devices").findall("hostdev")):
         found.append("hostdev (VFIO)")
     found += [f"interface type {kind}" for kind in ("hostdev", "vdpa") if _has_interface(root, kind)]
     backing = root.find("memoryBacking")
@@ -215,13 +217,13 @@ def _inhibitors(root: ET.Element) -> tuple[str, ...]:
 
 
 def _has_interface(root: ET.Element, kind: str) -> bool:
-    return any(interface.get("type") == kind for interface in root.findall("devices/interface"))
+    return any(interface.get("type") == kind for interface in _part(root, "devices").findall("interface"))
 
 
 def _metadata(root: ET.Element) -> tuple[Owner, Optional[Record], Optional[str]]:
     """The owner's settings and our record, or why that record can't be read."""
     owner, record, error = Owner(), None, None
-    for element in root.findall("metadata/*"):
+    for element in _part(root, "metadata"):
         uri = element.tag.rpartition("}")[0].lstrip("{")
         if uri == OWNER_URI:
             owner = _owner(element)
@@ -266,6 +268,15 @@ def _kib(element: Optional[ET.Element]) -> Optional[int]:
     if element is None or not element.text:
         return None
     return int(element.text) * _BYTES_PER_UNIT.get(element.get("unit", "KiB"), 1024) // 1024
+
+
+_NOTHING = ET.Element("nothing")
+
+
+def _part(root: ET.Element, name: str) -> ET.Element:
+    """A child; without paths such as ``cputune/vcpupin``, which ElementTree walks in Python."""
+    part = root.find(name)
+    return _NOTHING if part is None else part
 
 
 def _cpus(text: Optional[str]) -> Optional[CpuSet]:

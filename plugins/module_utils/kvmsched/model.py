@@ -349,7 +349,8 @@ def sides(move: Move) -> tuple[str, str, str]:
     """What *move* changes, and how that looks before and after, for people."""
     what, change = str(move).rsplit(": ", 1)
     before, after = change.split(" -> ")
-    return what, before, after
+    *setting, before = before.split(" ")
+    return " ".join((what, *setting)), before, after
 
 
 @dataclass(frozen=True)
@@ -438,7 +439,8 @@ class VcpuPlan:
     ``moves_bound`` is a proven lower bound on the moves after which every pCPU is at most at
     ``target_pct``, or has one busy vCPU only. Placing what floated (and moving emulator or I/O
     threads) is a move, yet no bound applies to it: ``placed`` counts those apart. ``trigger`` names
-    what made the plan act, ``note`` says in one line why it acts or not.
+    what made the plan act, ``note`` says in one line why it acts or not. Not ``measured``: no load
+    was known (from one look, as in a release), so the figures say nothing.
     """
 
     before: VcpuFigures
@@ -454,9 +456,12 @@ class VcpuPlan:
     target_pct: float = 0.0
     trigger: str = ""
     note: str = ""
+    measured: bool = True
 
     @property
     def headline(self) -> str:
+        if not self.measured:
+            return "load not measured"
         before, after = self.before.imbalance_pct, self.after.imbalance_pct
         return f"imbalance {before:.1f} -> {after:.1f} points"
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Generic, Iterable, Iterator, Optional, Sequenc
 
 from . import baseline, lock
 from .config import MemoryPolicy, VcpuPolicy
-from .hypervisor import ALL_PARTS, Change, Hypervisor, Unavailable, acting_refusal
+from .hypervisor import ALL_PARTS, Change, Hypervisor, Reading, Unavailable, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
     Adoption,
@@ -35,6 +35,8 @@ _LONGEST_TICK_S = 10
 # Guests answer a little after their period is over, and last_update counts whole seconds.
 _TICK_SLACK_S = 0.7
 _POLL_S = 0.5
+# A standing pass takes the domains' XML for what it was, unless something happened, for no longer than this.
+_ANEW_S = 60.0
 
 
 class PassError(Exception):
@@ -234,11 +236,19 @@ class Tick:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+class _Outdated(Exception):
+    """What is to be changed was last read in an earlier tick."""
+
+
 class Standing:
     """One host over one connection, passed over again and again: a daemon's form of the passes above.
 
     One observation serves both resources. Nothing is waited for: what was taken and has arrived by
     the next look is given, the rest is left to the next tick.
+
+    Where nothing is to be done, most ticks read only what counts up, and take the domains' XML for
+    what it was. That is right while nothing happened to them, and read anew at least once a minute;
+    what is to be changed is always read anew before, and decided anew.
     """
 
     def __init__(self, how: Conduct) -> None:
@@ -247,6 +257,7 @@ class Standing:
             raise PassError(refusal)
         self.how = how
         self._host = Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s)
+        self._anew_s = 0.0
 
     def close(self) -> None:
         self._host.close()
@@ -255,27 +266,46 @@ class Standing:
         self,
         memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
         vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
+        quiet: bool = False,
     ) -> Tick:
-        """Observe once, and let each resource that is given a turn have its pass. PassError if nothing can be seen."""
-        watch = _Watch()
+        """Observe once, and let each resource that is given a turn have its pass. PassError if nothing can be seen.
+
+        *quiet*: nothing is known to have happened to any domain since the last tick.
+        """
         with _held(self.how):
-            now = self._host.observe()
-            watch.lap("observe")
-            # One for both: what memory wrote into a domain's record, the pins' part must find there.
-            work = _Work(self._host, now, self.how)
-            results: dict[str, Any] = {}
-            failed: dict[str, str] = {}
-            if memory_turn is not None:
-                at_once = replace(memory_turn.policy, arrival_timeout_s=0.0)
-                with _noted(failed, "memory"):
-                    samples = memory_turn.samples(now)
-                    results["memory"] = _memory_pass(work, samples, at_once, memory_turn.history, False, watch)
-            if vcpu_turn is not None:
-                calm = budgeted(vcpu_turn.policy, now)
-                with _noted(failed, "vcpu"):
-                    samples, watch = vcpu_turn.samples(now), watch.again()
-                    results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
-            return Tick(now, **results, failed=failed)
+            if quiet and time.monotonic() < self._anew_s:
+                with contextlib.suppress(_Outdated):
+                    return self._tick("new", memory_turn, vcpu_turn)
+            return self._tick("all", memory_turn, vcpu_turn)
+
+    def _tick(
+        self,
+        reading: Reading,
+        memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
+        vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
+    ) -> Tick:
+        watch = _Watch()
+        now = self._host.observe(reading)
+        watch.lap("observe")
+        # One for both: what memory wrote into a domain's record, the pins' part must find there.
+        work = _Work(self._host, now, self.how, outdated=reading != "all")
+        results: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+        if memory_turn is not None:
+            at_once = replace(memory_turn.policy, arrival_timeout_s=0.0)
+            with _noted(failed, "memory"):
+                samples = memory_turn.samples(now)
+                results["memory"] = _memory_pass(work, samples, at_once, memory_turn.history, False, watch)
+        if vcpu_turn is not None:
+            calm = budgeted(vcpu_turn.policy, now)
+            with _noted(failed, "vcpu"):
+                samples, watch = vcpu_turn.samples(now), watch.again()
+                results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
+        if reading == "all":
+            self._anew_s = time.monotonic() + _ANEW_S
+        if work.wrote or now.skips or any(domain.busy for domain in now.domains):
+            self._anew_s = 0.0
+        return Tick(now, **results, failed=failed)
 
 
 def budgeted(policy: VcpuPolicy, now: Snapshot) -> VcpuPolicy:
@@ -298,7 +328,7 @@ def _noted(failed: dict[str, str], resource: str) -> Iterator[None]:
 
 
 def _sample_load(host: Hypervisor, interval_s: float) -> list[Snapshot]:
-    first = host.observe(full=False)
+    first = host.observe("none")
     time.sleep(interval_s)
     return [first, host.observe()]
 
@@ -312,7 +342,7 @@ def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
     end_s = time.monotonic() + 2 * _LONGEST_TICK_S
     while True:
         time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
-        last = host.observe(full=False)
+        last = host.observe("none")
         if time.monotonic() >= end_s or not _unripe(first, last):
             return [first, last]
         if _ticked(first, last):
@@ -357,10 +387,15 @@ def _same_balloon(first: Snapshot, domain: Domain) -> bool:
 
 
 class _Work:
-    """Carries moves out, each after its record; a domain that failed once gets no further change in this pass."""
+    """Carries moves out, each after its record; a domain that failed once gets no further change in this pass.
 
-    def __init__(self, host: Hypervisor, planned: Snapshot, how: Conduct) -> None:
+    Of what is *outdated* nothing is carried out: _Outdated is raised before the first change.
+    """
+
+    def __init__(self, host: Hypervisor, planned: Snapshot, how: Conduct, outdated: bool = False) -> None:
         self.host, self.planned, self.how = host, planned, how
+        self.wrote = False
+        self._outdated = outdated
         self.moves: list[Move] = []
         self.failures: list[Failure] = []
         self.not_restored: list[str] = []
@@ -391,6 +426,11 @@ class _Work:
 
     def write(self, changes: Iterable[Change]) -> list[Move]:
         pending = list(changes)
+        if not pending:
+            return []
+        if self._outdated:
+            raise _Outdated
+        self.wrote = True
         outcome = self.host.apply(pending)
         self.moves += outcome.moves
         self.failures += outcome.failures
@@ -433,6 +473,8 @@ class _Work:
 
 def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: bool) -> None:
     """Take, see it arrive, then give what is proven to be there; statistics periods first, or last in a release."""
+    if not plan.moves:
+        return
     balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
     periods = [move for move in plan.moves if isinstance(move, PeriodMove)]
     if not release:
@@ -456,7 +498,7 @@ def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Sn
     end_s = time.monotonic() + timeout_s
     while _under_way(moves, now):
         time.sleep(_POLL_S)
-        now = host.observe(full=False)
+        now = host.observe("none")
         if time.monotonic() >= end_s:
             break
     return now

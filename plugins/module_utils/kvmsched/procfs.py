@@ -5,28 +5,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from .model import HostMemory
 from .units import CpuSet, parse_cpuset
 
 _NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
+_PART = 65536
 
 
 def _read(path: str) -> Optional[str]:
     try:
-        # Unbuffered bytes: a pass reads thousands of these.
-        with open(path, "rb", buffering=0) as file:
-            return file.read().decode("utf-8", "replace")
+        # Without a file object: a pass reads hundreds of these, most of them shorter than a line.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        text = b""
+        while part := os.read(descriptor, _PART):
+            text += part
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return text.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,12 @@ class Process:
     pid: int
     started_s: float
     stopped: bool
+    started_ticks: int = 0
+
+    def again(self) -> Optional[Process]:
+        """The same process as it is now; None if it ended."""
+        now = _process(self.pid)
+        return now if now is not None and now.started_ticks == self.started_ticks else None
 
     @property
     def cpus(self) -> Optional[CpuSet]:
@@ -155,49 +169,72 @@ def qemu_process(name: str, session: bool) -> Optional[Process]:
     if session:
         directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "libvirt/qemu/run")
     pid = (_read(os.path.join(directory, f"{name}.pid")) or "").strip()
-    stat = _read(f"/proc/{pid}/stat") if pid.isdigit() else None
-    if stat is None:
-        return None
+    return _process(int(pid)) if pid.isdigit() else None
+
+
+def _process(pid: int) -> Optional[Process]:
     # The command name may hold spaces and parentheses: count from its end.
-    after_name = stat.rpartition(")")[2].split()
-    if after_name[0] in "ZX":
+    fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
+    if not fields or fields[0] in "ZX":
         return None
     booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    started_s = booted_s + int(after_name[19]) * _NS_PER_TICK / 1e9
-    return Process(int(pid), started_s, after_name[0] in "Tt")
+    ticks = int(fields[19])
+    return Process(pid, booted_s + ticks * _NS_PER_TICK / 1e9, fields[0] in "Tt", ticks)
 
 
-@dataclass(frozen=True)
-class VcpuThread:
+class VcpuThread(NamedTuple):
     """A vCPU's thread: where the kernel lets it run, its time on a pCPU and in the run queue of one."""
 
-    affinity: CpuSet
-    run_ns: int
-    delay_ns: int
+    affinity: Optional[CpuSet]
+    run_ns: Optional[int]
+    delay_ns: Optional[int] = None
 
 
 # QEMU names its threads so under libvirt (-name debug-threads=on); one thread for all vCPUs is "ALL CPUs/TCG".
 _VCPU_THREAD = re.compile(r"CPU (\d+)/")
+_NAMES_S = 30.0
 
 
-def vcpu_tids(pid: int) -> dict[int, int]:
-    """vCPU id -> its thread, of a QEMU process; empty where they can't be told apart, or can't be seen."""
-    tids = {}
-    with contextlib.suppress(OSError):
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            name = _VCPU_THREAD.match(_read(f"/proc/{pid}/task/{tid}/comm") or "")
-            if name:
-                tids[int(name[1])] = int(tid)
-    return dict(sorted(tids.items()))
+class VcpuThreads:
+    """The vCPUs' threads of a QEMU process. Their names are read anew where threads came or went; and now and
+    then, for a thread may have been listed before it had its name.
+    """
 
+    def __init__(self, pid: int) -> None:
+        self._directory = f"/proc/{pid}/task"
+        self._listed: list[str] = []
+        self._listed_s = 0.0
+        self._tids: dict[int, int] = {}
 
-def vcpu_thread(pid: int, tid: int) -> Optional[VcpuThread]:
-    """What the kernel says of one vCPU's thread; None if it is gone, or keeps no such times (CONFIG_SCHED_INFO)."""
-    times = (_read(f"/proc/{pid}/task/{tid}/schedstat") or "").split()
-    try:
-        return VcpuThread(frozenset(os.sched_getaffinity(tid)), int(times[0]), int(times[1]))
-    except (OSError, IndexError, ValueError):
-        return None
+    def _now(self) -> dict[int, int]:
+        """vCPU id -> its thread; empty where they can't be told apart, or can't be seen."""
+        try:
+            listed = os.listdir(self._directory)
+        except OSError:
+            listed = []
+        now_s = time.monotonic()
+        if listed != self._listed or now_s > self._listed_s + _NAMES_S:
+            names = {tid: _VCPU_THREAD.match(_read(f"{self._directory}/{tid}/comm") or "") for tid in listed}
+            # A thread has the name of its creator before its own: the older one is the vCPU's.
+            found = sorted(((int(name[1]), int(tid)) for tid, name in names.items() if name), reverse=True)
+            self._tids = dict(sorted(dict(found).items()))
+            self._listed, self._listed_s = listed, now_s
+        return self._tids
+
+    def told(self) -> bool:
+        """Whether the kernel tells of them here: it must keep such times (CONFIG_SCHED_INFO)."""
+        return any(self._thread(tid) for tid in self._now().values())
+
+    def read(self) -> dict[int, VcpuThread]:
+        """What the kernel says of each, by vCPU id; without those that are gone."""
+        return {number: thread for number, tid in self._now().items() if (thread := self._thread(tid))}
+
+    def _thread(self, tid: int) -> Optional[VcpuThread]:
+        times = (_read(f"{self._directory}/{tid}/schedstat") or "").split()
+        try:
+            return VcpuThread(frozenset(os.sched_getaffinity(tid)), int(times[0]), int(times[1]))
+        except (OSError, IndexError, ValueError):
+            return None
 
 
 def _cgroups(text: str) -> dict[str, str]:

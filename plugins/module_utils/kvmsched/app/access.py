@@ -60,11 +60,11 @@ class Access:
         """Why nothing may be written now."""
         return acting_refusal(self._uri) or (self._bar if time.monotonic() < self._barred_until_s else "")
 
-    def tick(self, policy: Policy, memory: Any, vcpu: Any) -> Tick:
-        """One tick in the best mode that is possible. Raises PassError."""
+    def tick(self, policy: Policy, memory: Any, vcpu: Any, quiet: bool = False) -> Tick:
+        """One tick in the best mode that is possible; *quiet* as in Standing. Raises PassError."""
         how = self.conduct(policy)
         try:
-            tick = self._tick(how, memory, vcpu)
+            tick = self._tick(how, memory, vcpu, quiet)
         except PassError as error:
             if how.read_only or not isinstance(error.__cause__, Unavailable):
                 raise
@@ -77,20 +77,20 @@ class Access:
             self._enter("observe", "" if policy.daemon.mode == "observe" else self._refusal())
         return tick
 
-    def _tick(self, how: Conduct, memory: Any, vcpu: Any) -> Tick:
+    def _tick(self, how: Conduct, memory: Any, vcpu: Any, quiet: bool) -> Tick:
         if self._standing is not None and self._standing.how != how:
             self.close()
         if self._standing is None:
             self._standing = Standing(how)
         try:
-            return self._standing.tick(memory, vcpu)
+            return self._standing.tick(memory, vcpu, quiet)
         except PassError:
             self.close()
             raise
 
     def _read(self, how: Conduct, memory: Any, vcpu: Any, error: PassError) -> Tick:
         try:
-            tick = self._tick(how, memory, vcpu)
+            tick = self._tick(how, memory, vcpu, False)
         except PassError:
             raise error from error.__cause__
         self._let_be(str(error))

@@ -136,7 +136,8 @@ def _add_changing(command: _Command) -> None:
     _output(once)
     _host_options(once)
     release = command("release", "give guests back the pins and the memory that they had", _RELEASE)
-    release.add_argument("names", nargs="*", metavar="NAME", help="a name, a pattern such as 'web*', or a UUID (all)")
+    text = "a name, a pattern such as 'web*', or a UUID (all)"
+    release.add_argument("names", nargs="*", type=_name, metavar="NAME", help=text)
     release.add_argument("-n", "--dry-run", action="store_true", help="change nothing, only say what would change")
     release.add_argument(
         "--give-only", action="store_true", help="give memory back, take none, leave pins: for when the daemon failed"
@@ -154,7 +155,7 @@ def _add_looking(command: _Command) -> None:
     top.add_argument("-s", "--sort", choices=sorted(view.SORTS), default="cpu", help="the order of the guests (cpu)")
     _host_options(top)
     explain = command("explain", "say what a guest wants, what it gets, and why", _EXPLAIN)
-    explain.add_argument("domain", metavar="DOMAIN", help="its name or UUID")
+    explain.add_argument("domain", type=_name, metavar="DOMAIN", help="its name or UUID")
     _json_option(explain)
     _host_options(explain)
     state = command("status", "say what the daemon on this host does", _STATUS)
@@ -188,11 +189,11 @@ def _resource(one: argparse.ArgumentParser) -> None:
 
 def _output(one: argparse.ArgumentParser) -> None:
     one.add_argument("--diff", action="store_true", help="show each change as a line before and a line after")
-    _json_option(one)
+    _json_option(one, "print JSON, with the keys that the modules return")
 
 
-def _json_option(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--json", action="store_true", help="print JSON, with the keys that the modules return")
+def _json_option(one: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    one.add_argument("--json", action="store_true", help=text)
 
 
 def _uri_option(one: argparse.ArgumentParser) -> None:
@@ -206,6 +207,12 @@ def _policy_option(one: argparse.ArgumentParser, text: str) -> None:
 def _host_options(one: argparse.ArgumentParser) -> None:
     _uri_option(one)
     _policy_option(one, f"the policy ($KVMSCHED_POLICY, else {config.INSTALLED}, else the defaults)")
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a guest's name or UUID")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -182,6 +182,7 @@ class _Daemon:
         self.teller = Teller(uri, log)
         self.policy_error = ""
         self.pinned: set[str] = set()
+        self.quiet = False
 
     def run(self) -> None:
         """Until told to end."""
@@ -214,7 +215,10 @@ class _Daemon:
         """Do what one word from outside asks for."""
         if word == "reload":
             self._reload()
-        elif not (word == "pin" and uuid in self.pinned):  # our own pins are no news
+            return
+        self.quiet = False
+        # Neither our own pins are news, nor that we listen.
+        if not (word == "pin" and uuid in self.pinned) and word != "connected":
             self.schedule.hurry(_CONCERNS.get(word, RESOURCES))
 
     # ------------------------------------------------------------ passes
@@ -224,7 +228,7 @@ class _Daemon:
         memory = self.memory if "memory" in turns else None
         vcpu = self.vcpu if "vcpu" in turns else None
         try:
-            tick = self.host.tick(policy, memory, vcpu)
+            tick = self.host.tick(policy, memory, vcpu, self.quiet)
         except PassError as error:
             self.log.once("host", f"no pass: {error}", event="trouble")
             self.teller.fail(turns, str(error))
@@ -235,6 +239,7 @@ class _Daemon:
             if self.log.over("host"):
                 self.log.say("passes go on", NOTICE, event="trouble_over")
             self._learn(tick)
+            self.quiet = True
         self._tell()
 
     def _learn(self, tick: Tick) -> None:

@@ -37,6 +37,8 @@ MOST_DOMAINS = 1000
 # A scraper needs one connection for some milliseconds. Whoever holds one for longer, or opens more, is cut off.
 _MOST_CLIENTS = 8
 _LONGEST_S = 10.0
+# A scraper's request has some hundred bytes. http.server itself takes megabytes, and the memory stays.
+_LONGEST_REQUEST = 16384
 
 _KIB = 1024
 PHASES = ("observe", "decide", "apply")
@@ -319,10 +321,27 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """A client that went away, or sent garbage, is no news."""
 
 
+class _AtMost:
+    """The lines of *file*, until so many bytes have been read."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self.left = file, size
+        self.close = file.close
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(min(size, self.left))
+        self.left -= len(line)
+        return line
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
     timeout = 5
     server_version, sys_version = "kvmsched", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile: Any = _AtMost(self.rfile, _LONGEST_REQUEST)
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -331,6 +350,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
+        if self.rfile.left == 0:
+            self.send_error(431)
+            return
         if self.path.partition("?")[0] not in ("/", "/metrics"):
             self.send_error(404)
             return

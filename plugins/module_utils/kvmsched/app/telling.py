@@ -169,7 +169,7 @@ class Teller:
                 "host": self._now.host.name,
                 "memory": memory.plan.before if memory else None,
                 "memory_total_kib": host_memory.total_kib if host_memory else None,
-                "vcpu": vcpu.plan.before if vcpu else None,
+                "vcpu": vcpu.plan.before if vcpu and vcpu.plan.measured else None,
                 "domains": status.describe_domains(self._now, memory, vcpu, self._loads, policy.memory, self._moves),
                 "pcpus": status.describe_pcpus(self._loads),
             }

@@ -71,6 +71,7 @@ def release(
         unmatched=policy.selection.unmatched(scene.now.domains),
         not_restored=back.not_restored,
         trigger="release" if back.moves else "",
+        measured=scene.measured,
     )
     return plan, replace(scene.past, moves={}, held=0, settled_average=None)
 
@@ -291,7 +292,13 @@ class _Pass:
             target_pct=round(100 * target, 2),
             trigger=", ".join((*(draft.triggers if moved else ()), *(("emulator",) if extra else ()))),
             note=draft.note,
+            measured=self.measured,
         )
+
+    @property
+    def measured(self) -> bool:
+        """Whether any load is known: it takes two snapshots."""
+        return self.loads.window_s > 0
 
     def _moves(self, draft: _Draft, moved: Sequence[int]) -> list[PinMove]:
         """The pins to set: what leaves the fullest bins first."""

@@ -30,7 +30,7 @@ from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
 from kvmsched.baseline import OWNER_URI
-from kvmsched.hypervisor import Unavailable
+from kvmsched.hypervisor import THREAD, Unavailable
 from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
 from kvmsched.passes import Result, Tick
 from kvmsched.policy import memory, vcpu
@@ -512,7 +512,15 @@ def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     standing = passes.Standing(passes.Conduct("test:///default", holder="a test"))
     yield standing
+    close(standing)
+
+
+def close(standing: passes.Standing) -> None:
+    """The test driver's host lasts until its last connection is closed, which nobody waits for but a test."""
     standing.close()
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join(10)
 
 
 def turns(**vcpu_settings: Any) -> tuple[Any, Any]:
@@ -603,7 +611,7 @@ def test_observing_may_switch_statistics_on_and_no_more(tmp_path: Path, monkeypa
         how = passes.Conduct("test:///default", check=True, sets_periods=sets_periods)
         standing = passes.Standing(how)
         tick = standing.tick(*turns())
-        standing.close()
+        close(standing)
         assert tick.memory is not None
         assert [move.kind for move in tick.memory.outcome.moves] == ["stats_period"] * made
 

@@ -38,6 +38,13 @@ options:
         sorted JSON, so that the same document is always the same file.
       - If not given, the policy on the host stays as it is.
     type: dict
+  files:
+    description:
+      - Further files that belong to the installation, such as units, as a dictionary of paths and texts. They are
+        written with mode V(0644), in directories that are made where there are none.
+      - One with an empty text is not to be there, and with O(state=absent) none of them is.
+    type: dict
+    default: {}
 requirements:
   - python3-jsonschema, the distribution's package, version 3.2 or newer, on the host where the module runs, if
     O(policy) is used. In check mode the policy is not checked where that is missing, with a warning.
@@ -87,7 +94,7 @@ package:
   type: str
   sample: /usr/local/lib/kvmsched/0.2.0-3fb2a91c04de
 package_changed:
-  description: Whether package or command changed, so that a running daemon has to be restarted.
+  description: Whether package, command or O(files) changed, so that a running daemon has to be restarted.
   returned: success
   type: bool
   sample: true
@@ -130,6 +137,7 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "policy": {"type": "dict"},
+            "files": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -142,11 +150,14 @@ def main() -> None:
 
 
 def run(module: AnsibleModule) -> None:
-    absent, policy = module.params["state"] == "absent", module.params["policy"]
+    absent, policy, others = module.params["state"] == "absent", module.params["policy"], module.params["files"]
     host, files = installation.Host(), installation.sources()
+    for path in others:
+        if not os.path.isabs(path):
+            fail(module, f"files: got {path!r}, allowed: absolute paths")
     if policy is not None and not absent:
         check_policy(module, policy)
-    steps = host.absent() if absent else host.present(files, policy)
+    steps = host.absent(others) if absent else host.present(files, policy, others)
     if not module.check_mode:
         for step in steps:
             step.make()

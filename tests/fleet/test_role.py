@@ -51,9 +51,7 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def before(host: Host, fleet: Fleet, role: str) -> set[str]:
-    """What was there, after Ansible itself had been there."""
-    play(fleet, role, "--check", kvmsched_state="absent", kvmsched_force_absent=True)
+def before(host: Host) -> set[str]:
     return traces(host)
 
 
@@ -61,7 +59,7 @@ def test_check_mode_on_a_bare_host_says_all_and_does_nothing(
     fleet: Fleet, host: Host, role: str, before: set[str]
 ) -> None:
     done = play(fleet, role, "--check", "--diff").well()
-    assert done.recap[HOST]["changed"] >= 3 and '+    "starvation": "60M",' in done.text, done.text
+    assert done.recap[HOST]["changed"] >= 2 and '+    "starvation": "60M",' in done.text, done.text
     assert traces(host) == before
 
 

@@ -57,9 +57,8 @@ def guests(fleet: Fleet) -> Iterator[dict[str, list[RunningGuest]]]:
 
 
 @pytest.fixture(scope="module")
-def before(fleet: Fleet, guests: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What each host held before kvmsched came, after Ansible had been there."""
-    play(fleet, "kvmsched.kvm.dry_run", kvmsched_report=str(tmp_path_factory.mktemp("report") / "first.json"))
+def before(fleet: Fleet, guests: Any) -> dict[str, set[str]]:
+    """What each host held before kvmsched came."""
     return {host.name: traces(host) for host in fleet}
 
 
@@ -137,10 +136,24 @@ def test_a_second_roll_out_changes_nothing_and_sets_the_dead_aside(fleet: Fleet)
     assert [main_pid(host) for host in fleet] == pids
 
 
+def test_a_guest_that_needs_what_it_got_keeps_its_host(
+    fleet: Fleet, before: dict[str, set[str]], guests: dict[str, list[RunningGuest]]
+) -> None:
+    for name in (H2, H3):
+        guests[name][0].hold(20)
+    done = play(fleet, "kvmsched.kvm.release")
+    assert {name: counts["failed"] for name, counts in done.recap.items()} == {H1: 1, H2: 0, H3: 0}, done.text
+    assert "Nothing was removed" in done.text and f"{HOG}: not shrunk to its 256M" in done.text
+    assert is_installed(fleet[H1]) and balloon_kib(fleet[H1], HOARDER) == 512 * 1024
+    assert not is_installed(fleet[H2]) and not is_installed(fleet[H3])
+
+
 def test_release_leaves_guests_as_they_were_and_nothing_behind(
     fleet: Fleet, before: dict[str, set[str]], guests: dict[str, list[RunningGuest]]
 ) -> None:
-    play(fleet, "kvmsched.kvm.release").well()
+    guests[H1][0].hold(20)
+    done = play(fleet, "kvmsched.kvm.release").well()
+    assert done.recap[H2]["changed"] == done.recap[H3]["changed"] == 0
     for host in fleet:
         assert {path for path in traces(host) - before[host.name] if "kvmsched" in path} == set()
         assert originals(host, guests[host.name]) == ORIGINAL

@@ -52,12 +52,12 @@ def test_all_of_the_package_travels() -> None:
 
 
 def test_nothing_is_done_by_asking(host: Host, tmp_path: Path) -> None:
-    assert len(host.present(FILES, POLICY)) == 3 and not list(tmp_path.iterdir())
+    assert len(host.present(FILES, POLICY, {})) == 3 and not list(tmp_path.iterdir())
 
 
 def test_installed_once_others_can_read_it_and_it_is_settled(host: Host, tmp_path: Path) -> None:
-    assert make(host.present(FILES, POLICY)) == [LIBRARY, COMMAND, "/etc/kvmsched/policy.json"]
-    assert not host.present(FILES, POLICY) and not host.present(FILES, None)
+    assert make(host.present(FILES, POLICY, {})) == [LIBRARY, COMMAND, "/etc/kvmsched/policy.json"]
+    assert not host.present(FILES, POLICY, {}) and not host.present(FILES, None, {})
     for path in tmp_path.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)
         wanted = 0o755 if path.is_dir() or path.name == "kvmsched" else 0o644
@@ -66,17 +66,17 @@ def test_installed_once_others_can_read_it_and_it_is_settled(host: Host, tmp_pat
 
 
 def test_the_command_runs_the_release_that_it_began_with(host: Host, tmp_path: Path) -> None:
-    make(host.present(FILES, None))
+    make(host.present(FILES, None, {}))
     script = (tmp_path / COMMAND[1:]).read_text().replace(LIBRARY, str(tmp_path / LIBRARY[1:]))
     run = [sys.executable, "-c", script]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "one\n"
-    make(host.present(OTHER, None))
+    make(host.present(OTHER, None, {}))
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "two\n"
 
 
 def test_another_content_is_another_release_and_the_old_one_goes(host: Host, tmp_path: Path) -> None:
-    make(host.present(FILES, None))
-    (step,) = host.present(OTHER, None)
+    make(host.present(FILES, None, {}))
+    (step,) = host.present(OTHER, None, {})
     assert step.before == installation.release(FILES) != step.after == installation.release(OTHER)
     step.make()
     library = tmp_path / LIBRARY[1:]
@@ -86,7 +86,7 @@ def test_another_content_is_another_release_and_the_old_one_goes(host: Host, tmp
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "added", "closed", "turned back", "half"])
 def test_what_is_damaged_is_mended(damage: str, host: Host, tmp_path: Path) -> None:
-    make(host.present(FILES, None))
+    make(host.present(FILES, None, {}))
     library = tmp_path / LIBRARY[1:]
     module = library / "current/kvmsched/app/cli.py"
     if damage == "changed":
@@ -102,24 +102,24 @@ def test_what_is_damaged_is_mended(damage: str, host: Host, tmp_path: Path) -> N
         (library / "current").symlink_to("0.0.1")
     else:
         (library / ".new-1").mkdir()
-    assert make(host.present(FILES, None)) == [LIBRARY]
+    assert make(host.present(FILES, None, {})) == [LIBRARY]
     assert files(library / "current/kvmsched") == {name: content.decode() for name, content in FILES.items()}
-    assert len(list(library.iterdir())) == 2 and not host.present(FILES, None)
+    assert len(list(library.iterdir())) == 2 and not host.present(FILES, None, {})
 
 
 def test_what_python_compiled_is_no_damage(host: Host, tmp_path: Path) -> None:
-    make(host.present(FILES, None))
+    make(host.present(FILES, None, {}))
     cache = tmp_path / LIBRARY[1:] / "current/kvmsched/__pycache__"
     cache.mkdir()
     (cache / "x.pyc").write_bytes(b"")
-    assert not host.present(FILES, None)
+    assert not host.present(FILES, None, {})
 
 
 def test_the_same_policy_is_the_same_file(host: Host) -> None:
-    make(host.present(FILES, POLICY))
+    make(host.present(FILES, POLICY, {}))
     before = host.policy_hash()
-    assert not host.present(FILES, dict(reversed(POLICY.items())))
-    (step,) = host.present(FILES, {"vcpu": {"threshold": 8}})
+    assert not host.present(FILES, dict(reversed(POLICY.items())), {})
+    (step,) = host.present(FILES, {"vcpu": {"threshold": 8}}, {})
     assert (step.part, json.loads(step.before), json.loads(step.after)) == (
         "policy",
         POLICY,
@@ -130,24 +130,35 @@ def test_the_same_policy_is_the_same_file(host: Host) -> None:
 
 
 def test_a_policy_that_nobody_else_can_read_is_opened(host: Host, tmp_path: Path) -> None:
-    make(host.present(FILES, POLICY))
+    make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/policy.json").chmod(0o600)
-    (step,) = host.present(FILES, POLICY)
+    (step,) = host.present(FILES, POLICY, {})
     assert "mode 0600" in step.before and "mode 0644" in step.after
     step.make()
-    assert not host.present(FILES, POLICY)
+    assert not host.present(FILES, POLICY, {})
+
+
+def test_other_files_come_and_go_with_it(host: Host, tmp_path: Path) -> None:
+    unit, drop_in = "/etc/systemd/system/kvmsched.service", "/etc/systemd/system/kvmsched.service.d/role.conf"
+    assert make(host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"}))[2:] == [unit, drop_in]
+    assert not host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"})
+    (step,) = host.present(FILES, None, {unit: "[Unit]\n", drop_in: ""})
+    step.make()
+    assert (step.part, step.after) == ("others", "") and not (tmp_path / drop_in[1:]).parent.exists()
+    make(host.absent([unit, drop_in]))
+    assert (tmp_path / unit[1:]).parent.exists() and not files(tmp_path)
 
 
 def test_absent_leaves_what_is_not_its_own(host: Host, tmp_path: Path) -> None:
-    assert not host.absent()
-    make(host.present(FILES, POLICY))
+    assert not host.absent([])
+    make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/notes").write_text("mine")
-    assert [step.after for step in host.absent()] == ["", "", ""]
-    make(host.absent())
-    assert files(tmp_path) == {"etc/kvmsched/notes": "mine"} and not host.absent() and host.policy_hash() == ""
-    make(host.present(FILES, POLICY))
+    assert [step.after for step in host.absent([])] == ["", "", ""]
+    make(host.absent([]))
+    assert files(tmp_path) == {"etc/kvmsched/notes": "mine"} and not host.absent([]) and host.policy_hash() == ""
+    make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/notes").unlink()
-    make(host.absent())
+    make(host.absent([]))
     assert not (tmp_path / "etc/kvmsched").exists()
 
 
@@ -155,18 +166,18 @@ def test_what_cannot_be_written_leaves_what_was_there(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Injected: no full disk can be had here."""
-    make(host.present(FILES, POLICY))
+    make(host.present(FILES, POLICY, {}))
 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(installation.os, "replace", full)
-    for step in host.present(OTHER, {}):
+    for step in host.present(OTHER, {}, {}):
         with pytest.raises(OSError, match="No space"):
             step.make()
     assert json.loads((tmp_path / "etc/kvmsched/policy.json").read_text()) == POLICY
     assert (tmp_path / LIBRARY[1:] / "current/kvmsched/app/cli.py").read_bytes() == FILES["app/cli.py"]
     assert not [path for path in (tmp_path / "etc/kvmsched").iterdir() if path.name != "policy.json"]
     monkeypatch.undo()
-    make(host.present(OTHER, {}))
-    assert not host.present(OTHER, {})
+    make(host.present(OTHER, {}, {}))
+    assert not host.present(OTHER, {}, {})

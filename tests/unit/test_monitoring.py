@@ -132,7 +132,7 @@ def labels_of(query: str, exported: dict[str, dict[str, set[str]]]) -> set[str]:
     kept = re.findall(r"\bby \(([^)]*)\)", query)
     if kept:
         return set(kept[0].split(", "))
-    return set(OF_SCRAPE).union(*(exported[name] for name, _ in SELECTOR.findall(query))) - gone
+    return set(OF_SCRAPE).union(*(exported[name] for name, _matchers in SELECTOR.findall(query))) - gone
 
 
 def test_nothing_that_is_exported_is_unknown_to_the_docs(exported: dict[str, dict[str, set[str]]]) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What of this package lies on a host, and how it gets there: the package itself, the command, and the policy.
+"""What of this package lies on a host, and how it gets there: the package itself, the command, the policy, its units.
 
 Each release has a directory of its own, named by its version and its content, and ``current`` leads to the one that the
 command uses. So a switch is one rename, a daemon goes on with the release that it began with, and a tree that was
@@ -51,7 +51,7 @@ raise SystemExit(main())
 class Step:
     """One thing that is not as it is to be: before and after as texts ("": not there), and what makes it so.
 
-    ``part`` is package, command or policy.
+    ``part`` is package, command, policy or others.
     """
 
     part: str
@@ -102,16 +102,24 @@ class Host:
     def __init__(self, root: str = "/") -> None:
         self._root = root
 
-    def present(self, files: Mapping[str, bytes], document: Optional[Mapping[str, Any]]) -> list[Step]:
-        """What makes *files* the package of this host, and *document* its policy; None: its policy stays."""
+    def present(
+        self, files: Mapping[str, bytes], document: Optional[Mapping[str, Any]], others: Mapping[str, str]
+    ) -> list[Step]:
+        """What makes *files* the package of this host, and *document* its policy; None: its policy stays.
+
+        *others* are the texts of what else belongs to it, by their paths; one without text is not to be there.
+        """
         steps = [*self._package(files), *self._file("command", COMMAND, _SCRIPT, 0o755)]
+        for path, text in others.items():
+            steps += self._file("others", path, text, 0o644) if text else self._without("others", path)
         if document is not None:
             steps += self._file("policy", config.INSTALLED, policy_text(document), 0o644)
         return steps
 
-    def absent(self) -> list[Step]:
+    def absent(self, others: Iterable[str]) -> list[Step]:
         """What takes all of it away."""
-        return [*self._without("command", COMMAND), *self._no_package(), *self._without("policy", config.INSTALLED)]
+        steps = [*self._without("command", COMMAND), *self._no_package(), *self._without("policy", config.INSTALLED)]
+        return [*steps, *(step for path in others for step in self._without("others", path))]
 
     def policy_hash(self) -> str:
         """The SHA-256 of the policy's bytes, as the daemon tells it; "" without one."""
@@ -199,9 +207,10 @@ class Host:
 
         def make() -> None:
             _remove(target)
-            if os.path.basename(os.path.dirname(target)) == "kvmsched":
+            directory = os.path.dirname(target)
+            if os.path.basename(directory).startswith("kvmsched"):
                 with contextlib.suppress(OSError):  # the directory is ours, what else lies in there is not
-                    os.rmdir(os.path.dirname(target))
+                    os.rmdir(directory)
 
         if os.path.lexists(target):
             yield Step(part, path, (_content(target) or b"").decode(errors="replace"), "", make)

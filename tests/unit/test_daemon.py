@@ -436,8 +436,10 @@ def test_the_port_answers_get_and_head_only(port: int) -> None:
     assert code == 200 and b"kvmsched_domains " in body
     assert request(port, "HEAD") == (200, b"")
     assert request(port, path="/etc/passwd")[0] == 404
-    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "X" * 5000):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get"):
         assert request(port, method)[0] >= 400, method
+    # It may hang up before all of it was sent.
+    assert b" 200 " not in raw(port, b"X" * 5000 + b" /metrics HTTP/1.1\r\n\r\n")
 
 
 GARBAGE = [

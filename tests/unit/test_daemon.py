@@ -24,7 +24,7 @@ from typing import Any, Optional
 import libvirt as binding
 import memory_worlds
 import pytest
-from kvmsched import config, lock, passes
+from kvmsched import config, hypervisor, lock, passes
 from kvmsched.app import access, journal, metrics, state, status, telling, view
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
@@ -510,7 +510,16 @@ def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) ->
 
 
 @pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes.Standing]:
+def fresh_driver() -> Iterator[None]:
+    """libvirt's test driver forgets what was done to it with its last connection, which a thread closes by and by."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD:
+            thread.join(10)
+
+
+@pytest.fixture
+def standing(fresh_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes.Standing]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     standing = passes.Standing(passes.Conduct("test:///default", holder="a test"))
     yield standing
@@ -607,7 +616,9 @@ def test_a_pin_by_others_is_seen_though_nobody_told(standing: passes.Standing, d
     assert seen.vcpus[0].pin == seen.vcpus[0].affinity == {2}
 
 
-def test_observing_may_switch_statistics_on_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observing_may_switch_statistics_on_and_no_more(
+    fresh_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for sets_periods, made in ((False, 0), (True, 1)):
         how = passes.Conduct("test:///default", check=True, sets_periods=sets_periods)

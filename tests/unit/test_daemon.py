@@ -24,13 +24,13 @@ from typing import Any, Optional
 import libvirt as binding
 import memory_worlds
 import pytest
-from kvmsched import config, lock, passes
+from kvmsched import config, hypervisor, lock, passes
 from kvmsched.app import access, journal, metrics, state, status, telling, view
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
 from kvmsched.baseline import OWNER_URI
-from kvmsched.hypervisor import Unavailable
+from kvmsched.hypervisor import THREAD, Unavailable
 from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
 from kvmsched.passes import Result, Tick
 from kvmsched.policy import memory, vcpu
@@ -307,6 +307,19 @@ def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[tell
     assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
 
 
+def test_what_a_qemu_that_does_not_answer_has_is_not_known(told: tuple[telling.Teller, Path]) -> None:
+    """A pass charges it at its maximum; people and Prometheus are not told that it has that."""
+    teller, _directory = told
+    domain = memory_worlds.domain("hog", 4096, 4096)
+    silent = replace(domain.balloon, last_update_s=0, usable_kib=None, unused_kib=None, rss_kib=None)
+    now = memory_worlds.snapshot([replace(domain, busy="QEMU does not answer: it is stopped", balloon=silent)])
+    plan, learnt = memory.decide((now,), config.MemoryPolicy())
+    found = tell(teller, Tick(now, Result(now, plan, learnt, Outcome(), {})))
+    assert "memory\n  busy: QEMU" in re.sub(" +busy", "  busy", "\n".join(view.story(found.domains[0], found)))
+    assert found.domains[0].verdict == "unknown"
+    assert b'kvmsched_domain_memory_actual_bytes{domain="hog"}' not in teller.metrics.render()[0]
+
+
 def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
     """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
     teller, _directory = told
@@ -423,8 +436,10 @@ def test_the_port_answers_get_and_head_only(port: int) -> None:
     assert code == 200 and b"kvmsched_domains " in body
     assert request(port, "HEAD") == (200, b"")
     assert request(port, path="/etc/passwd")[0] == 404
-    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "X" * 5000):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get"):
         assert request(port, method)[0] >= 400, method
+    # It may hang up before all of it was sent.
+    assert b" 200 " not in raw(port, b"X" * 5000 + b" /metrics HTTP/1.1\r\n\r\n")
 
 
 GARBAGE = [
@@ -495,11 +510,28 @@ def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) ->
 
 
 @pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes.Standing]:
+def fresh_driver() -> Iterator[None]:
+    """libvirt's test driver forgets what was done to it with its last connection, which a thread closes by and by."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD:
+            thread.join(10)
+
+
+@pytest.fixture
+def standing(fresh_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[passes.Standing]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     standing = passes.Standing(passes.Conduct("test:///default", holder="a test"))
     yield standing
+    close(standing)
+
+
+def close(standing: passes.Standing) -> None:
+    """The test driver's host lasts until its last connection is closed, which nobody waits for but a test."""
     standing.close()
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join(10)
 
 
 def turns(**vcpu_settings: Any) -> tuple[Any, Any]:
@@ -584,13 +616,15 @@ def test_a_pin_by_others_is_seen_though_nobody_told(standing: passes.Standing, d
     assert seen.vcpus[0].pin == seen.vcpus[0].affinity == {2}
 
 
-def test_observing_may_switch_statistics_on_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observing_may_switch_statistics_on_and_no_more(
+    fresh_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for sets_periods, made in ((False, 0), (True, 1)):
         how = passes.Conduct("test:///default", check=True, sets_periods=sets_periods)
         standing = passes.Standing(how)
         tick = standing.tick(*turns())
-        standing.close()
+        close(standing)
         assert tick.memory is not None
         assert [move.kind for move in tick.memory.outcome.moves] == ["stats_period"] * made
 

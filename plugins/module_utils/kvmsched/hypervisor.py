@@ -236,7 +236,10 @@ _Times = dict[int, procfs.VcpuThread]
 
 @dataclass(frozen=True)
 class _Inventory:
-    """The host's CPUs, and by UUID its active domains, of which no more is in it than their states."""
+    """The host's CPUs, and by UUID its active domains, of which no more is in it than their states.
+
+    ``persistent`` are those with a persistent definition, where that is known.
+    """
 
     connection: Any
     online: CpuSet
@@ -246,6 +249,7 @@ class _Inventory:
     driver: str
     handles: dict[str, Any]
     domains: dict[str, Domain]
+    persistent: Optional[frozenset[str]]
 
 
 @dataclass
@@ -369,7 +373,7 @@ class Hypervisor:
     def _list(self, reading: Reading) -> _Inventory:
         """Which domains there are, and forget what is known of others: of all, if CPUs or connection are others."""
         last = self._inventory
-        now = self._inventory = self._ask(functools.partial(_inventory, self.local, last))
+        now = self._inventory = self._ask(functools.partial(_inventory, self.local, last, reading == "all"))
         same = last is not None and (last.connection, last.online) == (now.connection, now.online)
         if reading == "all":
             self._known, self._hung = {}, {}
@@ -462,7 +466,8 @@ class Hypervisor:
         """Get to know these domains anew."""
         if not handles:
             return
-        persistent = self._ask(_persistent)
+        # With the inventory it costs no wait for another thread to have its turn.
+        persistent = self._ask(_persistent) if inventory.persistent is None else inventory.persistent
 
         def work(chunk: Sequence[Any], connection: Any) -> dict[str, _Known]:
             here = {handle.UUIDString(): _here(connection, handle) for handle in chunk}
@@ -629,7 +634,7 @@ class Hypervisor:
             raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
 
 
-def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inventory:
+def _inventory(local: bool, last: Optional[_Inventory], whole: bool, connection: Any) -> _Inventory:
     """The active domains; with the host's topology as it was at *last*, if that is not long ago."""
     _count, cpus, _online = connection.getCPUMap()
     online = _cpus(tuple(cpus))
@@ -645,7 +650,9 @@ def _inventory(local: bool, last: Optional[_Inventory], connection: Any) -> _Inv
     handles = {handle.UUIDString(): handle for handle, _record in listed}
     states = (_STATES.get(record.get("state.state", 0), "unknown") for _handle, record in listed)
     domains = {uuid: Domain(uuid, h.name(), h.ID(), state) for (uuid, h), state in zip(handles.items(), states)}
-    return _Inventory(connection, online, topology, host_uuid, topology_s, connection.getType(), handles, domains)
+    persistent = _persistent(connection) if whole else None
+    driver = connection.getType()
+    return _Inventory(connection, online, topology, host_uuid, topology_s, driver, handles, domains, persistent)
 
 
 def _persistent(connection: Any) -> frozenset[str]:

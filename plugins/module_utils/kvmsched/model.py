@@ -543,6 +543,10 @@ def from_json(cls: type[T], data: Any) -> T:
     return value
 
 
+# Whoever writes a bundle by hand need not know Python.
+_PLAIN: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+
+
 def _decode(wanted: Any, data: Any, where: str) -> Any:
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted is Any:
@@ -568,7 +572,7 @@ def _decode(wanted: Any, data: Any, where: str) -> Any:
     if wanted is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     fits = isinstance(data, wanted) and isinstance(data, bool) == (wanted is bool)
-    return _require(fits, data, where, wanted.__name__)
+    return _require(fits, data, where, _PLAIN.get(wanted, wanted.__name__))
 
 
 def _decode_union(choices: tuple[Any, ...], data: Any, where: str) -> Any:

@@ -537,9 +537,10 @@ def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str
     taken = {m.uuid for m in result.outcome.moves if isinstance(m, BalloonMove) and not m.gives}
     domains = [d for d in result.snapshot.domains if d.uuid in taken and d.balloon and not d.balloon.autodeflate]
     if domains:
-        names = ", ".join(domain.name for domain in domains[:3]) + (", ..." if len(domains) > 3 else "")
+        names = ", ".join(domain.name for domain in domains[:3])
+        names += f" and {len(domains) - 3} more" if len(domains) > 3 else ""
         yield (
-            f"memory was taken from {len(domains)} domains without autodeflate ({names}):"
+            f"memory was taken from {names}, without autodeflate:"
             " if they need it again, only another pass gives it back"
         )
 

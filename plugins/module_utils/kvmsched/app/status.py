@@ -240,14 +240,15 @@ def describe_domains(
     found = [_unseen(skip) for skip in now.skips if skip.code != "gone"]
     for domain in now.domains:
         uuid = domain.uuid
+        memory_of = _memory(domain, policy)
         excluded = "" if policy.selection.matches(domain) else _EXCLUDED
         found.append(
             DomainStatus(
                 name=domain.name,
                 uuid=uuid,
                 state=domain.state,
-                **_memory(domain, policy),
-                target_kib=targets.get(uuid, domain.balloon.actual_kib if domain.balloon else None),
+                **memory_of,
+                target_kib=targets.get(uuid, memory_of.get("actual_kib")),
                 unmet_kib=unmet[uuid].kib if uuid in unmet else 0,
                 unmet=unmet[uuid].reason if uuid in unmet else "",
                 memory_skip=excluded or skips[0].get(uuid, ""),
@@ -281,6 +282,8 @@ def _memory(domain: Domain, policy: MemoryPolicy) -> dict[str, Optional[int]]:
     values: dict[str, Optional[int]] = {
         name: getattr(balloon, name) for name in ("maximum_kib", "actual_kib", "usable_kib", "unused_kib", "rss_kib")
     }
+    if domain.busy and not balloon.last_update_s:
+        values["actual_kib"] = None  # nobody answered: the pass charges such a domain at its maximum
     # Settings that contradict each other are told by the skip.
     with contextlib.suppress(ValueError):
         settings = policy.settings_for(domain)

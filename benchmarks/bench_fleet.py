@@ -41,7 +41,8 @@ MODULES: dict[str, tuple[dict[str, Any], Optional[float]]] = {
 
 def run(inventory: Path, module: str, options: dict[str, Any], *more: str) -> tuple[float, str]:
     """Run a module in check mode on all hosts of an inventory; the seconds that it took, and what it said."""
-    command = [str(ANSIBLE), "all", "--inventory", str(inventory), "--check", "-m", module, "-a", json.dumps(options)]
+    command = [str(ANSIBLE), "all", "--inventory", str(inventory), "--check", "-m", module]
+    command += ["-a", json.dumps(options)] if options else []
     environment = {**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     began_s = time.monotonic()
     done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=True)

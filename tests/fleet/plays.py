@@ -122,7 +122,9 @@ def traces(host: Host) -> set[str]:
     """All paths of the host but those of logs, caches, guests and Ansible itself; its units, users and records."""
     volatile = ("/var/log", "/var/cache", "/var/lib/libvirt", "/var/lib/systemd", "/root/.ansible", "/tmp", "/var/tmp")
     prune = " -o ".join(f"-path {path}" for path in volatile)
-    found = set(host.run(f"find / -xdev \\( {prune} \\) -prune -o -print; find /run -maxdepth 1").splitlines())
+    found = set(
+        host.run(f"find / -xdev \\( {prune} \\) -prune -o -print; find /run -maxdepth 1 -name 'kvmsched*'").splitlines()
+    )
     found |= set(host.run("systemctl list-units --all --plain --no-legend 'kvmsched*'; getent passwd").splitlines())
     found |= set(
         host.run("for g in $(virsh list --name); do virsh dumpxml $g | grep -o urn:kvmsched:state; done; true").split()

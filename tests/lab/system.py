@@ -30,6 +30,8 @@ FILES = {
     "etc/apt/sources.list": f"deb [trusted=yes] file:{REPOSITORY} ./\n",
     # A host's cgroups are read-only where the outside has version 1: libvirt can't make any for guests.
     "etc/libvirt/qemu.conf": "cgroup_controllers = [ ]\n",
+    # The lab's guests do not heed a power button: nobody waits for them when a host goes down.
+    "etc/default/libvirt-guests": "ON_SHUTDOWN=shutdown\nSHUTDOWN_TIMEOUT=1\n",
 }
 ENABLED = ("systemd-networkd", "ssh")
 # No address comes by DHCP, an overlay is not remounted, and nothing but the tests may hold the lock of apt.

@@ -94,6 +94,14 @@ def test_a_rise_is_measured_from_the_last_known_use() -> None:
     assert moves(plan) == {"db": 3750 + 300 + 225 - 4000}
 
 
+def test_memory_that_is_on_its_way_to_us_is_no_rise() -> None:
+    """libvirt hears of a balloon's size once a second, and the guest's reading may be newer."""
+    taken = domain("db", 4000, 8192, unused=1150, usable=1150, record=record(8192, 5000, 3000, age_s=2))
+    history = seen(actual_kib=5000 * MIB, used_kib=1950 * MIB, used_s=int(NOW_S) - 6)
+    plan, _history = memory.decide([snapshot([taken])], MemoryPolicy(), history)
+    assert not plan.moves and skips(plan) == {"db": "settling"}
+
+
 # ---------------------------------------------------------------- back-off and hysteresis
 
 

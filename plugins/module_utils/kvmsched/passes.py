@@ -150,7 +150,13 @@ def run_rescue(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
         if how.writes:
             _move_memory(work, plan, policy, release=False)
             watch.lap("apply")
-        return _result(plan, learnt, work, watch)
+        result = _result(plan, learnt, work, watch)
+        # Nobody comes back to them but another rescue.
+        missed = [skip for skip in result.skips if skip.code in ("busy", "hung")] or result.outcome.failures
+        if missed and not result.failed:
+            names = ", ".join(one.domain for one in missed)
+            result = replace(result, failed=f"not all were looked after, run it again: {names}")
+        return result
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:

@@ -366,7 +366,7 @@ def _host_goes_down() -> bool:
     """Whether systemd is shutting the host down: its domains end anyhow, and libvirt may be gone."""
     command = ["systemctl", "is-system-running"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout.strip() == "stopping"

@@ -256,7 +256,10 @@ class Reader:
         """How much more it will use when the next pass can help it, if it goes on as it did; noise is no rise.
 
         Until then pass the age of this reading and about as long as between this one and the last.
+        While we take from it, *actual* may lag behind the reading: what its balloon holds already looks used.
         """
+        if guest.pending_kib is not None and guest.pending_kib < guest.actual_kib:
+            return 0
         read_s = guest.balloon.last_update_s
         if seen is not None and seen.used_kib is not None:
             grown_kib, elapsed_s, ahead_s = (

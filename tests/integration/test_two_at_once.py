@@ -17,7 +17,8 @@ from lab import Lab, RunningGuest, TinyGuest
 
 URI = "qemu:///system"
 HOME = frozenset({0})
-OPTIONS = {"pcpus": "0-1", "threshold": 20}
+# Guests that are busy at the same moments keep a pCPU less busy than they want: four of them 20 to 80 %, two 20 to 40 %.
+OPTIONS = {"pcpus": "0-1", "threshold": 10}
 
 
 @pytest.fixture(scope="module")

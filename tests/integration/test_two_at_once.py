@@ -17,20 +17,20 @@ from lab import Lab, RunningGuest, TinyGuest
 
 URI = "qemu:///system"
 HOME = frozenset({0})
-# Guests that are busy at the same moments keep a pCPU less busy than they want: four of them 20 to 80 %, two 20 to 40 %.
-OPTIONS = {"pcpus": "0-1", "threshold": 10}
+OPTIONS = {"pcpus": "0-1", "threshold": 20}
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab() as lab:
-        lab.start(*(TinyGuest(f"kvmsched-test-two{n}", cpu=[0.2], pin={0: "0"}) for n in range(4)))
+        # Always busy: what guests want that are busy now and then depends on whether they are so together.
+        lab.start(*(TinyGuest(f"kvmsched-test-two{n}", cpu=[1.0], pin={0: "0"}) for n in range(2)))
         yield lab
 
 
 @pytest.fixture
 def guests(lab: Lab) -> Iterator[list[RunningGuest]]:
-    """Four guests on pCPU 0, where there should be two."""
+    """Two guests on pCPU 0, where there should be one."""
     yield list(lab.guests.values())
     run_ok("kvm_vcpu_pin", state="released")
     assert all(guest.affinity(0) == HOME for guest in lab.guests.values())
@@ -45,7 +45,7 @@ def test_of_two_runs_at_once_one_waits_and_finds_the_work_done(guests: list[Runn
         runs = [pool.submit(run_ok, "kvm_vcpu_pin", **OPTIONS) for _turn in range(2)]
         answers = [one.result() for one in runs]
     assert sorted(answer.changed for answer in answers) == [False, True], [answer.text for answer in answers]
-    assert placement(guests) == {HOME: 2, frozenset({1}): 2}
+    assert placement(guests) == {HOME: 1, frozenset({1}): 1}
 
 
 def test_a_run_that_does_not_get_the_host_names_its_holder(guests: list[RunningGuest]) -> None:
@@ -54,7 +54,7 @@ def test_a_run_that_does_not_get_the_host_names_its_holder(guests: list[RunningG
         assert run_ok("kvm_vcpu_pin", check=True, **OPTIONS).changed, "check mode needs no lock"
     assert answer.failed and not answer.changed
     assert f"kvm_mem_balance (pid {os.getpid()}) holds this host" in answer.msg
-    assert placement(guests) == {HOME: 4}
+    assert placement(guests) == {HOME: 2}
 
 
 @pytest.mark.parametrize("module", ["kvm_vcpu_pin", "kvm_mem_balance"])
@@ -67,11 +67,11 @@ def test_beside_an_acting_daemon_a_run_changes_nothing_and_names_it(guests: list
     assert not answer.changed and not answer.moves
     assert named in answer.text
     assert release.failed and named in release.msg and "stop kvmsched or set mode observe" in release.msg
-    assert placement(guests) == {HOME: 4}
+    assert placement(guests) == {HOME: 2}
 
 
 def test_beside_a_daemon_that_only_observes_a_run_acts(guests: list[RunningGuest]) -> None:
     with lock.announce(URI, "act") as set_mode:
         set_mode("observe")
         assert run_ok("kvm_vcpu_pin", **OPTIONS).changed
-    assert placement(guests) == {HOME: 2, frozenset({1}): 2}
+    assert placement(guests) == {HOME: 1, frozenset({1}): 1}

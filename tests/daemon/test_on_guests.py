@@ -140,7 +140,7 @@ def test_observing_writes_nothing_and_says_what_it_would_do(lab: Lab, guests: li
         assert daemon.metric('kvmsched_planned_moves{resource="memory"}') > 0
         assert daemon.metric('kvmsched_passes_total{resource="memory",result="ok"}') >= 4
         daemon.reload(policy({"mode": "observe", "observe_sets_stats_period": True}, memory=MEMORY))
-        daemon.wait(lambda: daemon.said("stats_period 0 -> 5"), "to switch statistics on")
+        daemon.wait(lambda: daemon.said("stats_period: 0 -> 5"), "to switch statistics on")
     assert everything(guests) == before[:-1]
     lab.stop([quiet[0].name])
 

@@ -381,8 +381,9 @@ class Hypervisor:
             self._known = {}
         runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
         self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}
-        self._processes = {run: process for run, process in self._processes.items() if run in runs}
-        self._threads = {run: threads for run, threads in self._threads.items() if run in runs}
+        # A call that was abandoned may go on at any time, and add to these.
+        self._processes = {run: process for run, process in list(self._processes.items()) if run in runs}
+        self._threads = {run: threads for run, threads in list(self._threads.items()) if run in runs}
         return now
 
     def _ask(self, work: Callable[[Any], T]) -> T:

@@ -28,7 +28,7 @@ test: prepare ## Run every test but the nightly ones (root)
 	@echo "== all tests passed"
 
 nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos (root)
-	@$(MAKE) --no-print-directory integration ARGS='-m nightly'
+	@$(MAKE) --no-print-directory integration fleet ARGS='-m nightly'
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
 

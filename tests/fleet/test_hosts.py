@@ -58,6 +58,7 @@ def test_guests_run_on_it_and_nowhere_else(fleet: Fleet) -> None:
     assert first.run("virsh list --all --name").split() == []
 
 
+@pytest.mark.nightly
 def test_a_lost_host_is_unreachable_until_found(fleet: Fleet) -> None:
     host = fleet["kvmsched-h2"]
     host.lose()

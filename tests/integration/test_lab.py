@@ -93,6 +93,7 @@ def test_memory_is_really_held(lab: Lab) -> None:
     assert near(hog.report().cached_kib, 5 * MIB, 4 * MIB)
 
 
+@pytest.mark.nightly
 def test_memory_follows_a_timeline(lab: Lab) -> None:
     hog = lab[HOG.name]
     hog.hold(20)
@@ -166,6 +167,7 @@ def test_reboot_and_stop_are_seen(lab: Lab) -> None:
     assert not busy.alive
 
 
+@pytest.mark.nightly
 def test_an_own_libvirtd_dies_and_its_guests_live() -> None:
     tiny = [TinyGuest(f"kvmsched-test-lab-tiny{share:g}", cpu=[share], pin={0: "0"}) for share in (0.1, 0.3)]
     with OwnLibvirtd() as own, Lab(own=own) as lab:

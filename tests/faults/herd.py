@@ -120,7 +120,8 @@ class Herd:
         self.assert_unharmed()
         for guest in self.guests:
             if self.resource == "memory":
-                assert abs(guest.balloon_kib() - MEMORY_KIB) <= TOLERANCE_KIB, guest.name
+                kib = guest.balloon_kib()
+                assert abs(kib - MEMORY_KIB) <= TOLERANCE_KIB, (guest.name, kib, guest.domain.XMLDesc(0))
             else:
                 assert guest.affinity(0) == HOME, guest.name
             assert "kvmsched:state" not in guest.domain.XMLDesc(0), guest.name

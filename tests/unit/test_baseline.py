@@ -69,6 +69,16 @@ def test_a_value_of_nobody_we_know_is_foreign() -> None:
     assert not masks.foreign(BOTH) and not masks.foreign(CPU0) and masks.foreign(CPU1)
 
 
+def test_where_an_earlier_request_leads_is_ours_though_a_later_one_was_recorded() -> None:
+    """The pass died before it made the later one: the balloon goes on to where it was sent first."""
+    taking = baseline.intend(None, DOMAIN, balloon(1000000, 700000), HOST, 10)
+    giving = baseline.intend(taking, DOMAIN, balloon(800000, 900000), HOST, 20)
+    assert giving.memory and not any(map(giving.memory.foreign, (1000000, 900000, 800000, 700000)))
+    assert giving.memory.foreign(600000) and giving.memory.foreign(950000)
+    ignored = baseline.intend(taking, DOMAIN, balloon(1000000, 600000), HOST, 20)
+    assert ignored.memory and not any(map(ignored.memory.foreign, (1000000, 700000, 600000)))
+
+
 def test_an_adopted_value_is_the_new_original() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1)
     record = baseline.adopt(record, DOMAIN, Adoption("d", "u", "because", memory_kib=600000), HOST, 9)

@@ -125,8 +125,13 @@ def _ours(record: Optional[Record], domain: Domain, host_uuid: str) -> Record:
 
 
 def _intend_memory(part: Optional[MemoryRecord], move: BalloonMove, now_s: int) -> MemoryRecord:
-    original_kib = part.original_kib if part else move.before_kib
-    return MemoryRecord(original_kib, move.before_kib, move.after_kib, now_s)
+    if part is None:
+        return MemoryRecord(move.before_kib, move.before_kib, move.after_kib, now_s)
+    previous_kib = move.before_kib
+    # An earlier request may still be on its way, and go on if this one never comes: where it leads is ours, too.
+    if min(part.intended_kib, move.after_kib) <= move.before_kib <= max(part.intended_kib, move.after_kib):
+        previous_kib = part.intended_kib
+    return MemoryRecord(part.original_kib, previous_kib, move.after_kib, now_s)
 
 
 def _intend_pin(record: Record, move: PinMove, now_s: int) -> PinRecord:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from four import BUSY, CALM, HOG, LAZY, four
 from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
 from running import REPOSITORY, Daemon, policy, running
 
@@ -23,18 +24,7 @@ STARVATION_MIB, WASTE_MIB = 60, 120
 MEMORY = {"starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
 # The kernel's own counters jitter by a few MiB from one second to the next.
 NOISE_KIB = 8 * 1024
-HOG, LAZY, BUSY, CALM = (f"kvmsched-test-{name}" for name in ("hog", "lazy", "busy", "calm"))
 NAMES = (HOG, LAZY, BUSY, CALM)
-
-
-def four() -> list[Guest]:
-    """Two guests with memory at odds, and two more that share pCPU 0 with all of them."""
-    return [
-        Guest(HOG, memory_mib=512, current_mib=256, hold_mib=180, cpu=[0.1], pin={0: "0"}),
-        Guest(LAZY, memory_mib=512, cpu=[0.1], pin={0: "0"}),
-        Guest(BUSY, memory_mib=256, hold_mib=60, cpu=[0.5], pin={0: "0"}),
-        Guest(CALM, memory_mib=256, hold_mib=60, cpu=[0.4], pin={0: "0"}),
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -14,23 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from four import BUSY, HOG, LAZY, four
 from lab import Fleet, Guest, Host, HostError, Lab, RunningGuest, TinyGuest
 from unit import REPOSITORY, Unit
 
-HOG, LAZY, BUSY, CALM = (f"kvmsched-test-{name}" for name in ("hog", "lazy", "busy", "calm"))
 # The daemon sets its watchdog to 30 s and six deadlines: where it is waited for, to little more than the least.
 DEADLINE_S, SHORT_DEADLINE_S = 10, 2
 STOPPED_S = 2
-
-
-def four() -> list[Guest]:
-    """Two guests with memory at odds, and two more that share pCPU 0 with all of them."""
-    return [
-        Guest(HOG, memory_mib=512, current_mib=256, hold_mib=180, cpu=[0.1], pin={0: "0"}),
-        Guest(LAZY, memory_mib=512, cpu=[0.1], pin={0: "0"}),
-        Guest(BUSY, memory_mib=256, hold_mib=60, cpu=[0.5], pin={0: "0"}),
-        Guest(CALM, memory_mib=256, hold_mib=60, cpu=[0.4], pin={0: "0"}),
-    ]
 
 
 def policy(deadline: float = DEADLINE_S, **daemon: Any) -> dict[str, Any]:

@@ -244,7 +244,7 @@ class Fleet:
         try:
             self.directory.mkdir()
             self._hold()
-            quietly(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)])
+            machine.quietly(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)])
             for number, (name, bare) in enumerate(self._names.items(), 2):
                 lower = f"{layers.bare}" if bare else f"{layers.ready}:{layers.bare}"
                 self.hosts[name] = Host(self, name, number, lower)
@@ -291,7 +291,7 @@ class Fleet:
 
     def outside(self, command: Sequence[str]) -> None:
         """Run *command* beside the hosts, in their network."""
-        quietly(self.inside(command))
+        machine.quietly(self.inside(command))
 
     def _write_inventory(self) -> None:
         """Ansible itself runs in the machine's own network; its ssh runs in the hosts'."""
@@ -356,12 +356,6 @@ def _remove_cgroups(fleet: str) -> None:
 
 def _is_cgroup(directory: Path) -> bool:
     return (directory / "cgroup.procs").exists()
-
-
-def quietly(command: Sequence[str]) -> None:
-    done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)} failed: {done.stderr}")
 
 
 def _processes() -> Iterator[tuple[int, list[int]]]:

@@ -9,13 +9,14 @@ import contextlib
 import fcntl
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 Say = Callable[[str], None]
 
@@ -104,16 +105,22 @@ def _available_kernel() -> str:
 
 
 def _apt(*arguments: str) -> None:
+    quietly(["apt-get", "--quiet", *arguments], DEBIAN_FRONTEND="noninteractive")
+
+
+def quietly(command: Sequence[str], **variables: str) -> None:
+    """Run a command; RuntimeError with the end of what it said if it failed."""
     done = subprocess.run(
-        ["apt-get", "--quiet", *arguments],
-        env={**environment(), "DEBIAN_FRONTEND": "noninteractive"},
+        command,
+        env={**environment(), **variables},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"apt-get {' '.join(arguments)} failed:\n{done.stdout[-2000:]}")
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout[-2000:]}")
 
 
 # ---------------------------------------------------------------- daemons

@@ -80,7 +80,7 @@ def _make_bare(suite: str, root: Path) -> None:
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',
     ]
     packages = ",".join(PACKAGES)
-    _run(
+    machine.quietly(
         ["mmdebstrap", "--quiet", "--variant=apt", f"--include={packages}"]
         + [f"--customize-hook={hook}" for hook in hooks]
         + [suite, str(root)]
@@ -109,20 +109,6 @@ def _make_ready(parts: Path) -> None:
         f"{chroot} apt-get --quiet update",
         f"DEBIAN_FRONTEND=noninteractive {chroot} apt-get install --yes --no-install-recommends {' '.join(ADDED)}",
     ]
-    _run(["unshare", "--mount", "--propagation", "private", "sh", "-c", " && ".join(commands)])
+    machine.quietly(["unshare", "--mount", "--propagation", "private", "sh", "-c", " && ".join(commands)])
     for part in ("work", "root"):
         shutil.rmtree(parts / part)
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(
-        command,
-        env=machine.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}")

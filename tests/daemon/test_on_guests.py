@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import libvirt
 import pytest
 from four import BUSY, CALM, HOG, LAZY, four
 from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
@@ -36,10 +37,12 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def guests(lab: Lab) -> list[RunningGuest]:
-    """The four, with the load that they began with, and nobody whom a failed test left."""
+    """The four with the load and the pins that they began with, no record, and nobody whom a failed test left."""
     lab.stop([name for name in lab.guests if name not in NAMES])
     guests = [lab[name] for name in NAMES]
     for guest, made in zip(guests, four()):
+        lab.apply_pins(guest)
+        guest.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, "urn:kvmsched:state/1")
         guest.cpu(*made.cpu)
         guest.hold(made.hold_mib)
         guest.wait_held()

@@ -7,7 +7,7 @@
  * Once a second it reports the guest's memory on the console (ttyS0); it obeys commands that come a
  * line each on ttyS1, and those of the kernel argument lab="command; command":
  *
- *   cpu PCT...           vCPU n is busy PCT percent of each 100 ms (the last PCT counts for the rest)
+ *   cpu PCT...           vCPU n is busy for PCT percent of each 100 ms (the last PCT counts for the rest)
  *   mem MIB [MIB_PER_S]  hold that much memory, at once or growing (shrinking) at that rate
  *   cache MIB            have that much of the blank disk in the page cache
  *   at S COMMAND         the same, S seconds from now
@@ -116,22 +116,33 @@ static pid_t child(const char *oom_score_adj, int nice_level)
 
 /* ---------------------------------------------------------------- what the children do */
 
-/* Busy by the clock, not by time received: a vCPU that has to wait for its pCPU demands no more later. */
+static void sleep_until(long long when_ns)
+{
+	long long ns = when_ns - now_ns();
+
+	if (ns > 0)
+		sleep_ns(ns);
+}
+
+/* Busy by the clock, not by time received: a vCPU that has to wait for its pCPU demands no more later.
+ * Where in a period it is busy is drawn each time: what started together would be busy together for ever. */
 static void burn(int vcpu)
 {
+	unsigned int seed = now_ns() + vcpu;
 	cpu_set_t mask;
 
 	CPU_ZERO(&mask);
 	CPU_SET(vcpu, &mask);
 	for (;;) {
-		long long phase_ns = now_ns() % PERIOD_NS;
+		long long begin_ns = now_ns() / PERIOD_NS * PERIOD_NS;
+		long long busy_ns = load->share_pct[vcpu] * (PERIOD_NS / 100);
+		long long from_ns = begin_ns + (PERIOD_NS - busy_ns) / 100 * (rand_r(&seed) % 101);
 
-		if (phase_ns < load->share_pct[vcpu] * (PERIOD_NS / 100)) {
+		sleep_until(from_ns);
+		while (now_ns() < from_ns + busy_ns)
 			for (volatile int i = 0; i < 20000; i++)
 				;
-			continue;
-		}
-		sleep_ns(PERIOD_NS - phase_ns);
+		sleep_until(begin_ns + PERIOD_NS);
 		while (sched_setaffinity(0, sizeof mask, &mask)) /* not plugged in, or unplugged */
 			sleep(1);
 	}

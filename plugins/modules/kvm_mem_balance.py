@@ -428,7 +428,7 @@ warnings:
   returned: if there are any
   type: list
   elements: str
-  sample: ["2 domains did not take their change, see failures"]
+  sample: ["2 domains did not take their change, web1: it was restarted or stopped meanwhile"]
 timings_s:
   description: How long the parts of the pass took, in seconds.
   returned: success

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Chaos: passes over six guests while QEMUs, libvirtd and the passes themselves are hurt at random.
 
-Throughout, from outside: nobody dies whom the chaos did not kill, and none is below its floor by the
-word of its own kernel. After it, ``released`` brings everyone back.
+Throughout, from outside: nobody dies whom the chaos did not kill, none is below its floor by the word of
+its own kernel, and none is changed without a record of what it was. After it, ``released`` brings everyone back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import random
 import signal
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 
 import faulty
 import pytest
 from faulty import Child
-from herd import ALLOWED, MEMORY_KIB, Herd, memory_guest
+from herd import ALLOWED, MEMORY_KIB, TOLERANCE_KIB, Herd, memory_guest
 from lab import Lab, OwnLibvirtd, RunningGuest
 from lab.truth import reports
 
@@ -43,9 +44,10 @@ FAULTS = {
 class Watcher(threading.Thread):
     """Looks at all guests past libvirt, again and again, and notes whatever is wrong."""
 
-    def __init__(self, herd: Herd) -> None:
+    def __init__(self, herd: Herd, own: OwnLibvirtd) -> None:
         super().__init__(daemon=True)
         self.herd = herd
+        self.status_directory = own.run_directory / "qemu"
         self.wrong: list[str] = []
         self.looks = 0
         self.over = threading.Event()
@@ -74,6 +76,18 @@ class Watcher(threading.Thread):
         for report in reports(guest.console()[-1000:])[-1:]:
             if report.total_kib + self.kernel_kib[guest.name] < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
                 yield f"is below its floor: {report}"
+        yield from self._unrecorded(guest.name)
+
+    def _unrecorded(self, name: str) -> Iterator[str]:
+        """What libvirt keeps of a running domain on disk: pins, memory and record as they were at one instant."""
+        with contextlib.suppress(FileNotFoundError):
+            text = (self.status_directory / f"{name}.xml").read_text(encoding="utf-8")
+            domain = ET.fromstring(text).find("domain")
+            assert domain is not None, text
+            pins = {pin.get("cpuset") for pin in domain.findall("cputune/vcpupin")}
+            kib = int(domain.findtext("currentMemory", "0"))
+            if "kvmsched:state" not in text and (pins - {"0"} or abs(kib - MEMORY_KIB) > TOLERANCE_KIB):
+                yield f"was changed, and no record tells what it was: {kib} KiB, pinned to {pins}"
 
     @contextlib.contextmanager
     def excusing(self, guest: RunningGuest) -> Iterator[None]:
@@ -187,7 +201,7 @@ def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest
     with OwnLibvirtd() as own, Lab(own=own) as lab:
         lab.start(*guests)
         herds = [Herd(lab, resource, guests) for resource in faulty.RESOURCES]
-        watcher = Watcher(herds[0])
+        watcher = Watcher(herds[0], own)
         chaos = Chaos(herds[0], own, watcher, random.Random(seed))
         watcher.start()
         end_s = time.monotonic() + seconds
@@ -202,6 +216,7 @@ def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest
             watcher.over.set()
             watcher.join()
             print(f"{len(chaos.passes)} passes, {watcher.looks} looks, faults: {', '.join(chaos.log)}")
+            print("the last passes:", *(f"{status}: {output}" for status, output in chaos.passes[-4:]), sep="\n")
         assert not watcher.wrong, (watcher.wrong[:5], repeat)
         traces = [output for _status, output in chaos.passes if "Traceback" in output]
         assert not traces, (traces[0], repeat)

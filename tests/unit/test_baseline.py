@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 from kvmsched import baseline
@@ -36,7 +37,8 @@ def pin(number: int, before: frozenset[int], after: frozenset[int]) -> PinMove:
 
 def test_the_original_is_that_from_before_the_first_change() -> None:
     first = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 10)
-    second = baseline.intend(first, DOMAIN, balloon(900000, 800000), HOST, 20)
+    arrived = replace(DOMAIN, balloon=Balloon(900000, 2097152))
+    second = baseline.intend(first, arrived, balloon(900000, 800000), HOST, 20)
     assert second.memory == MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=800000, when_s=20)
     assert (second.host_uuid, second.domain_id) == (HOST, 7)
 
@@ -69,14 +71,36 @@ def test_a_value_of_nobody_we_know_is_foreign() -> None:
     assert not masks.foreign(BOTH) and not masks.foreign(CPU0) and masks.foreign(CPU1)
 
 
+def at(actual_kib: int) -> Domain:
+    return replace(DOMAIN, balloon=Balloon(actual_kib, 2097152))
+
+
 def test_where_an_earlier_request_leads_is_ours_though_a_later_one_was_recorded() -> None:
     """The pass died before it made the later one: the balloon goes on to where it was sent first."""
-    taking = baseline.intend(None, DOMAIN, balloon(1000000, 700000), HOST, 10)
-    giving = baseline.intend(taking, DOMAIN, balloon(800000, 900000), HOST, 20)
-    assert giving.memory and not any(map(giving.memory.foreign, (1000000, 900000, 800000, 700000)))
-    assert giving.memory.foreign(600000) and giving.memory.foreign(950000)
-    ignored = baseline.intend(taking, DOMAIN, balloon(1000000, 600000), HOST, 20)
-    assert ignored.memory and not any(map(ignored.memory.foreign, (1000000, 700000, 600000)))
+    taking = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
+    for actual_kib, after_kib in [(800000, 900000), (1000000, 600000), (900000, 800000), (700000, 720000)]:
+        later = baseline.intend(taking, at(actual_kib), balloon(actual_kib, after_kib), HOST, 20).memory
+        assert later and (later.previous_kib, later.intended_kib) == (actual_kib, after_kib)
+        assert not any(map(later.foreign, (1000000, actual_kib, after_kib, 700000))), later
+        assert later.foreign(500000) and later.foreign(1100000)
+
+
+def test_a_request_that_was_called_back_is_ours_wherever_its_balloon_is() -> None:
+    """Such a move begins at the target of the earlier one, and the balloon may not have moved at all."""
+    taking = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
+    back = baseline.intend(taking, at(990000), balloon(700000, 750000), HOST, 20)
+    assert back.memory and not any(map(back.memory.foreign, (1000000, 990000, 750000, 700000)))
+
+
+def test_requests_that_were_never_made_pile_up_until_the_balloon_arrives() -> None:
+    record = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
+    record = baseline.intend(record, at(900000), balloon(900000, 1100000), HOST, 20)
+    record = baseline.intend(record, at(850000), balloon(850000, 840000), HOST, 30)
+    assert record.memory and not any(map(record.memory.foreign, (1100000, 850000, 840000, 700000)))
+    assert baseline.decode(ET.fromstring(baseline.encode(record))) == record
+    record = baseline.intend(record, at(840000), balloon(840000, 860000), HOST, 40)
+    assert record.memory == MemoryRecord(1000000, 840000, 860000, 40)
+    assert record.memory.foreign(700000) and record.memory.foreign(900000)
 
 
 def test_an_adopted_value_is_the_new_original() -> None:

@@ -43,7 +43,7 @@ def encode(record: Record) -> str:
     """The record as the XML element that virDomainSetMetadata takes."""
     root = ET.Element("state", version=str(VERSION), host=record.host_uuid, domain=str(record.domain_id))
     if record.memory is not None:
-        ET.SubElement(root, "memory", _numbers(record.memory, "original_kib", "previous_kib", "intended_kib", "when_s"))
+        ET.SubElement(root, "memory", _memory(record.memory))
     if record.period is not None:
         period = _numbers(record.period, "original_s", "previous_s", "intended_s", "when_s")
         ET.SubElement(root, "stats_period", period)
@@ -51,6 +51,11 @@ def encode(record: Record) -> str:
         masks = {name: format_cpuset(getattr(pin, name)) for name in ("original", "previous", "intended")}
         ET.SubElement(root, "pin", {"thread": pin.thread, "id": str(pin.id), "when_s": str(pin.when_s), **masks})
     return ET.tostring(root, encoding="unicode")
+
+
+def _memory(part: MemoryRecord) -> dict[str, str]:
+    reach = {"reach_kib": " ".join(map(str, part.reach_kib))} if part.reach_kib else {}
+    return {**_numbers(part, "original_kib", "previous_kib", "intended_kib", "when_s"), **reach}
 
 
 def _numbers(part: object, *names: str) -> dict[str, str]:
@@ -68,12 +73,17 @@ def decode(element: ET.Element) -> Record:
         return Record(
             host_uuid=element.attrib["host"],
             domain_id=int(element.attrib["domain"]),
-            memory=None if memory is None else MemoryRecord(**{key: int(text) for key, text in memory.items()}),
+            memory=None if memory is None else _decode_memory(memory),
             period=None if period is None else PeriodRecord(**{key: int(text) for key, text in period.items()}),
             pins=tuple(_decode_pin(child) for child in element if _local_name(child) == "pin"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its record is damaged ({error})") from None
+
+
+def _decode_memory(attributes: dict[str, str]) -> MemoryRecord:
+    reach_kib = tuple(int(text) for text in attributes.pop("reach_kib", "").split())
+    return MemoryRecord(**{key: int(text) for key, text in attributes.items()}, reach_kib=reach_kib)
 
 
 def _part(element: ET.Element, name: str) -> Optional[dict[str, str]]:
@@ -109,7 +119,7 @@ def intend(record: Optional[Record], domain: Domain, move: Move, host_uuid: str,
     """The record that must stand on *domain* before *move* is made."""
     record = _ours(record, domain, host_uuid)
     if isinstance(move, BalloonMove):
-        return replace(record, memory=_intend_memory(record.memory, move, now_s))
+        return replace(record, memory=_intend_memory(record.memory, domain, move, now_s))
     if isinstance(move, PeriodMove):
         original_s = record.period.original_s if record.period else move.before_s
         return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
@@ -124,14 +134,19 @@ def _ours(record: Optional[Record], domain: Domain, host_uuid: str) -> Record:
     return replace(record, host_uuid=host_uuid, domain_id=domain.id, pins=pins)
 
 
-def _intend_memory(part: Optional[MemoryRecord], move: BalloonMove, now_s: int) -> MemoryRecord:
+def _intend_memory(part: Optional[MemoryRecord], domain: Domain, move: BalloonMove, now_s: int) -> MemoryRecord:
     if part is None:
         return MemoryRecord(move.before_kib, move.before_kib, move.after_kib, now_s)
-    previous_kib = move.before_kib
-    # An earlier request may still be on its way, and go on if this one never comes: where it leads is ours, too.
-    if min(part.intended_kib, move.after_kib) <= move.before_kib <= max(part.intended_kib, move.after_kib):
-        previous_kib = part.intended_kib
-    return MemoryRecord(part.original_kib, previous_kib, move.after_kib, now_s)
+    reach_kib = _reach(part, domain.balloon.actual_kib if domain.balloon else move.before_kib)
+    return MemoryRecord(part.original_kib, move.before_kib, move.after_kib, now_s, reach_kib)
+
+
+def _reach(part: MemoryRecord, actual_kib: int) -> tuple[int, ...]:
+    """What may become of the requests until now, should the next one be recorded and never come: all that is ours."""
+    if abs(actual_kib - part.intended_kib) <= BALLOON_TOLERANCE_KIB:
+        return ()
+    low_kib, high_kib = part.span_kib()
+    return min(low_kib, actual_kib), max(high_kib, actual_kib)
 
 
 def _intend_pin(record: Record, move: PinMove, now_s: int) -> PinRecord:

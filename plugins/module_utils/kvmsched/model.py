@@ -169,18 +169,28 @@ class Owner:
 
 @dataclass(frozen=True)
 class MemoryRecord:
-    """What a domain's memory was before our first change, and what we wrote last."""
+    """What a domain's memory was before our first change, and what we wrote last.
+
+    ``reach_kib``: the lowest and the highest value that requests from before the last one may still
+    bring, or that the balloon is at on its way; empty where it had arrived.
+    """
 
     original_kib: int
     previous_kib: int
     intended_kib: int
     when_s: int
+    reach_kib: tuple[int, ...] = ()
+
+    def span_kib(self) -> tuple[int, int]:
+        """The lowest and the highest value that our requests may bring."""
+        values_kib = (self.previous_kib, self.intended_kib, *self.reach_kib)
+        return min(values_kib), max(values_kib)
 
     def foreign(self, current_kib: int) -> bool:
         """Whether somebody else set *current_kib*: it is no value of ours, nor on the way to one (decision 12)."""
-        low, high = sorted((self.previous_kib, self.intended_kib))
+        low_kib, high_kib = self.span_kib()
         near = abs(current_kib - self.original_kib) <= BALLOON_TOLERANCE_KIB
-        return not (near or low - BALLOON_TOLERANCE_KIB <= current_kib <= high + BALLOON_TOLERANCE_KIB)
+        return not (near or low_kib - BALLOON_TOLERANCE_KIB <= current_kib <= high_kib + BALLOON_TOLERANCE_KIB)
 
 
 @dataclass(frozen=True)

@@ -600,8 +600,9 @@ def _result(plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
     if how.daemon_pid is not None:
         warnings.append(f"managed by the daemon (pid {how.daemon_pid}): nothing is written by anybody else")
     if outcome.failures:
-        first = outcome.failures[0]
-        warnings.append(f"{len(outcome.failures)} domains did not take their change, {first.domain}: {first.reason}")
+        first, number = outcome.failures[0], len(outcome.failures)
+        who = "1 domain did not take its" if number == 1 else f"{number} domains did not take their"
+        warnings.append(f"{who} change, {first.domain}: {first.reason}")
     failed = failed or _failure(how, snapshot, plan, outcome, work.not_restored)
     left = tuple(work.not_restored or plan.not_restored)
     return Result(snapshot, plan, history, outcome, watch.laps_s, left, tuple(warnings), failed)

@@ -358,7 +358,9 @@ class _Daemon:
         for move in result.outcome.moves:
             fact = journal.of_move(resource, move, made=True)
             self.log.say(fact.message, fact.priority, **fact.fields)
-        for line in result.not_restored:
+        reasons = {line.partition(": ")[0]: line for line in result.plan.not_restored}
+        for name in result.not_restored:
+            line = reasons.get(name, name)
             self.log.say(f"not released, its record stays: {line}", WARNING, event="release", resource=resource)
 
 

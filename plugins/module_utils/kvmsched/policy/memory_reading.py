@@ -382,13 +382,13 @@ def pending(domain: Domain) -> Optional[int]:
         return None
     if abs(record.intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_human(record, balloon):
         return None
-    low_kib, high_kib = sorted((record.previous_kib, record.intended_kib))
+    low_kib, high_kib = record.span_kib()
     return record.intended_kib if low_kib <= balloon.actual_kib <= high_kib else None
 
 
 def set_by_human(record: MemoryRecord, balloon: Balloon) -> bool:
     """Whether *actual* is neither ours nor the guest's own doing: with autodeflate it takes memory back by itself."""
-    if balloon.autodeflate and balloon.actual_kib > max(record.previous_kib, record.intended_kib):
+    if balloon.autodeflate and balloon.actual_kib > record.span_kib()[1]:
         return False
     return record.foreign(balloon.actual_kib)
 

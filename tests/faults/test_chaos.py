@@ -134,7 +134,8 @@ class Chaos:
 
     def _pass(self) -> Child:
         self._began_s = time.monotonic()
-        return Child(self.dice.choice(faulty.RESOURCES), inside=self.own.inside)
+        state = self.dice.choices(("balance", "release"), (3, 1))[0]
+        return Child(self.dice.choice(faulty.RESOURCES), state, inside=self.own.inside)
 
     def _undo_later(self, action: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + self.dice.uniform(0.3, LONGEST_STOP_S), action))

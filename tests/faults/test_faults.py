@@ -60,6 +60,26 @@ def test_stopped_qemus_cost_only_their_own_turn(herd: Herd, instant: str, count:
     assert told >= {guest.name for guest in sick} or herd.resource == "vcpu", "each sick one has its reason"
 
 
+@pytest.mark.parametrize("instant", ["observe", *nightly("statistics", "apply", "change")])
+def test_a_release_forgets_nobody_who_does_not_answer(herd: Herd, instant: str) -> None:
+    """What a stopped QEMU has is not known, so it can't be known to be back."""
+    herd.run()
+    changed = [guest for guest in herd.guests if "kvmsched:state" in guest.domain.XMLDesc()]
+    assert len(changed) >= 2, "nothing to release"
+    sick = changed[:3]
+
+    def stop() -> None:
+        for guest in sick:
+            guest.signal_qemu(signal.SIGSTOP)
+
+    with breaking({instant: stop}):
+        result = herd.run(release=True)
+    assert set(result.not_restored) >= {guest.name for guest in sick}, result.not_restored
+    assert result.failed and all(guest.name in result.failed for guest in sick)
+    assert all("kvmsched:state" in guest.domain.XMLDesc() for guest in sick)
+    herd.assert_unharmed()
+
+
 # ---------------------------------------------------------------- domains that end or change in a pass
 
 

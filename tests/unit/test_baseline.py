@@ -21,6 +21,7 @@ from kvmsched.model import (
     PinRecord,
     Vcpu,
 )
+from kvmsched.policy.memory_reading import pending
 
 HOST = "host-1"
 CPU0, CPU1, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
@@ -103,6 +104,16 @@ def test_requests_that_were_never_made_pile_up_until_the_balloon_arrives() -> No
     assert record.memory.foreign(700000) and record.memory.foreign(900000)
 
 
+def test_a_pin_after_a_restore_does_not_revive_the_request_from_before_it() -> None:
+    taking = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
+    assert pending(replace(at(900000), record=taking)) == 700000
+    restored = replace(at(900000), id=8)
+    pinned = baseline.intend(taking, restored, pin(0, BOTH, CPU0), HOST, 20)
+    assert pending(replace(restored, record=pinned)) is None
+    asked = baseline.intend(pinned, restored, balloon(900000, 1000000), HOST, 30)
+    assert pending(replace(restored, record=asked)) == 1000000
+
+
 def test_an_adopted_value_is_the_new_original() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1)
     record = baseline.adopt(record, DOMAIN, Adoption("d", "u", "because", memory_kib=600000), HOST, 9)
@@ -111,6 +122,7 @@ def test_an_adopted_value_is_the_new_original() -> None:
 
 def test_what_is_back_is_struck_off_and_the_rest_stays() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, balloon(900000, 1048576), HOST, 2)
     record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
     record = baseline.intend(record, DOMAIN, pin(2, CPU0, CPU1), HOST, 1)
     left = baseline.without_restored(record, DOMAIN, memory=False, pins=True)
@@ -120,6 +132,20 @@ def test_what_is_back_is_struck_off_and_the_rest_stays() -> None:
     left = baseline.without_restored(record, back, memory=False, pins=True)
     assert left is not None and left.pins == ()
     assert baseline.without_restored(left, back, memory=True, pins=False) is None
+
+
+def test_of_what_is_not_known_to_be_back_nothing_is_struck_off() -> None:
+    """A QEMU that does not answer counts as at its maximum; a balloon at home may have been sent away again."""
+    record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
+    assert baseline.without_restored(record, DOMAIN, memory=True, pins=False) == record
+    called_back = baseline.intend(record, DOMAIN, balloon(900000, 1048576), HOST, 2)
+    left = baseline.without_restored(called_back, DOMAIN, memory=True, pins=False)
+    assert left is not None and left.memory is None and left.pins == record.pins
+    hung = replace(DOMAIN, busy="QEMU does not answer")
+    assert baseline.without_restored(called_back, hung, memory=True, pins=True) == called_back
+    unseen = replace(DOMAIN, vcpus=())
+    assert baseline.without_restored(record, unseen, memory=False, pins=True) == record
 
 
 def test_a_vcpu_that_was_unplugged_leaves_nothing_to_restore() -> None:

@@ -289,6 +289,27 @@ def test_release_of_what_cannot_be_judged_only_grows() -> None:
     assert [line.partition(":")[0] for line in plan.not_restored] == ["down"]
 
 
+def test_release_calls_back_what_was_sent_away_and_never_went() -> None:
+    """However long ago: as long as the request may be carried out, a balloon that is home does not stay there."""
+    for age_s in (1, 100000):
+        home = domain("db", record=record(4096, 4096, 3096, age_s), **WASTEFUL)
+        plan = memory.release(pair(snapshot([home])), MemoryPolicy())[0]
+        assert [str(move) for move in plan.moves] == ["db: 3096M -> 4096M"] and plan.not_restored == ()
+
+
+def test_a_give_that_was_lost_is_given_again() -> None:
+    """A restore forgets it at once; for two minutes, whatever else keeps it away, it counts as promised."""
+    asked, long_ago = (record(3072, 1024, 3072, age_s) for age_s in (1, 3600))
+    promised = domain("db", record=asked, **STARVED)
+    plan = memory.release(pair(snapshot([promised])), RESERVE_1G)[0]
+    assert moves(plan) == {} and plan.not_restored == ("db: on its way from 2048M to 3072M",)
+    for lost in (replace(promised, id=2), replace(promised, record=long_ago)):
+        assert moves(memory.release(pair(snapshot([lost])), RESERVE_1G)[0]) == {"db": 1024}
+        assert moves(decide(snapshot([lost]), RESERVE_1G)) == moves(
+            decide(snapshot([domain("db", **STARVED)]), RESERVE_1G)
+        )
+
+
 def test_every_reason_is_one_line() -> None:
     now = snapshot([domain("db", **STARVED), domain("web", **WASTEFUL), domain("off", 100, state="paused")])
     plan = decide(now, MemoryPolicy())

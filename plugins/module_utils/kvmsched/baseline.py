@@ -119,7 +119,7 @@ def intend(record: Optional[Record], domain: Domain, move: Move, host_uuid: str,
     """The record that must stand on *domain* before *move* is made."""
     record = _ours(record, domain, host_uuid)
     if isinstance(move, BalloonMove):
-        return replace(record, memory=_intend_memory(record.memory, domain, move, now_s))
+        return replace(record, domain_id=domain.id, memory=_intend_memory(record.memory, domain, move, now_s))
     if isinstance(move, PeriodMove):
         original_s = record.period.original_s if record.period else move.before_s
         return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
@@ -131,7 +131,7 @@ def _ours(record: Optional[Record], domain: Domain, host_uuid: str) -> Record:
     if record is None:
         return Record(host_uuid=host_uuid, domain_id=domain.id)
     pins = record.pins if record.host_uuid == host_uuid else ()
-    return replace(record, host_uuid=host_uuid, domain_id=domain.id, pins=pins)
+    return replace(record, host_uuid=host_uuid, pins=pins)
 
 
 def _intend_memory(part: Optional[MemoryRecord], domain: Domain, move: BalloonMove, now_s: int) -> MemoryRecord:
@@ -165,7 +165,7 @@ def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uui
     record = _ours(record, domain, host_uuid)
     if adoption.memory_kib is not None:
         kib = adoption.memory_kib
-        record = replace(record, memory=MemoryRecord(kib, kib, kib, now_s))
+        record = replace(record, domain_id=domain.id, memory=MemoryRecord(kib, kib, kib, now_s))
     for pin in adoption.pins:
         record = replace(record, pins=_with_pin(record.pins, replace(pin, when_s=now_s)))
     return record
@@ -174,11 +174,14 @@ def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uui
 def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -> Optional[Record]:
     """What is left of *record* when all that is back at its original is struck off; None: nothing.
 
-    *memory* and *pins* say which parts a release was about; the other one's part stays.
+    *memory* and *pins* say which parts a release was about; the other one's part stays. Of a domain that
+    does not answer nothing is struck off: what it has is not known, and what it was asked may still happen.
     """
+    if domain.busy:
+        return record
     if memory:
         record = replace(record, memory=_unrestored_memory(record, domain), period=_unrestored_period(record, domain))
-    if pins:
+    if pins and domain.vcpus:
         here = {("vcpu", vcpu.id): vcpu.pin for vcpu in domain.vcpus}
         here.update({(thread.kind, thread.id): thread.pin for thread in domain.threads})
         record = replace(record, pins=tuple(pin for pin in record.pins if _unrestored_pin(pin, here)))
@@ -186,10 +189,12 @@ def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -
 
 
 def _unrestored_memory(record: Record, domain: Domain) -> Optional[MemoryRecord]:
+    """The part that stays: a balloon at its original, but last sent elsewhere, may still go there."""
     part, balloon = record.memory, domain.balloon
     if part is None or balloon is None:
         return part
-    return None if abs(balloon.actual_kib - part.original_kib) <= BALLOON_TOLERANCE_KIB else part
+    away_kib = max(abs(kib - part.original_kib) for kib in (balloon.actual_kib, part.intended_kib))
+    return None if away_kib <= BALLOON_TOLERANCE_KIB else part
 
 
 def _unrestored_period(record: Record, domain: Domain) -> Optional[PeriodRecord]:

@@ -221,7 +221,10 @@ class PinRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """The baseline kept in the running domain's own metadata; ``foreign_host`` if another host wrote it."""
+    """The baseline kept in the running domain's own metadata.
+
+    ``domain_id`` is the run of the domain, by libvirt's id, that the last request for memory was sent to.
+    """
 
     host_uuid: str
     domain_id: int

@@ -241,16 +241,16 @@ def _withdrawals(guests: Iterable[Guest], draft: Draft) -> list[BalloonMove]:
     """
     granted = {grant.need.guest.uuid for grant in draft.grants}
     return [
-        retarget(guest, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
+        retarget(guest, guest.pending_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
         for guest in guests
-        if guest.uuid not in granted and _overtaken(guest)
+        if guest.uuid not in granted and guest.pending_kib is not None and _overtaken(guest, guest.pending_kib)
     ]
 
 
-def _overtaken(guest: Guest) -> bool:
-    if guest.pending_kib is None or not guest.fresh or (guest.skip and guest.skip[0] not in ("settling", "stuck")):
+def _overtaken(guest: Guest, pending_kib: int) -> bool:
+    if not guest.fresh or (guest.skip and guest.skip[0] not in ("settling", "stuck")):
         return False
-    return guest.pending_kib < min(guest.actual_kib, guest.lower_kib) - BALLOON_TOLERANCE_KIB
+    return pending_kib < min(guest.actual_kib, guest.lower_kib) - BALLOON_TOLERANCE_KIB
 
 
 def _periods(guests: Iterable[Guest], policy: MemoryPolicy) -> list[PeriodMove]:

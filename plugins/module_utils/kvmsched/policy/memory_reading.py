@@ -101,6 +101,10 @@ class Guest:
     rebooted: bool = False
     risen: bool = False
 
+    def forget_request(self) -> None:
+        """What was asked of it and has not arrived is gone."""
+        self.pending_kib, self.held_kib = None, self.actual_kib
+
     @property
     def judged(self) -> bool:
         return self.skip is None and self.fresh
@@ -376,9 +380,14 @@ def memory_record(domain: Domain) -> Optional[MemoryRecord]:
 
 
 def pending(domain: Domain) -> Optional[int]:
-    """The target that we wrote and that the balloon has not reached yet, in KiB."""
+    """The target that we wrote and that the balloon has not reached yet, in KiB.
+
+    A save and restore in between forgets it: the balloon stays where it was then.
+    """
     record, balloon = memory_record(domain), domain.balloon
     if record is None or balloon is None or not balloon.device:
+        return None
+    if domain.record is not None and domain.record.domain_id != domain.id:
         return None
     if abs(record.intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_human(record, balloon):
         return None
@@ -481,21 +490,22 @@ def _futile(balloon: Balloon, seen: Seen) -> bool:
 def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason]:
     """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too.
 
-    After its pause the request counts as gone: the domain is judged as any other, and asked anew.
+    After its pause a request that has not arrived counts as gone, however far it came: the domain is judged
+    as any other, and asked anew.
     """
     record = memory_record(guest.domain)
     if record is None or guest.pending_kib is None:
         return None
-    asked_kib = abs(record.intended_kib - record.previous_kib)
-    done_kib = abs(guest.actual_kib - record.previous_kib)
-    if asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS:
-        return None
     times = seen.stuck_times if seen is not None else 0
     pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))
     age_s = wall_s - record.when_s
-    if STUCK_AFTER_S <= age_s < pause_s:
-        asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"
-        return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; left alone for {pause_s:.0f} s"
     if age_s >= pause_s:
-        guest.pending_kib = None
-    return None
+        guest.forget_request()
+        return None
+    asked_kib = abs(record.intended_kib - record.previous_kib)
+    done_kib = abs(guest.actual_kib - record.previous_kib)
+    followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
+    if followed or age_s < STUCK_AFTER_S:
+        return None
+    asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"
+    return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; left alone for {pause_s:.0f} s"

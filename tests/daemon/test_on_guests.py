@@ -37,15 +37,17 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def guests(lab: Lab) -> list[RunningGuest]:
-    """The four with the load and the pins that they began with, no record, and nobody whom a failed test left."""
+    """The four as they began: load, pins, size, no record, and nobody whom a failed test left."""
     lab.stop([name for name in lab.guests if name not in NAMES])
     guests = [lab[name] for name in NAMES]
     for guest, made in zip(guests, four()):
-        lab.apply_pins(guest)
-        guest.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, "urn:kvmsched:state/1")
         guest.cpu(*made.cpu)
         guest.hold(made.hold_mib)
         guest.wait_held()
+        lab.apply_pins(guest)
+        guest.domain.setMemory((made.current_mib or made.memory_mib) * 1024)
+        guest.wait_statistics(time.time(), 30)
+        guest.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, "urn:kvmsched:state/1")
     return guests
 
 

@@ -77,7 +77,7 @@ faults: prepare ## Break QEMUs, libvirtd, guests and passes, at chosen instants 
 chaos: prepare ## Ten minutes of chaos on six guests (root); ARGS="--chaos-seed=2 --chaos-s=60"
 	@pytest tests/faults/test_chaos.py --capture=no --chaos-s=600 $(ARGS)
 
-daemon: prepare ## Run the daemon on real guests, three minutes of them with changing load (root); ARGS="--minutes=30"
+daemon: prepare ## Run the daemon on real guests, two minutes of them with changing load (root); ARGS="--minutes=30"
 	@echo "== daemon"
 	@pytest tests/daemon $(ARGS)
 

@@ -17,7 +17,7 @@ HANG_S = 400
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--minutes", type=float, default=3, help="how long the load changes")
+    parser.addoption("--minutes", type=float, default=2, help="how long the load changes")
 
 
 @pytest.fixture(autouse=True)

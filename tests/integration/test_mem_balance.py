@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,12 @@ def relax(guest: RunningGuest) -> None:
     guest.hold(40)
     guest.wait_held()
     guest.report()
+
+
+def set_by_a_person(guest: RunningGuest, kib: int) -> None:
+    guest.domain.setMemory(kib)
+    while guest.balloon_kib() != kib:
+        time.sleep(0.1)
 
 
 def inside_the_thresholds(guest: RunningGuest) -> bool:
@@ -93,4 +100,10 @@ def test_fair_brings_everyone_inside_the_thresholds_and_then_rests(pair: tuple[R
     relax(hog)
     run_ok("kvm_mem_balance", state="released", **OPTIONS)
     assert (hog.balloon_kib(), hoarder.balloon_kib()) == sizes
+
+    assert until_unchanged()[0].changed
+    set_by_a_person(hoarder, 400 * 1024)
+    run_ok("kvm_mem_balance", state="released", **OPTIONS)
+    assert (hog.balloon_kib(), hoarder.balloon_kib()) == (sizes[0], 400 * 1024)
+    assert not any("kvmsched:state" in guest.domain.XMLDesc() for guest in pair)
     assert hog.hog_kills == 0 and hog.alive and hoarder.alive

@@ -142,6 +142,22 @@ def test_only_what_was_asked_for_is_touched(guests: list[RunningGuest]) -> None:
     assert answer.values["unmatched"] == ["kvmsched-test-none*"]
 
 
+def test_released_leaves_what_a_person_pinned_and_no_record(guests: list[RunningGuest]) -> None:
+    pin(guests, frozenset({0}))
+    for guest in guests:
+        guest.cpu(0.5)
+    settle(guests)
+    moved = {move["domain"] for move in run_ok("kvm_vcpu_pin", pcpus="0-1").moves}
+    theirs = [guest for guest in guests if guest.name in moved][:1]
+    pin(theirs, ALL_PCPUS)
+    assert run_ok("kvm_vcpu_pin", state="released").skip(theirs[0].name)["code"] == "human"
+    assert [guest.affinity(0) for guest in guests] == [
+        ALL_PCPUS if guest in theirs else frozenset({0}) for guest in guests
+    ]
+    assert not any("kvmsched:state" in guest.domain.XMLDesc() for guest in guests)
+    assert not run_ok("kvm_vcpu_pin", state="released").changed
+
+
 def test_a_paused_domain_is_skipped_and_the_others_are_served(guests: list[RunningGuest]) -> None:
     pin(guests, frozenset({0}))
     for guest in guests[:3]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import pytest
 from kvmsched import baseline
 from kvmsched.model import (
     Adoption,
@@ -146,6 +147,16 @@ def test_of_what_is_not_known_to_be_back_nothing_is_struck_off() -> None:
     assert baseline.without_restored(called_back, hung, memory=True, pins=True) == called_back
     unseen = replace(DOMAIN, vcpus=())
     assert baseline.without_restored(record, unseen, memory=False, pins=True) == record
+
+
+@pytest.mark.parametrize(("now_s", "stays"), [(0, False), (3, True), (5, True), (9, False)])
+def test_a_period_stays_while_it_is_ours(now_s: int, stays: bool) -> None:
+    """Back at its original, or set by somebody else since, there is nothing to restore."""
+    record = baseline.intend(None, DOMAIN, PeriodMove("d", "u", 0, 3, "because"), HOST, 1)
+    record = baseline.intend(record, DOMAIN, PeriodMove("d", "u", 3, 5, "because"), HOST, 2)
+    here = replace(DOMAIN, balloon=Balloon(1048576, 2097152, period_s=now_s))
+    left = baseline.without_restored(record, here, memory=True, pins=False)
+    assert (left is not None) is stays
 
 
 def test_a_vcpu_that_was_unplugged_leaves_nothing_to_restore() -> None:

@@ -344,6 +344,15 @@ def test_the_record_of_another_host_binds_nobody() -> None:
     assert len(plan.moves) == 1
 
 
+def test_what_another_host_pinned_belongs_to_its_own_set_here() -> None:
+    host = FakeHost(topology(3), guests(2, 0.9, "2"))
+    there = PinRecord("vcpu", 0, cpus("7"), cpus("7"), cpus("2"), 1)
+    for guest in host.guests:
+        host.records[guest.uuid] = Record("another", 1, pins=(there,))
+    plan, _history = vcpu.decide(host.window(), POLICY)
+    assert [part.original for adoption in plan.adoptions for part in adoption.pins] == [cpus("0-2")] * 2
+
+
 def test_a_foreign_hand_is_skipped_once_and_backed_off_from_twice() -> None:
     host = FakeHost(topology(2), guests(3, 0.5, "0"))
     host.guests[0].affinity = cpus("1")

@@ -63,6 +63,8 @@ def test_what_a_person_set_is_left_alone() -> None:
     assert plan.moves == ()
     assert [skip.code for skip in plan.skips] == ["human"]
     assert plan.not_restored == ()
+    (adopted,) = plan.adoptions[0].pins
+    assert adopted.original == adopted.previous == adopted.intended == cpus("2"), "so its record can go"
 
 
 def test_an_original_with_a_pcpu_that_is_offline_now_is_restored_as_far_as_it_goes() -> None:
@@ -78,7 +80,10 @@ def test_the_record_of_another_host_means_the_domains_own_set() -> None:
     host = moved_host(original="0-63", cpuset=cpus("0-1"))
     uuid = host.guests[0].uuid
     host.records[uuid] = replace(host.records[uuid], host_uuid="another")
-    assert afters(released(host)) == [cpus("0-1")]
+    plan = released(host)
+    assert afters(plan) == [cpus("0-1")]
+    (rebased,) = plan.adoptions[0].pins
+    assert (rebased.original, rebased.intended) == (cpus("0-1"), cpus("1")), "here it has another original"
     host.guests[0].fields = {}
     assert afters(released(host)) == [cpus("0-3")]
     host.guests[0].definitions = {0: cpus("2-3")}

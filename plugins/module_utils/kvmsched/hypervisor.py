@@ -64,6 +64,9 @@ _TOPOLOGY_S = 60.0
 # A monitor command that is under way for so long is not just another client's poll.
 _OCCUPIED_MS = 1000
 
+# What libvirt passes on where a QEMU dies under it, before its process is gone.
+_NO_PROCESS = (errno.ESRCH, errno.ECONNRESET, errno.EPIPE)
+
 T = TypeVar("T")
 
 ALL_PARTS = ("memory", "vcpus")
@@ -627,9 +630,12 @@ class Hypervisor:
                     return
                 _make(handle, move)
                 attempt.done.append(move)
+            if change.moves and connection.lookupByUUIDString(change.domain.uuid).ID() != change.domain.id:
+                # It was restarted after its record was written: the run that the moves were made on has none.
+                _write_record(handle, change.record)
         except libvirt.libvirtError as error:
             # A domain that ends meanwhile is told by many codes, none of them its own.
-            ended = error.get_int1() == errno.ESRCH or self._ended(change.domain)
+            ended = error.get_int1() in _NO_PROCESS or self._ended(change.domain)
             if _connection_lost(error) or (handle.isActive() and not ended):
                 raise
             raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None

@@ -118,7 +118,7 @@ def _period(guest: Guest) -> list[PeriodMove]:
     """The statistics period back, unless somebody else set it since, or it is back."""
     record = guest.domain.record.period if guest.domain.record else None
     current_s = guest.balloon.period_s
-    if record is None or current_s == record.original_s or current_s != record.intended_s:
+    if record is None or current_s == record.original_s or current_s not in (record.previous_s, record.intended_s):
         return []
     if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
         return []

@@ -70,6 +70,7 @@ def release(
         skips=back.skips,
         unmatched=policy.selection.unmatched(scene.now.domains),
         not_restored=back.not_restored,
+        adoptions=back.adoptions,
         trigger="release" if back.moves else "",
         measured=scene.measured,
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..config import VcpuPolicy
-from ..model import Domain, Move, PinMove, PinRecord, Skip, Snapshot
+from ..model import Adoption, Domain, Move, PinMove, PinRecord, Skip, Snapshot
 from ..units import CpuSet, format_cpuset
-from .vcpu_turns import Masks, pins_of
+from .vcpu_turns import Masks, adopted, pins_of, rebased
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class WayBack:
     moves: tuple[Move, ...]
     skips: tuple[Skip, ...]
     not_restored: tuple[str, ...]
+    adoptions: tuple[Adoption, ...]
 
 
 def way_back(snapshot: Snapshot, policy: VcpuPolicy) -> WayBack:
@@ -27,7 +28,7 @@ def way_back(snapshot: Snapshot, policy: VcpuPolicy) -> WayBack:
     for domain in sorted(snapshot.domains, key=lambda d: (d.name, d.uuid)):
         if policy.selection.matches(domain):
             release.domain(domain)
-    return WayBack(tuple(release.moves), tuple(release.skips), tuple(release.not_restored))
+    return WayBack(tuple(release.moves), tuple(release.skips), tuple(release.not_restored), tuple(release.adoptions))
 
 
 class _Release:
@@ -37,6 +38,7 @@ class _Release:
         self.moves: list[Move] = []
         self.skips: list[Skip] = []
         self.not_restored: list[str] = []
+        self.adoptions: list[Adoption] = []
 
     def domain(self, domain: Domain) -> None:
         if domain.record_error:
@@ -47,6 +49,9 @@ class _Release:
         if domain.busy:
             self._fail(domain, "busy", domain.busy)
             return
+        # What somebody else set is where the domain belongs from now on: nothing is left to restore.
+        theirs = adopted(domain, self._snapshot)
+        self.adoptions += [theirs] if theirs else rebased(domain, self._snapshot, self._masks)
         pins = pins_of(domain)
         for record in domain.record.pins:
             self._thread(domain, record, pins.get((record.thread, record.id)))
@@ -63,7 +68,9 @@ class _Release:
             self._restore(domain, record, current, thread)
 
     def _restore(self, domain: Domain, record: PinRecord, current: CpuSet, thread: str) -> None:
-        original, whose = self._original(domain, record)
+        original = self._masks.original(domain, record)
+        ours = domain.record is not None and domain.record.host_uuid == self._snapshot.host.uuid
+        whose = "its original" if ours else "its own set, as the record is of another host,"
         after = original if original <= self._masks.online else original & self._masks.online
         if after != original:
             gone = format_cpuset(original - after)
@@ -75,13 +82,6 @@ class _Release:
             self.moves.append(
                 PinMove(domain.name, domain.uuid, record.id, current, after, reason, thread=record.thread)
             )
-
-    def _original(self, domain: Domain, record: PinRecord) -> tuple[CpuSet, str]:
-        """What to go back to. Another host's original says nothing here: the domain's own set does (decision 13)."""
-        if domain.record is not None and domain.record.host_uuid == self._snapshot.host.uuid:
-            return record.original, "its original"
-        vcpu = next((v for v in domain.vcpus if record.thread == "vcpu" and v.id == record.id), None)
-        return self._masks.unpinned(domain, vcpu), "its own set, as the record is of another host,"
 
     def _skip(self, domain: Domain, code: str, reason: str) -> None:
         self.skips.append(Skip(domain.name, domain.uuid, code, reason))

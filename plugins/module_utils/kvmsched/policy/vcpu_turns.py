@@ -46,7 +46,7 @@ class Masks:
         topology = snapshot.host.topology
         self.online = topology.online
         self.isolated = topology.isolated & self.online
-        self._policy = policy
+        self._policy, self._host_uuid = policy, snapshot.host.uuid
         self.dedicated: CpuSet = frozenset()
         self._cache: dict[tuple[object, ...], CpuSet] = {}
 
@@ -100,6 +100,13 @@ class Masks:
             return domain.cpuset
         return domain.numa_pcpus if domain.numa_pcpus is not None else self.online - self.isolated
 
+    def original(self, domain: Domain, record: PinRecord) -> CpuSet:
+        """Where a thread belongs: its original, or where another host's means nothing, its own set (decision 13)."""
+        if domain.record is not None and domain.record.host_uuid == self._host_uuid:
+            return record.original
+        vcpu = next((v for v in domain.vcpus if record.thread == "vcpu" and v.id == record.id), None)
+        return self.unpinned(domain, vcpu)
+
     def explain_empty(self, domain: Domain, vcpu: Vcpu) -> str:
         """The intersection that leaves nothing, part by part."""
         parts = [
@@ -140,12 +147,13 @@ def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: M
         mismatch = _foreign_affinity(domain, masks)
         if mismatch:
             mismatched.add(domain.uuid)
-        adoption = _adoption(domain, snapshot)
+        adoption = adopted(domain, snapshot)
         skip = _refusal(domain, modes[domain.uuid]) or _hands_off(domain, snapshot, policy, history, mismatch, adoption)
         here = [] if skip else [_seat(domain, vcpu, masks) for vcpu in domain.vcpus]
         skip = skip or _empty_set(here, masks)
         if skip is None:
             seats += here
+            adoptions += rebased(domain, snapshot, masks)
             continue
         skips.append(skip)
         if skip.code == "human" and adoption:
@@ -271,7 +279,7 @@ def pins_of(domain: Domain) -> dict[tuple[str, int], CpuSet]:
     return pins
 
 
-def _adoption(domain: Domain, snapshot: Snapshot) -> Optional[Adoption]:
+def adopted(domain: Domain, snapshot: Snapshot) -> Optional[Adoption]:
     """The pins that somebody else set since our last write (decision 12)."""
     records = pin_records(domain, snapshot)
     if not records:
@@ -290,6 +298,24 @@ def _adoption(domain: Domain, snapshot: Snapshot) -> Optional[Adoption]:
         return None
     reason = f"somebody else moved it, which is its new original: {lines[0]}"
     return Adoption(domain.name, domain.uuid, reason, pins=tuple(taken))
+
+
+def rebased(domain: Domain, snapshot: Snapshot, masks: Masks) -> list[Adoption]:
+    """What another host recorded of its pins, in this host's terms: what is still where it was put there has
+    the domain's own set for its original here (decision 13), and of all else nothing is known.
+    """
+    record = domain.record
+    if record is None or record.host_uuid == snapshot.host.uuid or not record.pins:
+        return []
+    pins = pins_of(domain)
+    taken = []
+    for part in record.pins:
+        current = pins.get((part.thread, part.id))
+        if current is not None and not part.foreign(current):
+            original = masks.original(domain, part)
+            taken.append(PinRecord(part.thread, part.id, original, current, current, int(snapshot.wall_s)))
+    reason = "its pins were recorded on another host: its own set is their original here"
+    return [Adoption(domain.name, domain.uuid, reason, pins=tuple(taken))]
 
 
 def _grace_left_s(domain: Domain, snapshot: Snapshot, policy: VcpuPolicy) -> float:

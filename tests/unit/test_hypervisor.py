@@ -98,8 +98,9 @@ class FakeConnection:
 
 
 class World:
-    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails,
-    one in ``losses`` loses its connection, once; ``answers`` are other than a healthy domain's.
+    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails; once,
+    one in ``losses`` loses its connection, one in ``restarts`` starts its domain anew; ``answers`` are other
+    than a healthy domain's.
     """
 
     def __init__(self, domains: int) -> None:
@@ -108,6 +109,7 @@ class World:
         self.hangs: set[tuple[int, str]] = set()
         self.errors: dict[tuple[int, str], FakeError] = {}
         self.losses: set[tuple[int, str]] = set()
+        self.restarts: set[tuple[int, str]] = set()
         self.answers: dict[tuple[int, str], Any] = {}
         self.over = threading.Event()
         self.written: list[tuple[int, str]] = []
@@ -125,6 +127,9 @@ class World:
         if (number, call) in self.losses:
             self.losses.remove((number, call))
             raise FakeError(38, domain=7, text="End of file while reading data")
+        if (number, call) in self.restarts:
+            self.restarts.remove((number, call))
+            self.ids[number] = 99
         if call.startswith(("set", "pin")):
             self.written.append((number, call))
         return {
@@ -383,6 +388,15 @@ def test_a_write_that_was_given_up_goes_no_further_when_it_answers_at_last(world
         if thread.name == hypervisor.THREAD:
             thread.join(5)
     assert world.written == [(2, "setMetadata")]
+
+
+def test_a_run_that_began_between_record_and_change_gets_the_record_too(world: World) -> None:
+    """Else nobody could tell what it was before the change that was meant for the run before it."""
+    hyper = host()
+    planned = changes(hyper, 1)
+    world.restarts.add((1, "setMetadata"))
+    hyper.apply(planned)
+    assert world.written == [(1, "setMetadata"), (1, "setMemory"), (1, "setMetadata")]
 
 
 def test_a_domain_that_was_restarted_meanwhile_is_not_changed(world: World) -> None:

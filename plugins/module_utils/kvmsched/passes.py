@@ -34,6 +34,8 @@ from .policy import memory, vcpu
 _LONGEST_TICK_S = 10
 # Guests answer a little after their period is over, and last_update counts whole seconds.
 _TICK_SLACK_S = 0.7
+# libvirt knows a balloon's size by QEMU's events, of which there is at most one a second.
+_EVENT_S = 2.0
 _POLL_S = 0.5
 # A standing pass takes the domains' XML for what it was, unless something happened, for no longer than this.
 _ANEW_S = 60.0
@@ -494,6 +496,11 @@ def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: b
     given += work.make(memory.fund(rest, policy, work.current(), now))
     if policy.arrival_timeout_s:
         now = _wait_for(work.host, given, policy.arrival_timeout_s, now)
+    sent = [*taken, *given]
+    if release and any(_seems_there(move, work.planned) for move in sent):
+        # What was called back looked at home all the while: only a later event tells where its balloon is.
+        time.sleep(_EVENT_S)
+        now = _wait_for(work.host, sent, policy.arrival_timeout_s, work.host.observe("none"))
     if release:
         # Without statistics no later release could shrink a domain that is not back yet.
         work.make(move for move in periods if work.memory_is_back(move.uuid, now))
@@ -511,12 +518,16 @@ def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Sn
 
 
 def _under_way(moves: Sequence[Move], now: Snapshot) -> bool:
-    for move in moves:
-        domain = now.domain(move.uuid)
-        if isinstance(move, BalloonMove) and domain is not None and domain.balloon is not None:
-            if abs(domain.balloon.actual_kib - move.after_kib) > BALLOON_TOLERANCE_KIB:
-                return True
-    return False
+    known = [move for move in moves if (domain := now.domain(move.uuid)) is not None and domain.balloon is not None]
+    return any(isinstance(move, BalloonMove) and not _seems_there(move, now) for move in known)
+
+
+def _seems_there(move: Move, now: Snapshot) -> bool:
+    """Whether a balloon has the size that *move* gives it, by libvirt's word."""
+    domain = now.domain(move.uuid)
+    if not isinstance(move, BalloonMove) or domain is None or domain.balloon is None:
+        return False
+    return abs(domain.balloon.actual_kib - move.after_kib) <= BALLOON_TOLERANCE_KIB
 
 
 def _strike_restored(work: _Work, selected: Callable[[Domain], bool], *, memory: bool, pins: bool) -> None:

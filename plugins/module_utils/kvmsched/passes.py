@@ -350,7 +350,8 @@ def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
     end_s = time.monotonic() + 2 * _LONGEST_TICK_S
     while True:
         time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
-        last = host.observe("none")
+        # A run that began meanwhile is read whole: without its XML it would seem to have no record, and get a new one.
+        last = host.observe("new")
         if time.monotonic() >= end_s or not _unripe(first, last):
             return [first, last]
         if _ticked(first, last):

@@ -490,8 +490,8 @@ def _futile(balloon: Balloon, seen: Seen) -> bool:
 def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason]:
     """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too.
 
-    After its pause a request that has not arrived counts as gone, however far it came: the domain is judged
-    as any other, and asked anew.
+    After its pause such a request counts as gone: the domain is judged as any other, and asked anew. So does a
+    give that came part of its way; a take that did goes on, and has to be called back where it leads too far.
     """
     record = memory_record(guest.domain)
     if record is None or guest.pending_kib is None:
@@ -499,12 +499,12 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     times = seen.stuck_times if seen is not None else 0
     pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))
     age_s = wall_s - record.when_s
-    if age_s >= pause_s:
-        guest.forget_request()
-        return None
     asked_kib = abs(record.intended_kib - record.previous_kib)
     done_kib = abs(guest.actual_kib - record.previous_kib)
     followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
+    if age_s >= pause_s and (not followed or guest.pending_kib > guest.actual_kib):
+        guest.forget_request()
+        return None
     if followed or age_s < STUCK_AFTER_S:
         return None
     asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"

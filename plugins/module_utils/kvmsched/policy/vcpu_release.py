@@ -11,7 +11,7 @@ from typing import Optional
 from ..config import VcpuPolicy
 from ..model import Adoption, Domain, Move, PinMove, PinRecord, Skip, Snapshot
 from ..units import CpuSet, format_cpuset
-from .vcpu_turns import Masks, adopted, pins_of, rebased
+from .vcpu_turns import Masks, adopted, pin_records, pins_of, rebased
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class _Release:
 
     def _restore(self, domain: Domain, record: PinRecord, current: CpuSet, thread: str) -> None:
         original = self._masks.original(domain, record)
-        ours = domain.record is not None and domain.record.host_uuid == self._snapshot.host.uuid
-        whose = "its original" if ours else "its own set, as the record is of another host,"
+        here = pin_records(domain, self._snapshot)
+        whose = "its original" if here else "its own set, as the record is of another host,"
         after = original if original <= self._masks.online else original & self._masks.online
         if after != original:
             gone = format_cpuset(original - after)

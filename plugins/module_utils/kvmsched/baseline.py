@@ -202,7 +202,8 @@ def _unrestored_period(record: Record, domain: Domain) -> Optional[PeriodRecord]
     if part is None or balloon is None:
         return part
     # What somebody else set since is not ours to restore.
-    return part if part.original_s != balloon.period_s in (part.previous_s, part.intended_s) else None
+    ours = balloon.period_s in (part.previous_s, part.intended_s)
+    return part if ours and balloon.period_s != part.original_s else None
 
 
 def _unrestored_pin(pin: PinRecord, here: dict[tuple[str, int], CpuSet]) -> bool:

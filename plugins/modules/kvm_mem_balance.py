@@ -346,11 +346,12 @@ unmatched:
   sample: ["web9*"]
 not_restored:
   description:
-    - Domains that could not be given back all that they had, and keep their record. Empty with O(state=balanced).
+    - Domains that could not be given back all that they had, and keep their record, with the reason.
+      Empty with O(state=balanced).
   returned: success
   type: list
   elements: str
-  sample: ["db1"]
+  sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now"]
 before:
   description: The memory of the host and its domains in figures, before the pass.
   returned: success

@@ -313,11 +313,12 @@ unmatched:
   sample: ["web9*"]
 not_restored:
   description:
-    - Domains that could not be given back all that they had, and keep their record. Empty with O(state=balanced).
+    - Domains that could not be given back all that they had, and keep their record, with the reason.
+      Empty with O(state=balanced).
   returned: success
   type: list
   elements: str
-  sample: ["web1"]
+  sample: ["web1: a job is under way (migration, backup, dump...)"]
 before:
   description: The load of the pCPUs in figures, before the pass.
   returned: success

@@ -4,7 +4,8 @@
 """Chaos: passes over six guests while QEMUs, libvirtd and the passes themselves are hurt at random.
 
 Throughout, from outside: nobody dies whom the chaos did not kill, none is below its floor by the word of
-its own kernel, and none is changed without a record of what it was. After it, ``released`` brings everyone back.
+its own kernel, and none is changed without a record that tells what it was. After it, ``released`` brings
+everyone back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import faulty
 import pytest
 from faulty import Child
 from herd import ALLOWED, MEMORY_KIB, TOLERANCE_KIB, Herd, memory_guest
+from kvmsched.baseline import STATE_URI
 from lab import Lab, OwnLibvirtd, RunningGuest
 from lab.truth import reports
 
@@ -39,6 +41,14 @@ FAULTS = {
     "reboot": 1,
     "kill_qemu": 1,
 }
+
+
+def _wrong_original(part: ET.Element) -> bool:
+    """Whether a part of a record calls anything else original than what all guests began with."""
+    kind = part.tag.rpartition("}")[2]
+    if kind == "memory":
+        return abs(int(part.attrib["original_kib"]) - MEMORY_KIB) > TOLERANCE_KIB
+    return part.attrib["original"] != "0" if kind == "pin" else False
 
 
 class Watcher(threading.Thread):
@@ -74,20 +84,27 @@ class Watcher(threading.Thread):
             if not guest.affinity(0) <= ALLOWED:
                 yield f"runs on {guest.affinity(0)}"
         for report in reports(guest.console()[-1000:])[-1:]:
-            if report.total_kib + self.kernel_kib[guest.name] < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
+            has_kib = report.total_kib + self.kernel_kib[guest.name]
+            if has_kib < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
                 yield f"is below its floor: {report}"
-        yield from self._unrecorded(guest.name)
+            yield from self._unrecorded(guest.name, abs(has_kib - MEMORY_KIB) > KERNEL_TOLERANCE_KIB)
 
-    def _unrecorded(self, name: str) -> Iterator[str]:
-        """What libvirt keeps of a running domain on disk: pins, memory and record as they were at one instant."""
+    def _unrecorded(self, name: str, away: bool) -> Iterator[str]:
+        """What libvirt keeps of a running domain on disk: pins, memory and record as they were at one instant.
+
+        After a restore its size may be wrong there: the guest's own kernel must say, too, that it is *away*.
+        """
         with contextlib.suppress(FileNotFoundError):
             text = (self.status_directory / f"{name}.xml").read_text(encoding="utf-8")
             domain = ET.fromstring(text).find("domain")
             assert domain is not None, text
             pins = {pin.get("cpuset") for pin in domain.findall("cputune/vcpupin")}
             kib = int(domain.findtext("currentMemory", "0"))
-            if "kvmsched:state" not in text and (pins - {"0"} or abs(kib - MEMORY_KIB) > TOLERANCE_KIB):
+            state = domain.find(f"metadata/{{{STATE_URI}}}state")
+            if state is None and (pins - {"0"} or (away and abs(kib - MEMORY_KIB) > TOLERANCE_KIB)):
                 yield f"was changed, and no record tells what it was: {kib} KiB, pinned to {pins}"
+            if state is not None and (wrong := [part.attrib for part in state if _wrong_original(part)]):
+                yield f"has a record that does not tell what it was: {wrong}"
 
     @contextlib.contextmanager
     def excusing(self, guest: RunningGuest) -> Iterator[None]:

@@ -107,3 +107,21 @@ def test_fair_brings_everyone_inside_the_thresholds_and_then_rests(pair: tuple[R
     assert (hog.balloon_kib(), hoarder.balloon_kib()) == (sizes[0], 400 * 1024)
     assert not any("kvmsched:state" in guest.domain.XMLDesc() for guest in pair)
     assert hog.hog_kills == 0 and hog.alive and hoarder.alive
+
+
+def test_a_guest_that_was_saved_while_its_balloon_moved_is_judged_by_its_qemu() -> None:
+    """libvirt goes on with the size of then: by that it would use next to nothing, and be killed by what is taken."""
+    with Lab() as lab:
+        (guest,) = lab.start(Guest(HOARDER, memory_mib=512, current_mib=256, hold_mib=170, persistent=True))
+        guest.domain.setMemory(512 * 1024)
+        guest.domain.managedSave()
+        guest.domain.create()
+        guest.refresh()
+        told_kib = guest.domain.info()[2]
+        assert told_kib < 400 * 1024 and guest.balloon_kib() == 512 * 1024, "libvirt knows: there is nothing to see"
+        (seen,) = run_ok("kvm_sched_info").values["domains"]
+        assert seen["balloon"]["actual_kib"] == 512 * 1024
+        until_unchanged()
+        assert guest.hog_kills == 0 and guest.alive and inside_the_thresholds(guest)
+        run_ok("kvm_mem_balance", state="released", **OPTIONS)
+        assert guest.balloon_kib() == 512 * 1024 and "kvmsched:state" not in guest.domain.XMLDesc()

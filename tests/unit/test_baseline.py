@@ -135,6 +135,25 @@ def test_what_is_back_is_struck_off_and_the_rest_stays() -> None:
     assert baseline.without_restored(left, back, memory=True, pins=False) is None
 
 
+def test_an_original_above_a_maximum_that_shrank_is_restored_at_the_maximum() -> None:
+    """A DIMM was unplugged: nobody can give it back."""
+    record = baseline.intend(None, DOMAIN, balloon(4194304, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, balloon(900000, 2097152), HOST, 2)
+    assert baseline.without_restored(record, at(2097152), memory=True, pins=False) is None
+    assert baseline.without_restored(record, at(1048576), memory=True, pins=False) == record
+
+
+def test_what_is_left_is_told_for_the_resource_that_was_released() -> None:
+    record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
+    told = baseline.left_over(record, at(950000), memory=True, pins=False)
+    assert told == "928M, last sent to 879M, its original is 1024M"
+    assert baseline.left_over(record, DOMAIN, memory=False, pins=True) == "not on its original pCPUs: vcpu 0"
+    assert baseline.left_over(replace(record, pins=()), DOMAIN, memory=False, pins=True) is None
+    assert baseline.left_over(replace(record, memory=None), DOMAIN, memory=True, pins=False) is None
+    assert baseline.left_over(None, DOMAIN, memory=True, pins=True) is None
+
+
 def test_of_what_is_not_known_to_be_back_nothing_is_struck_off() -> None:
     """A QEMU that does not answer counts as at its maximum; a balloon at home may have been sent away again."""
     record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)

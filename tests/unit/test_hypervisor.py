@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,6 +114,7 @@ class World:
         self.answers: dict[tuple[int, str], Any] = {}
         self.over = threading.Event()
         self.written: list[tuple[int, str]] = []
+        self.records: list[str] = []
         self.asked: list[tuple[int, str]] = []
         self.opened = self.closed = 0
 
@@ -132,12 +134,15 @@ class World:
             self.ids[number] = 99
         if call.startswith(("set", "pin")):
             self.written.append((number, call))
+        if call == "setMetadata":
+            self.records.append(arguments[1])
         return {
             "XMLDesc": XML,
             "controlInfo": [0, 0, 0],
             "jobInfo": [0],
             "isActive": 1,
             "vcpus": ([(0, 1, 0, 0)], [(True, True)]),
+            "memoryStats": {"actual": 400000, "rss": 1},
             "statistics": {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1},
         }.get(call, 0)
 
@@ -397,6 +402,38 @@ def test_a_run_that_began_between_record_and_change_gets_the_record_too(world: W
     world.restarts.add((1, "setMetadata"))
     hyper.apply(planned)
     assert world.written == [(1, "setMetadata"), (1, "setMemory"), (1, "setMetadata")]
+    assert 'domain="99"' in world.records[-1], "the request was made to that run"
+
+
+def test_a_domain_that_has_more_than_was_known_is_not_shrunk_by_what_was_planned(world: World) -> None:
+    """libvirt's word may be old, and what a guest is known to use is taken from it. Giving less than it has, too."""
+    hyper = host()
+    planned = changes(hyper, 1, 2)
+    give = BalloonMove("d2", "u2", 400000, 450000, "because")
+    planned[1] = replace(planned[1], moves=(give,))
+    world.answers[1, "memoryStats"] = world.answers[2, "memoryStats"] = {"actual": 500000}
+    outcome = hyper.apply(planned)
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "busy"), ("d2", "busy")]
+    assert "its QEMU says that it has 488M, 391M was known" in outcome.failures[0].reason
+    assert world.written == []
+
+
+@pytest.mark.parametrize("word", [{}, {"actual": 300000}, {"actual": 400100}])
+def test_a_domain_with_no_more_than_was_known_is_changed(world: World, word: dict[str, int]) -> None:
+    hyper = host()
+    planned = changes(hyper, 1)
+    world.answers[1, "memoryStats"] = word
+    assert len(hyper.apply(planned).moves) == 1
+
+
+def test_what_begins_while_nothing_is_read_must_not_be_given_a_record(world: World) -> None:
+    hyper = host()
+    hyper.observe()
+    world.ids[1] = 99
+    begun = next(domain for domain in hyper.observe("none").domains if domain.name == "d1")
+    assert begun.id == 99 and begun.record_error == "its definition was not read: it began meanwhile"
+    again = next(domain for domain in hyper.observe("new").domains if domain.name == "d1")
+    assert again.record_error is None and again.balloon and again.balloon.period_s == 1
 
 
 def test_a_domain_that_was_restarted_meanwhile_is_not_changed(world: World) -> None:

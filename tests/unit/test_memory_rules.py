@@ -32,6 +32,7 @@ from memory_worlds import (
     MIB,
     NOW_S,
     TICK_S,
+    a_tick_before,
     decide,
     domain,
     moves,
@@ -298,16 +299,93 @@ def test_release_calls_back_what_was_sent_away_and_never_went() -> None:
 
 
 def test_a_give_that_was_lost_is_given_again() -> None:
-    """A restore forgets it at once; for two minutes, whatever else keeps it away, it counts as promised."""
-    asked, long_ago = (record(3072, 1024, 3072, age_s) for age_s in (1, 3600))
+    """A restore forgets it at once; for two minutes, whatever else keeps it away, it counts as promised.
+
+    A release asks for it again at once, which costs no supply: should its pass have died, it never was.
+    """
+    asked, long_ago, ahead = (record(3072, 1024, 3072, age_s) for age_s in (1, 3600, -3600))
     promised = domain("db", record=asked, **STARVED)
-    plan = memory.release(pair(snapshot([promised])), RESERVE_1G)[0]
-    assert moves(plan) == {} and plan.not_restored == ("db: on its way from 2048M to 3072M",)
-    for lost in (replace(promised, id=2), replace(promised, record=long_ago)):
+    now = snapshot([promised], available=1024)
+    plan = memory.release(pair(now), RESERVE_1G)[0]
+    assert moves(plan) == {"db": 1024} and plan.not_restored == ()
+    assert [move.after_kib for move in memory.fund(plan, RESERVE_1G, now, now)] == [3072 * MIB]
+    for lost in (replace(promised, id=2), replace(promised, record=long_ago), replace(promised, record=ahead)):
         assert moves(memory.release(pair(snapshot([lost])), RESERVE_1G)[0]) == {"db": 1024}
         assert moves(decide(snapshot([lost]), RESERVE_1G)) == moves(
             decide(snapshot([domain("db", **STARVED)]), RESERVE_1G)
         )
+
+
+@pytest.mark.parametrize(
+    "silence", [{"period_s": 0}, {"last_update_s": 0}, {"last_update_s": 1}, {"inhibitors": ("VFIO",)}]
+)
+def test_a_give_is_given_again_where_no_statistics_flow(silence: dict[str, Any]) -> None:
+    guest = domain("db", 2048, 4096, record=record(3072, 1024, 3072, 3600), **silence)
+    assert moves(memory.release(pair(snapshot([guest])), RESERVE_1G)[0]) == {"db": 1024}
+
+
+@pytest.mark.parametrize("age_s", [1, 60])
+def test_a_take_that_may_never_have_been_made_is_made_by_a_release(age_s: int) -> None:
+    """Its balloon is at rest, so what it uses is known."""
+    guest = domain("db", record=record(3500, 4096, 3500, age_s), **WASTEFUL)
+    plan = memory.release(pair(snapshot([guest])), MemoryPolicy())[0]
+    assert moves(plan) == {"db": -596} and plan.not_restored == ()
+
+
+def test_a_take_that_leads_below_the_original_is_called_back_even_while_it_moves() -> None:
+    guest = domain("db", record=record(3500, 4096, 3000, 1), **WASTEFUL)
+    now = snapshot([guest])
+    plan = memory.release([a_tick_before(now, actual_kib=4200 * MIB), now], MemoryPolicy())[0]
+    assert [str(move) for move in plan.moves] == ["db: 3000M -> 3500M"]
+    moving = replace(guest, record=record(3500, 4096, 3600, 1))
+    now = snapshot([moving])
+    plan = memory.release([a_tick_before(now, actual_kib=4200 * MIB), now], MemoryPolicy())[0]
+    assert plan.moves == () and plan.not_restored == ("db: on its way from 4096M to 3600M",)
+
+
+def test_a_guest_that_is_home_but_needs_more_is_not_called_back_from_it() -> None:
+    needy = domain("db", 2048, 4096, unused=20, usable=96, record=record(2048, 2048, 3072, 1))
+    plan = memory.release(pair(snapshot([needy])), MemoryPolicy())[0]
+    assert plan.moves == () and plan.not_restored == ("db: on its way to 3072M: it needs 2102M",)
+
+
+def test_a_take_that_counts_as_gone_is_called_back_when_it_would_lead_too_far() -> None:
+    """Its QEMU keeps the target: a driver that comes back goes there."""
+    guest = domain("db", 4096, 8192, unused=250, usable=600, record=record(8192, 4096, 2048, 3600))
+    assert [str(move) for move in decide(snapshot([guest]), MemoryPolicy()).moves] == ["db: 2048M -> 3684M"]
+    restored = replace(guest, id=2)
+    assert moves(decide(snapshot([restored]), MemoryPolicy())) == {}
+
+
+@pytest.mark.parametrize(
+    "silence", [{"period_s": 0}, {"last_update_s": 0}, {"last_update_s": 1}, {"inhibitors": ("VFIO",)}]
+)
+def test_release_leaves_what_somebody_set_on_a_guest_without_statistics(silence: dict[str, Any]) -> None:
+    """At its maximum it may just boot; and a balloon that moves is not known to stay."""
+    theirs = domain("db", 2500, 4096, record=record(3072, 2048, 1024), **silence)
+    plan = memory.release(pair(snapshot([theirs])), MemoryPolicy())[0]
+    assert [adoption.memory_kib for adoption in plan.adoptions] == [2500 * MIB]
+    assert plan.moves == () and plan.not_restored == ()
+    for unsure in (
+        pair(snapshot([domain("db", 4096, 4096, record=record(3072, 2048, 1024), **silence)])),
+        [a_tick_before(snapshot([theirs]), actual_kib=2600 * MIB), snapshot([theirs])],
+    ):
+        plan = memory.release(unsure, MemoryPolicy())[0]
+        assert plan.adoptions == () and plan.moves == ()
+        assert "nobody is known to have set its" in plan.not_restored[0]
+
+
+def test_release_names_whose_record_cannot_be_read_and_nobody_who_has_none_of_memory() -> None:
+    damaged = domain("db", 4096, record_error="its record is damaged")
+    pinned = domain("web", 4096, record=Record(HOST_UUID, 1), busy="a job is under way")
+    plan = memory.release(pair(snapshot([damaged, pinned])), MemoryPolicy())[0]
+    assert plan.not_restored == ("db: its record is damaged",)
+
+
+def test_a_period_that_was_recorded_and_never_set_is_set() -> None:
+    """The pass died in between. What somebody switched off had been answered before."""
+    lost = with_period(0, 0, 5, last_update_s=0)
+    assert periods(decide(snapshot([lost]), MemoryPolicy())) == {"db": 5}
 
 
 def test_every_reason_is_one_line() -> None:

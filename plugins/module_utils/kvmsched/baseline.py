@@ -28,7 +28,7 @@ from .model import (
     Record,
     ThreadKind,
 )
-from .units import CpuSet, format_cpuset, parse_cpuset
+from .units import CpuSet, format_cpuset, mib, parse_cpuset
 
 STATE_URI = "urn:kvmsched:state/1"
 OWNER_URI = "urn:kvmsched:policy/1"
@@ -188,12 +188,28 @@ def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -
     return record if record.memory or record.period or record.pins else None
 
 
+def left_over(record: Optional[Record], domain: Domain, memory: bool, pins: bool) -> Optional[str]:
+    """What *record* still has to give back of one resource or both, in a few words; None: nothing."""
+    if record is None:
+        return None
+    if memory and record.memory:
+        size = mib(domain.balloon.actual_kib) if domain.balloon else "an unknown size"
+        part = record.memory
+        return f"{size}, last sent to {mib(part.intended_kib)}, its original is {mib(part.original_kib)}"
+    if memory and record.period:
+        return f"its statistics period is not its original {record.period.original_s} s"
+    if pins and record.pins:
+        return "not on its original pCPUs: " + ", ".join(f"{pin.thread} {pin.id}" for pin in record.pins)
+    return None
+
+
 def _unrestored_memory(record: Record, domain: Domain) -> Optional[MemoryRecord]:
     """The part that stays: a balloon at its original, but last sent elsewhere, may still go there."""
     part, balloon = record.memory, domain.balloon
     if part is None or balloon is None:
         return part
-    away_kib = max(abs(kib - part.original_kib) for kib in (balloon.actual_kib, part.intended_kib))
+    home_kib = min(part.original_kib, balloon.maximum_kib)
+    away_kib = max(abs(kib - home_kib) for kib in (balloon.actual_kib, part.intended_kib))
     return None if away_kib <= BALLOON_TOLERANCE_KIB else part
 
 

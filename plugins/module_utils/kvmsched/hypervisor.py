@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from . import baseline, libvirt_xml, procfs
 from .model import (
+    BALLOON_TOLERANCE_KIB,
     Balloon,
     BalloonMove,
     Domain,
@@ -42,7 +43,7 @@ from .model import (
     Topology,
     Vcpu,
 )
-from .units import CpuSet
+from .units import CpuSet, mib
 
 try:
     import libvirt
@@ -259,7 +260,8 @@ class _Inventory:
 class _Known:
     """One run of a domain as it was read: ``domain`` without vCPUs and counters, and what its vCPUs are made of.
 
-    ``affinities`` are the kernel's of then: once it has others, the pins may be others, too.
+    ``affinities`` are the kernel's of then: once it has others, the pins may be others, too. ``resumed``: its
+    QEMU went on from a saved state.
     """
 
     domain: Domain
@@ -268,6 +270,7 @@ class _Known:
     definition: dict[int, CpuSet]
     schedulers: dict[int, str]
     affinities: Optional[dict[int, Optional[CpuSet]]]
+    resumed: bool = False
 
     def vcpus(self, times: _Times) -> tuple[Vcpu, ...]:
         """The online vCPUs. Their ids may have gaps."""
@@ -518,7 +521,8 @@ class Hypervisor:
             record_error=live.record_error or (_COPY if definition.has_record and live.record is None else None),
         )
         default = live.cpuset or inventory.online
-        return _Known(domain, pins, default, definition.pins, live.schedulers, answers.affinities)
+        resumed = self._memory and process is not None and process.resumed
+        return _Known(domain, pins, default, definition.pins, live.schedulers, answers.affinities, resumed)
 
     def _hindrance(self, domain: Domain) -> Optional[str]:
         """Why a domain's QEMU can't be asked now, or was busy when it was read."""
@@ -549,11 +553,18 @@ class Hypervisor:
             nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
             bulk = connection.domainListGetStats(list(here.values()), groups, nowait)
             records = {handle.UUIDString(): record for handle, record in bulk}
+        for uuid, record in records.items():
+            if uuid in self._known and self._known[uuid].resumed and "balloon.rss" in record:
+                # libvirt has this from an event, of which none came since the state was saved (seen with libvirt 9.0).
+                record["balloon.current"] = _actual_kib(here[uuid]) or record["balloon.current"]
         return {uuid: _Counters(times[uuid], record) for uuid, record in records.items()}
 
     def _domain(self, bare: Domain, busy: Optional[str], counters: Optional[_Counters]) -> Domain:
         """A domain as it is known, in its state of now and with its counters; what those lack stays unknown."""
-        known = self._known.get(bare.uuid) or _Known(bare, {}, frozenset(), {}, {}, None)
+        known = self._known.get(bare.uuid)
+        if known is None:
+            # Whether it has a record is not known: it must not get another one.
+            known = _Known(replace(bare, record_error=_UNREAD), {}, frozenset(), {}, {}, None)
         if counters is None:
             # Of a QEMU that is not asked, the kernel still tells.
             threads = self._threads_of(bare)
@@ -619,7 +630,7 @@ class Hypervisor:
         # Live state died with any other run than that which was observed.
         if handle.ID() != change.domain.id or self._ended(change.domain):
             raise _Gone("it was restarted or stopped meanwhile")
-        busy = _busy(handle, self._process(change.domain))
+        busy = _busy(handle, self._process(change.domain)) or _larger(handle, change)
         if busy:
             raise _Busy(busy)
         try:
@@ -630,9 +641,11 @@ class Hypervisor:
                     return
                 _make(handle, move)
                 attempt.done.append(move)
-            if change.moves and connection.lookupByUUIDString(change.domain.uuid).ID() != change.domain.id:
+            now_id = connection.lookupByUUIDString(change.domain.uuid).ID() if change.moves else change.domain.id
+            if now_id != change.domain.id and change.record:
                 # It was restarted after its record was written: the run that the moves were made on has none.
-                _write_record(handle, change.record)
+                asked = any(isinstance(move, BalloonMove) for move in change.moves)
+                _write_record(handle, replace(change.record, domain_id=now_id) if asked else change.record)
         except libvirt.libvirtError as error:
             # A domain that ends meanwhile is told by many codes, none of them its own.
             ended = error.get_int1() in _NO_PROCESS or self._ended(change.domain)
@@ -718,6 +731,7 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
 
 
 _AUTO = re.compile(r"""placement=["']auto["']""")
+_UNREAD = "its definition was not read: it began meanwhile"
 _COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 
@@ -826,6 +840,28 @@ class _Attempt:
     change: Change
     done: list[Move] = field(default_factory=list)
     given_up: bool = False
+
+
+def _actual_kib(handle: Any) -> Optional[int]:
+    """A balloon's size by QEMU's own word; None where it has none, or the driver does not tell."""
+    actual_kib: Optional[int] = handle.memoryStats().get("actual")
+    return actual_kib
+
+
+def _larger(handle: Any, change: Change) -> Optional[str]:
+    """Why what was planned would shrink a domain too far: it has more than was known then, so it may use more, too.
+
+    libvirt knows a balloon's size by events, and where one is missing it is wrong until the next. Even what was
+    planned as a give is less than such a domain has.
+    """
+    balloon = change.domain.balloon
+    targets_kib = [move.after_kib for move in change.moves if isinstance(move, BalloonMove)]
+    if balloon is None or not targets_kib:
+        return None
+    actual_kib = _actual_kib(handle) or 0
+    if actual_kib <= max(balloon.actual_kib, *targets_kib) + BALLOON_TOLERANCE_KIB:
+        return None
+    return f"its QEMU says that it has {mib(actual_kib)}, {mib(balloon.actual_kib)} was known: not shrunk"
 
 
 def _write_record(handle: Any, record: Optional[Record]) -> None:

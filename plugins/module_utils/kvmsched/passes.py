@@ -81,7 +81,8 @@ class Result(Generic[P, H]):
     """What a pass planned and what came of it; ``history`` is what the next pass should be handed.
 
     ``timings_s`` is seconds by phase, waiting for samples included in observe; ``failed`` is why the
-    pass as a whole failed (decision 9), though single moves may have been made.
+    pass as a whole failed (decision 9), though single moves may have been made. ``not_restored`` is a line for
+    each domain that a release leaves changed: as it planned, or as it then was.
     """
 
     snapshot: Snapshot
@@ -191,7 +192,7 @@ def _memory_pass(
             work.adopt(plan.adoptions)
             _move_memory(work, plan, policy, release)
             if release:
-                _strike_restored(work, policy.selection.matches, memory=True, pins=False)
+                _strike_restored(work, plan, policy.selection.matches, memory=True, pins=False)
     elif work.how.sets_periods:
         work.make(move for move in plan.moves if isinstance(move, PeriodMove))
     watch.lap("apply")
@@ -214,7 +215,7 @@ def _vcpu_pass(
             work.adopt(plan.adoptions)
             work.make(plan.moves)
             if release:
-                _strike_restored(work, policy.selection.matches, memory=False, pins=True)
+                _strike_restored(work, plan, policy.selection.matches, memory=False, pins=True)
     watch.lap("apply")
     return _result(plan, learnt, work, watch)
 
@@ -407,7 +408,7 @@ class _Work:
         self._outdated = outdated
         self.moves: list[Move] = []
         self.failures: list[Failure] = []
-        self.not_restored: list[str] = []
+        self.not_restored: Optional[list[str]] = None
         self.broken: Optional[str] = None
         self._domains = {domain.uuid: domain for domain in planned.domains}
 
@@ -531,17 +532,35 @@ def _seems_there(move: Move, now: Snapshot) -> bool:
     return abs(domain.balloon.actual_kib - move.after_kib) <= BALLOON_TOLERANCE_KIB
 
 
-def _strike_restored(work: _Work, selected: Callable[[Domain], bool], *, memory: bool, pins: bool) -> None:
-    """Take off the record what is back at its original; name what is not."""
+def _strike_restored(
+    work: _Work,
+    plan: Union[MemoryPlan, VcpuPlan],
+    selected: Callable[[Domain], bool],
+    *,
+    memory: bool,
+    pins: bool,
+) -> None:
+    """Take off the record what is back at its original; tell of what is not, in the words of *plan* if it knew."""
+    now = work.host.observe()
+    lost = (skip for skip in now.skips if skip.code != "gone" and selected(Domain(skip.uuid, skip.domain, 0)))
+    left = {skip.domain: skip.reason for skip in lost}
     changes = []
-    for domain in work.host.observe().domains:
-        if domain.record is None or not selected(domain):
-            continue
-        left = baseline.without_restored(domain.record, domain, memory=memory, pins=pins)
-        changes.append(Change(domain, left))
-        if left is not None and ((memory and (left.memory or left.period)) or (pins and left.pins)):
-            work.not_restored.append(domain.name)
+    for domain in filter(selected, now.domains):
+        record = domain.record
+        if record is not None:
+            record = baseline.without_restored(record, domain, memory=memory, pins=pins)
+            changes.append(Change(domain, record))
+        why = domain.record_error or baseline.left_over(record, domain, memory=memory, pins=pins)
+        if why:
+            left[domain.name] = why
     work.write(change for change in changes if change.record != change.domain.record)
+    told = [line for line in plan.not_restored if _name(line) in left]
+    untold = left.keys() - {_name(line) for line in told}
+    work.not_restored = [*told, *(f"{name}: {left[name]}" for name in sorted(untold))]
+
+
+def _name(line: str) -> str:
+    return line.partition(": ")[0]
 
 
 def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str]:
@@ -615,19 +634,17 @@ def _result(plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
         first, number = outcome.failures[0], len(outcome.failures)
         who = "1 domain did not take its" if number == 1 else f"{number} domains did not take their"
         warnings.append(f"{who} change, {first.domain}: {first.reason}")
-    failed = failed or _failure(how, snapshot, plan, outcome, work.not_restored)
-    left = tuple(work.not_restored or plan.not_restored)
+    left = tuple(plan.not_restored if work.not_restored is None else work.not_restored)
+    failed = failed or _failure(snapshot, outcome, left)
     return Result(snapshot, plan, history, outcome, watch.laps_s, left, tuple(warnings), failed)
 
 
-def _failure(
-    how: Conduct, snapshot: Snapshot, plan: Union[MemoryPlan, VcpuPlan], outcome: Outcome, left: Sequence[str]
-) -> Optional[str]:
+def _failure(snapshot: Snapshot, outcome: Outcome, left: Sequence[str]) -> Optional[str]:
     """Why the pass failed as a whole, if it did (decision 9)."""
     if not snapshot.domains and snapshot.skips:
         return f"no domain could be observed, {snapshot.skips[0].domain}: {snapshot.skips[0].reason}"
     if outcome.failures and not outcome.moves:
         return f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
-    if left or (how.check and plan.not_restored):
-        return "not all could be restored, run it again: " + "; ".join(plan.not_restored or left)
+    if left:
+        return "not all could be restored, run it again: " + "; ".join(left)
     return None

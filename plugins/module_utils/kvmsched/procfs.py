@@ -158,6 +158,12 @@ class Process:
     def memory_max_kib(self) -> Optional[int]:
         return _memory_max(self._cgroups)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether it went on from a saved state: a restore, a revert, a migration to here. What is not known may be."""
+        text = _read(f"/proc/{self.pid}/cmdline")
+        return not text or any(f"\0{option}\0" in text for option in ("-incoming", "-loadvm"))
+
     @functools.cached_property
     def _cgroups(self) -> dict[str, str]:
         return _cgroups(_read(f"/proc/{self.pid}/cgroup") or "")

@@ -358,9 +358,7 @@ class _Daemon:
         for move in result.outcome.moves:
             fact = journal.of_move(resource, move, made=True)
             self.log.say(fact.message, fact.priority, **fact.fields)
-        reasons = {line.partition(": ")[0]: line for line in result.plan.not_restored}
-        for name in result.not_restored:
-            line = reasons.get(name, name)
+        for line in result.not_restored:
             self.log.say(f"not released, its record stays: {line}", WARNING, event="release", resource=resource)
 
 

@@ -29,7 +29,7 @@ from ..model import (
 )
 from ..units import mib
 from .memory_history import MemoryHistory, Seen
-from .memory_reading import Guest, Reader, human_period, memory_record, set_by_human, skip
+from .memory_reading import Guest, Reader, human_period, memory_record, pending, set_by_human, skip
 from .memory_release import retarget, way_back
 from .memory_strategies import Draft, fair, pairwise
 from .memory_supply import Grant, HostState, Need, at_risk, by_uuid, grant, host_state, risks
@@ -99,7 +99,7 @@ def fund(plan: MemoryPlan, policy: MemoryPolicy, planned: Snapshot, now: Snapsho
         guest = reader.read(domains[move.uuid], release=True) if move.gives and move.uuid in domains else None
         if not isinstance(guest, Guest):
             continue
-        if move.after_kib <= guest.held_kib:
+        if move.after_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
             free.append(move)
         else:
             claims.append((move, _claim(guest, move)))
@@ -239,11 +239,12 @@ def _withdrawals(guests: Iterable[Guest], draft: Draft) -> list[BalloonMove]:
 
     It costs the host nothing, for what has not arrived was never counted.
     """
-    granted = {grant.need.guest.uuid for grant in draft.grants}
+    moved = {grant.need.guest.uuid for grant in draft.grants} | {take.guest.uuid for take in draft.takes}
     return [
-        retarget(guest, guest.pending_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
+        retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
         for guest in guests
-        if guest.uuid not in granted and guest.pending_kib is not None and _overtaken(guest, guest.pending_kib)
+        # Even what counts as gone: it is still asked for, and a driver that comes back follows it.
+        if guest.uuid not in moved and (asked_kib := pending(guest.domain)) is not None and _overtaken(guest, asked_kib)
     ]
 
 

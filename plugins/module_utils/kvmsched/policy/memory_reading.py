@@ -71,8 +71,8 @@ class Guest:
     which no target goes (decision 1), ``soft_kib`` the same with a cushion and the coming rise.
     ``rise_kib`` is what it will use more by the next pass, ``hidden_kib`` what it swapped out since
     the last reading. ``judged``: demand is known and no skip stands in the way; ``settled``: known
-    well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``futile``:
-    the host keeps what it gives back.
+    well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``still``: it had
+    the same size then; ``futile``: the host keeps what it gives back.
     """
 
     domain: Domain
@@ -100,6 +100,7 @@ class Guest:
     futile: bool = False
     rebooted: bool = False
     risen: bool = False
+    still: bool = False
 
     def forget_request(self) -> None:
         """What was asked of it and has not arrived is gone."""
@@ -165,6 +166,7 @@ class Reader:
             pending_kib=pending_kib,
             ceiling_kib=min(limits.ceiling_kib, hard_ceiling_kib),
             hard_ceiling_kib=hard_ceiling_kib,
+            still=self._still(domain.uuid, balloon),
         )
         guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
         if guest.skip is None:
@@ -281,6 +283,10 @@ class Reader:
         horizon_s = min(RISE_HORIZON_S, ahead_s + max(0.0, self.now.wall_s - read_s))
         return int(grown_kib * horizon_s / elapsed_s)
 
+    def _still(self, uuid: str, balloon: Balloon) -> bool:
+        before = self._earlier[0].get(uuid) if self._earlier else None
+        return before is not None and before.balloon is not None and _settled(balloon, before.balloon)
+
     def _sample(self, uuid: str, last_update_s: int) -> Optional[Balloon]:
         for domains in self._earlier:
             domain = domains.get(uuid)
@@ -320,7 +326,7 @@ class Reader:
         if record is None or not guest.settled:
             return None
         if set_by_human(record, guest.balloon):
-            return "human", f"somebody set {mib(guest.actual_kib)} (ours was {mib(record.intended_kib)}): left alone"
+            return human(guest, record)
         age_s = self.now.wall_s - record.when_s
         if record.original_kib == record.previous_kib == record.intended_kib and 0 <= age_s < self.policy.grace_s:
             left_s = self.policy.grace_s - age_s
@@ -402,10 +408,17 @@ def set_by_human(record: MemoryRecord, balloon: Balloon) -> bool:
     return record.foreign(balloon.actual_kib)
 
 
+def human(guest: Guest, record: MemoryRecord) -> Reason:
+    """The skip of a guest whose size somebody else set."""
+    return "human", f"somebody set {mib(guest.actual_kib)} (ours was {mib(record.intended_kib)}): left alone"
+
+
 def human_period(domain: Domain) -> bool:
-    """Whether somebody switched statistics off after we had switched them on."""
+    """Whether somebody switched statistics off after we had switched them on, which the guest then answered."""
     period = domain.record.period if domain.record else None
-    return period is not None and period.intended_s > 0
+    if period is None or period.intended_s <= 0 or domain.balloon is None:
+        return False
+    return domain.balloon.last_update_s >= period.when_s
 
 
 def _unreachable(domain: Domain) -> Optional[Reason]:
@@ -502,7 +515,9 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     asked_kib = abs(record.intended_kib - record.previous_kib)
     done_kib = abs(guest.actual_kib - record.previous_kib)
     followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
-    if age_s >= pause_s and (not followed or guest.pending_kib > guest.actual_kib):
+    # A clock that was ahead when it was asked makes it a request of the future, which would last for ever.
+    old = age_s >= pause_s or age_s < -STUCK_AFTER_S
+    if old and (not followed or guest.pending_kib > guest.actual_kib):
         guest.forget_request()
         return None
     if followed or age_s < STUCK_AFTER_S:

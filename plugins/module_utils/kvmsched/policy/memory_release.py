@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional, Sequence
 
-from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, MemoryRecord, PeriodMove
+from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, Domain, MemoryRecord, PeriodMove
 from ..units import mib
-from .memory_reading import Guest, memory_record, set_by_human
+from .memory_reading import Guest, human, memory_record, set_by_human
 from .memory_strategies import Draft, Take, pay
 from .memory_supply import HostState, Need
 
@@ -55,32 +55,62 @@ def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
     """Add what *guest* needs to *back*; return why that does not bring it home, if so."""
     record = memory_record(guest.domain)
     if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
-        return guest.skip[1] if guest.domain.record else None
-    if record is None or set_by_human(record, guest.balloon):
+        return guest.skip[1] if _owed(guest.domain) else None
+    if record is None:
         return None
+    if set_by_human(record, guest.balloon):
+        return _leave(guest, record)
     home_kib = _home(guest)
     away_kib = home_kib - guest.actual_kib
     if abs(away_kib) <= BALLOON_TOLERANCE_KIB:
-        _stay(guest, record, home_kib, back)
-        return None
+        return _stay(guest, record, home_kib, back)
     if away_kib > 0:
         return _grow(guest, home_kib, back)
     return _shrink(guest, home_kib, back)
 
 
-def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> None:
+def _owed(domain: Domain) -> bool:
+    """Whether its record holds what this resource changed, or can't be read."""
+    record = domain.record
+    return domain.record_error is not None or (record is not None and bool(record.memory or record.period))
+
+
+def _leave(guest: Guest, record: MemoryRecord) -> Optional[str]:
+    """What somebody set is where it belongs from now on, once it is known to be that and not a guest that boots."""
+    if guest.skip is not None and guest.skip[0] == "human":
+        return None
+    booting = abs(guest.actual_kib - guest.balloon.maximum_kib) <= BALLOON_TOLERANCE_KIB
+    if booting or not guest.still:
+        return f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
+    guest.skip = human(guest, record)
+    return None
+
+
+def _why_not_judged(guest: Guest) -> str:
+    return guest.skip[1] if guest.skip is not None else "no two equal readings a tick apart"
+
+
+def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[str]:
     """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
-    if abs(record.intended_kib - home_kib) > BALLOON_TOLERANCE_KIB:
-        back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
+    if abs(record.intended_kib - home_kib) <= BALLOON_TOLERANCE_KIB:
+        return None
+    if guest.fresh and record.intended_kib > home_kib and guest.lower_kib > home_kib:
+        return f"on its way to {mib(record.intended_kib)}: it needs {mib(guest.lower_kib)}"
+    back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
+    return None
 
 
 def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
-    """Growing needs no statistics: what the host has is enough."""
+    """Growing needs no statistics: what the host has is enough.
+
+    What was promised already is asked for again: whether it ever was is not known, should its pass have died.
+    """
     target_kib = min(home_kib, guest.hard_ceiling_kib)
     if target_kib > guest.held_kib:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
     elif guest.pending_kib is not None:
-        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
+        why = f"back to its original, again: {mib(guest.pending_kib)} was asked"
+        back.retargets.append(BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why))
     if target_kib < home_kib:
         return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
     return None
@@ -94,10 +124,10 @@ def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
 
 def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     """Down to its original at once, but never below L, and only where L is known."""
-    if guest.pending_kib is not None and guest.pending_kib < guest.actual_kib:
-        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
-    if guest.skip is not None or not guest.shrinkable:
-        return f"not shrunk to its {mib(home_kib)}: {guest.skip[1] if guest.skip else 'mode grow-only'}"
+    if not _at_rest(guest):
+        return _move_on(guest, home_kib, back)
+    if guest.limits.mode == "grow-only":
+        return f"not shrunk to its {mib(home_kib)}: mode grow-only"
     target_kib = max(home_kib, guest.lower_kib)
     kib = guest.actual_kib - target_kib
     if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
@@ -106,6 +136,21 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
         return None
     line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
     return f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
+
+
+def _at_rest(guest: Guest) -> bool:
+    """Whether L is known. A request that may never have been made, should its pass have died, is made again."""
+    return guest.fresh and guest.settled and (guest.skip is None or guest.skip[0] == "stuck")
+
+
+def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+    """It may not be shrunk now; but what leads it too far is called back."""
+    if guest.pending_kib is None:
+        return f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}"
+    if guest.pending_kib >= home_kib - BALLOON_TOLERANCE_KIB:
+        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
+    back.retargets.append(retarget(guest, guest.pending_kib, home_kib, "back to its original"))
+    return None
 
 
 def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> BalloonMove:

@@ -22,7 +22,6 @@ from kvmsched.model import (
     PinRecord,
     Vcpu,
 )
-from kvmsched.policy.memory_reading import pending
 
 HOST = "host-1"
 CPU0, CPU1, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
@@ -103,16 +102,6 @@ def test_requests_that_were_never_made_pile_up_until_the_balloon_arrives() -> No
     record = baseline.intend(record, at(840000), balloon(840000, 860000), HOST, 40)
     assert record.memory == MemoryRecord(1000000, 840000, 860000, 40)
     assert record.memory.foreign(700000) and record.memory.foreign(900000)
-
-
-def test_a_pin_after_a_restore_does_not_revive_the_request_from_before_it() -> None:
-    taking = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
-    assert pending(replace(at(900000), record=taking)) == 700000
-    restored = replace(at(900000), id=8)
-    pinned = baseline.intend(taking, restored, pin(0, BOTH, CPU0), HOST, 20)
-    assert pending(replace(restored, record=pinned)) is None
-    asked = baseline.intend(pinned, restored, balloon(900000, 1000000), HOST, 30)
-    assert pending(replace(restored, record=asked)) == 1000000
 
 
 def test_an_adopted_value_is_the_new_original() -> None:

@@ -119,7 +119,7 @@ def intend(record: Optional[Record], domain: Domain, move: Move, host_uuid: str,
     """The record that must stand on *domain* before *move* is made."""
     record = _ours(record, domain, host_uuid)
     if isinstance(move, BalloonMove):
-        return replace(record, domain_id=domain.id, memory=_intend_memory(record.memory, domain, move, now_s))
+        return replace(record, memory=_intend_memory(record.memory, domain, move, now_s))
     if isinstance(move, PeriodMove):
         original_s = record.period.original_s if record.period else move.before_s
         return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
@@ -165,7 +165,7 @@ def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uui
     record = _ours(record, domain, host_uuid)
     if adoption.memory_kib is not None:
         kib = adoption.memory_kib
-        record = replace(record, domain_id=domain.id, memory=MemoryRecord(kib, kib, kib, now_s))
+        record = replace(record, memory=MemoryRecord(kib, kib, kib, now_s))
     for pin in adoption.pins:
         record = replace(record, pins=_with_pin(record.pins, replace(pin, when_s=now_s)))
     return record

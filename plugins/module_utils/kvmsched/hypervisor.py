@@ -641,11 +641,9 @@ class Hypervisor:
                     return
                 _make(handle, move)
                 attempt.done.append(move)
-            now_id = connection.lookupByUUIDString(change.domain.uuid).ID() if change.moves else change.domain.id
-            if now_id != change.domain.id and change.record:
+            if change.moves and connection.lookupByUUIDString(change.domain.uuid).ID() != change.domain.id:
                 # It was restarted after its record was written: the run that the moves were made on has none.
-                asked = any(isinstance(move, BalloonMove) for move in change.moves)
-                _write_record(handle, replace(change.record, domain_id=now_id) if asked else change.record)
+                _write_record(handle, change.record)
         except libvirt.libvirtError as error:
             # A domain that ends meanwhile is told by many codes, none of them its own.
             ended = error.get_int1() in _NO_PROCESS or self._ended(change.domain)

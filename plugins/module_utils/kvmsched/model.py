@@ -223,7 +223,8 @@ class PinRecord:
 class Record:
     """The baseline kept in the running domain's own metadata.
 
-    ``domain_id`` is the run of the domain, by libvirt's id, that the last request for memory was sent to.
+    ``domain_id`` is the run of the domain, by libvirt's id, that it was begun on: nothing is decided by it, for a
+    save and restore or a migration keep the record and all that it tells of (decision 13).
     """
 
     host_uuid: str

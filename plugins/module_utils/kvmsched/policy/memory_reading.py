@@ -386,14 +386,9 @@ def memory_record(domain: Domain) -> Optional[MemoryRecord]:
 
 
 def pending(domain: Domain) -> Optional[int]:
-    """The target that we wrote and that the balloon has not reached yet, in KiB.
-
-    A save and restore in between forgets it: the balloon stays where it was then.
-    """
+    """The target that we wrote and that the balloon has not reached yet, in KiB; a save and restore keeps it."""
     record, balloon = memory_record(domain), domain.balloon
     if record is None or balloon is None or not balloon.device:
-        return None
-    if domain.record is not None and domain.record.domain_id != domain.id:
         return None
     if abs(record.intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_human(record, balloon):
         return None

@@ -343,6 +343,19 @@ def test_a_take_that_leads_below_the_original_is_called_back_even_while_it_moves
     assert plan.moves == () and plan.not_restored == ("db: on its way from 4096M to 3600M",)
 
 
+def test_a_release_lets_no_request_lead_below_what_is_used_by_now() -> None:
+    guest = domain("db", 4096, 8192, unused=50, usable=160, record=record(2048, 4096, 3000, 1))
+    plan = memory.release(pair(snapshot([guest])), MemoryPolicy())[0]
+    assert [str(move) for move in plan.moves] == ["db: 3000M -> 4086M"]
+    assert "not shrunk to its 2048M: it needs 4086M" in plan.not_restored[0]
+
+
+def test_a_release_asks_for_nothing_below_what_a_guest_has_when_its_limit_fell() -> None:
+    guest = domain("db", 2048, 4096, limit=1900, record=record(3072, 1024, 3072, 1))
+    plan = memory.release(pair(snapshot([guest])), MemoryPolicy())[0]
+    assert plan.moves == () and "its limits allow" in plan.not_restored[0]
+
+
 def test_a_guest_that_is_home_but_needs_more_is_not_called_back_from_it() -> None:
     needy = domain("db", 2048, 4096, unused=20, usable=96, record=record(2048, 2048, 3072, 1))
     plan = memory.release(pair(snapshot([needy])), MemoryPolicy())[0]

@@ -108,7 +108,7 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     target_kib = min(home_kib, guest.hard_ceiling_kib)
     if target_kib > guest.held_kib:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
-    elif guest.pending_kib is not None:
+    elif guest.pending_kib is not None and target_kib > guest.actual_kib:
         why = f"back to its original, again: {mib(guest.pending_kib)} was asked"
         back.retargets.append(BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why))
     if target_kib < home_kib:
@@ -132,6 +132,9 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     kib = guest.actual_kib - target_kib
     if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
         back.draft.takes.append(Take(guest, kib, f"back to its original {mib(home_kib)}"))
+    elif guest.pending_kib is not None and guest.pending_kib < target_kib - BALLOON_TOLERANCE_KIB:
+        after_kib = min(guest.actual_kib, target_kib)
+        back.retargets.append(retarget(guest, guest.pending_kib, after_kib, f"used {mib(guest.used_kib)} by now"))
     if target_kib == home_kib:
         return None
     line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"

@@ -13,9 +13,18 @@ from typing import Any, Callable, Optional
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from kvmsched.config import MemoryPolicy, MemorySettings, Rule
-from kvmsched.model import BALLOON_TOLERANCE_KIB, BalloonMove, Domain, HostMemory, MemoryPlan, Snapshot, from_json, to_json
+from kvmsched.model import (
+    BALLOON_TOLERANCE_KIB,
+    BalloonMove,
+    Domain,
+    HostMemory,
+    MemoryPlan,
+    Snapshot,
+    from_json,
+    to_json,
+)
 from kvmsched.policy import memory
-from kvmsched.policy.memory_reading import Guest, Reader, pending
+from kvmsched.policy.memory_reading import QEMU_OVERHEAD_KIB, Guest, Reader, pending
 from kvmsched.policy.memory_supply import water_fill
 from kvmsched.units import Amount
 from memory_worlds import MIB, NOW_S, balloon, pair, record, reproduce, snapshot, uuid_of
@@ -266,8 +275,11 @@ def _scaled(one: Snapshot, factor: int) -> Snapshot:
 def _scaled_domain(domain: Domain, factor: int) -> Domain:
     state, kept = domain.balloon, domain.record
     assert state is not None
-    sizes = ("actual_kib", "maximum_kib", "unused_kib", "usable_kib", "rss_kib")
+    sizes = ("actual_kib", "maximum_kib", "unused_kib", "usable_kib")
     state = replace(state, **{key: _product(getattr(state, key), factor) for key in sizes})
+    # QEMU's own memory is the same for any guest: so that what is promised and untouched scales, rss can't just do so.
+    rss_kib = None if state.rss_kib is None else state.rss_kib * factor - (factor - 1) * QEMU_OVERHEAD_KIB
+    state = replace(state, rss_kib=rss_kib)
     if kept is not None and kept.memory is not None:
         sizes = ("original_kib", "previous_kib", "intended_kib")
         written = replace(kept.memory, **{key: getattr(kept.memory, key) * factor for key in sizes})

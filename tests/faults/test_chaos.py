@@ -30,6 +30,8 @@ from lab.truth import reports
 LONGEST_STOP_S = 6.0
 # A guest's kernel rounds, and takes some pages for itself as its memory changes.
 KERNEL_TOLERANCE_KIB = 6 * 1024
+# A guest reports once a second, and libvirt hears of its balloon as often.
+LAG_S = 3.0
 FAULTS = {
     "kill_pass": 3,
     "stop_qemu": 5,
@@ -64,6 +66,8 @@ class Watcher(threading.Thread):
         # What its kernel needs for itself is missing in a guest's own MemTotal.
         self.kernel_kib = {guest.name: MEMORY_KIB - guest.report().total_kib for guest in herd.guests}
         self._excused = ""
+        # Since when a guest seems to be changed without a record.
+        self._lost_s: dict[str, float] = {}
 
     def run(self) -> None:
         while not self.over.wait(0.3):
@@ -87,13 +91,16 @@ class Watcher(threading.Thread):
             has_kib = report.total_kib + self.kernel_kib[guest.name]
             if has_kib < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
                 yield f"is below its floor: {report}"
-            yield from self._unrecorded(guest.name, abs(has_kib - MEMORY_KIB) > KERNEL_TOLERANCE_KIB)
+            away = guest.qemu_state != "T" and abs(has_kib - MEMORY_KIB) > KERNEL_TOLERANCE_KIB
+            yield from self._unrecorded(guest.name, away)
 
     def _unrecorded(self, name: str, away: bool) -> Iterator[str]:
         """What libvirt keeps of a running domain on disk: pins, memory and record as they were at one instant.
 
-        After a restore its size may be wrong there: the guest's own kernel must say, too, that it is *away*.
+        Its size may be old there, and for good after a restore: the guest's own kernel must say, too, that it is
+        *away*, and both for longer than either lags.
         """
+        now_s = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
             text = (self.status_directory / f"{name}.xml").read_text(encoding="utf-8")
             domain = ET.fromstring(text).find("domain")
@@ -101,7 +108,9 @@ class Watcher(threading.Thread):
             pins = {pin.get("cpuset") for pin in domain.findall("cputune/vcpupin")}
             kib = int(domain.findtext("currentMemory", "0"))
             state = domain.find(f"metadata/{{{STATE_URI}}}state")
-            if state is None and (pins - {"0"} or (away and abs(kib - MEMORY_KIB) > TOLERANCE_KIB)):
+            lost = state is None and away and abs(kib - MEMORY_KIB) > TOLERANCE_KIB
+            since_s = self._lost_s.setdefault(name, now_s) if lost else self._lost_s.pop(name, now_s)
+            if (state is None and pins - {"0"}) or now_s - since_s > LAG_S:
                 yield f"was changed, and no record tells what it was: {kib} KiB, pinned to {pins}"
             if state is not None and (wrong := [part.attrib for part in state if _wrong_original(part)]):
                 yield f"has a record that does not tell what it was: {wrong}"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
+from kvmsched.baseline import COPY
 from kvmsched.config import MemoryPolicy, MemorySettings
 from kvmsched.model import (
     BalloonMove,
@@ -343,11 +344,50 @@ def test_a_take_that_leads_below_the_original_is_called_back_even_while_it_moves
     assert plan.moves == () and plan.not_restored == ("db: on its way from 4096M to 3600M",)
 
 
-def test_a_release_lets_no_request_lead_below_what_is_used_by_now() -> None:
-    guest = domain("db", 4096, 8192, unused=50, usable=160, record=record(2048, 4096, 3000, 1))
+MOVING = {"actual_kib": 4300 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("kept", "state", "before", "target_mib", "told"),
+    [
+        (record(2048, 4400, 1500, 1), {"actual": 4096, "usable": 900}, MOVING, 3346, "it needs 3346M"),
+        (record(2048, 4400, 2500, 1), {"actual": 4096, "usable": 900}, MOVING, 3383.5, "on its way"),
+        (record(4096, 1500, 512, 1), {"actual": 1400, "usable": 300}, {}, 1287.5, "are missing"),
+        (record(4096, 2100, 512, 1), {"actual": 2048, "usable": 300, "limit": 1900}, {}, 1935.5, "its limits allow"),
+        (record(2048, 4096, 3000, 1), {"actual": 4096, "usable": 160}, {}, 4096, "it needs 4086M"),
+        (record(2048, 4096, 3000, 900), {"actual": 4096, "usable": 160}, {}, 4096, "it needs 4086M"),
+        (record(2048, 3000, 1500, 900), {"actual": 3000, "usable": 400}, {}, 2787.5, "mode grow-only"),
+    ],
+)
+def test_a_release_lets_no_request_lead_below_what_is_used_by_now(
+    kept: Record, state: dict[str, Any], before: dict[str, int], target_mib: float, told: str
+) -> None:
+    now = snapshot([domain("db", maximum=8192, unused=50, record=kept, **state)], available=1024)
+    policy = replace(RESERVE_1G, settings=MemorySettings(mode="grow-only" if told == "mode grow-only" else "auto"))
+    plan = memory.release([a_tick_before(now, **before), now], policy)[0]
+    assert [move.after_kib / MIB for move in plan.moves if isinstance(move, BalloonMove)] == [target_mib]
+    assert told in plan.not_restored[0]
+
+
+@pytest.mark.parametrize("silence", [{"period_s": 0}, {"last_update_s": 0}, {"last_update_s": 1}])
+def test_what_may_never_have_been_asked_shrinks_nobody_of_whom_nothing_is_known(silence: dict[str, Any]) -> None:
+    """Calling a take back to the original would be one, had it never been made. A rescue would do so, too."""
+    guest = domain("db", 3000, 8192, record=record(2048, 3000, 1500), **silence)
     plan = memory.release(pair(snapshot([guest])), MemoryPolicy())[0]
-    assert [str(move) for move in plan.moves] == ["db: 3000M -> 4086M"]
-    assert "not shrunk to its 2048M: it needs 4086M" in plan.not_restored[0]
+    assert [str(move) for move in plan.moves] == ["db: 1500M -> 3000M"]
+    assert "not shrunk to its 2048M" in plan.not_restored[0]
+
+
+def test_a_release_takes_no_promise_back_from_the_dying() -> None:
+    guest = domain("db", 1024, 4096, unused=5, usable=20, record=record(1100, 1024, 3072, 1))
+    plan = memory.release(pair(snapshot([guest])), MemoryPolicy())[0]
+    assert plan.moves == () and plan.not_restored == ("db: on its way to 3072M: it needs 1154M",)
+
+
+def test_what_was_promised_is_asked_for_again_though_the_host_has_no_more() -> None:
+    guest = domain("db", 1024, 4096, rss=3000, record=record(4096, 1024, 2048), period_s=0)
+    plan = memory.release(pair(snapshot([guest], available=1024)), RESERVE_1G)[0]
+    assert moves(plan) == {"db": 1024} and "are missing" in plan.not_restored[0]
 
 
 def test_a_release_asks_for_nothing_below_what_a_guest_has_when_its_limit_fell() -> None:
@@ -360,6 +400,9 @@ def test_a_guest_that_is_home_but_needs_more_is_not_called_back_from_it() -> Non
     needy = domain("db", 2048, 4096, unused=20, usable=96, record=record(2048, 2048, 3072, 1))
     plan = memory.release(pair(snapshot([needy])), MemoryPolicy())[0]
     assert plan.moves == () and plan.not_restored == ("db: on its way to 3072M: it needs 2102M",)
+    never_asked = replace(needy, record=record(2048, 2048, 3072, 900))
+    plan = memory.release(pair(snapshot([never_asked])), MemoryPolicy())[0]
+    assert [str(move) for move in plan.moves] == ["db: 3072M -> 2048M"] and plan.not_restored == ()
 
 
 def test_a_take_that_counts_as_gone_is_called_back_when_it_would_lead_too_far() -> None:
@@ -374,7 +417,7 @@ def test_a_take_that_counts_as_gone_is_called_back_when_it_would_lead_too_far() 
     "silence", [{"period_s": 0}, {"last_update_s": 0}, {"last_update_s": 1}, {"inhibitors": ("VFIO",)}]
 )
 def test_release_leaves_what_somebody_set_on_a_guest_without_statistics(silence: dict[str, Any]) -> None:
-    """At its maximum it may just boot; and a balloon that moves is not known to stay."""
+    """At its maximum it may just boot; and a balloon that moves, or may between two events, is not known to stay."""
     theirs = domain("db", 2500, 4096, record=record(3072, 2048, 1024), **silence)
     plan = memory.release(pair(snapshot([theirs])), MemoryPolicy())[0]
     assert [adoption.memory_kib for adoption in plan.adoptions] == [2500 * MIB]
@@ -382,6 +425,7 @@ def test_release_leaves_what_somebody_set_on_a_guest_without_statistics(silence:
     for unsure in (
         pair(snapshot([domain("db", 4096, 4096, record=record(3072, 2048, 1024), **silence)])),
         [a_tick_before(snapshot([theirs]), actual_kib=2600 * MIB), snapshot([theirs])],
+        [replace(snapshot([theirs]), monotonic_s=NOW_S - 1), snapshot([theirs])],
     ):
         plan = memory.release(unsure, MemoryPolicy())[0]
         assert plan.adoptions == () and plan.moves == ()
@@ -391,8 +435,13 @@ def test_release_leaves_what_somebody_set_on_a_guest_without_statistics(silence:
 def test_release_names_whose_record_cannot_be_read_and_nobody_who_has_none_of_memory() -> None:
     damaged = domain("db", 4096, record_error="its record is damaged")
     pinned = domain("web", 4096, record=Record(HOST_UUID, 1), busy="a job is under way")
-    plan = memory.release(pair(snapshot([damaged, pinned])), MemoryPolicy())[0]
-    assert plan.not_restored == ("db: its record is damaged",)
+    copied = domain("copy", 4096, record_error=COPY)
+    home = domain("home", 2048, 4096, record=record(2048, 3000, 2048), state="paused")
+    hung = Skip("hung", uuid_of("hung"), "hung", "it did not answer in time")
+    gone = Skip("gone", uuid_of("gone"), "gone", "it vanished meanwhile")
+    now = snapshot([damaged, pinned, copied, home], skips=(hung, gone))
+    plan = memory.release(pair(now), MemoryPolicy())[0]
+    assert plan.not_restored == ("db: its record is damaged", "hung: it did not answer in time")
 
 
 def test_a_period_that_was_recorded_and_never_set_is_set() -> None:

@@ -35,6 +35,8 @@ OWNER_URI = "urn:kvmsched:policy/1"
 # libvirt wants a prefix for the namespace of each element that it stores.
 STATE_PREFIX = "kvmsched"
 VERSION = 1
+# Why a domain is left alone whose record never was its own. It owes nothing by it.
+COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 # ---------------------------------------------------------------- to and from XML
 
@@ -190,6 +192,8 @@ def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -
 
 def left_over(record: Optional[Record], domain: Domain, memory: bool, pins: bool) -> Optional[str]:
     """What *record* still has to give back of one resource or both, in a few words; None: nothing."""
+    if domain.record_error not in (None, COPY):
+        return domain.record_error
     if record is None:
         return None
     if memory and record.memory:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from .model import Domain, Owner, parse_json
+from .model import Domain, Owner, Snapshot, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
 
 # ---------------------------------------------------------------- the policy, parsed
@@ -33,6 +33,11 @@ class Selection:
         if self.domains == ("*",) and not self.exclude:
             return True
         return _matches_any(self.domains, domain) and not _matches_any(self.exclude, domain)
+
+    def unseen(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """A line for each domain that a pass may touch and that could not be observed, though it runs."""
+        lost = (skip for skip in snapshot.skips if skip.code != "gone")
+        return tuple(f"{s.domain}: {s.reason}" for s in lost if self.matches(Domain(s.uuid, s.domain, 0)))
 
     def unmatched(self, domains: Iterable[Domain]) -> tuple[str, ...]:
         """The patterns that match no domain at all; ``*`` is no such pattern."""

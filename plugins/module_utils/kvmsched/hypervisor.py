@@ -504,6 +504,7 @@ class Hypervisor:
         definition = libvirt_xml.parse_inactive(answers.inactive or "<domain/>")
         process = self._processes.get((bare.uuid, bare.id))
         pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
+        copied = definition.has_record and live.record is None
         numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
         domain = replace(
             bare,
@@ -518,7 +519,7 @@ class Hypervisor:
             balloon=_balloon(live, process) if self._memory else None,
             owner=live.owner,
             record=live.record,
-            record_error=live.record_error or (_COPY if definition.has_record and live.record is None else None),
+            record_error=live.record_error or (baseline.COPY if copied else None),
         )
         default = live.cpuset or inventory.online
         resumed = self._memory and process is not None and process.resumed
@@ -556,7 +557,10 @@ class Hypervisor:
         for uuid, record in records.items():
             if uuid in self._known and self._known[uuid].resumed and "balloon.rss" in record:
                 # libvirt has this from an event, of which none came since the state was saved (seen with libvirt 9.0).
-                record["balloon.current"] = _actual_kib(here[uuid]) or record["balloon.current"]
+                told_kib = record["balloon.current"]
+                record["balloon.current"] = _actual_kib(here[uuid]) or told_kib
+                # Once it is right it stays so: what changes from there on is an event.
+                self._known[uuid].resumed = record["balloon.current"] != told_kib
         return {uuid: _Counters(times[uuid], record) for uuid, record in records.items()}
 
     def _domain(self, bare: Domain, busy: Optional[str], counters: Optional[_Counters]) -> Domain:
@@ -630,10 +634,10 @@ class Hypervisor:
         # Live state died with any other run than that which was observed.
         if handle.ID() != change.domain.id or self._ended(change.domain):
             raise _Gone("it was restarted or stopped meanwhile")
-        busy = _busy(handle, self._process(change.domain)) or _larger(handle, change)
-        if busy:
-            raise _Busy(busy)
         try:
+            busy = _busy(handle, self._process(change.domain)) or _larger(handle, change)
+            if busy:
+                raise _Busy(busy)
             if change.record != change.domain.record:
                 _write_record(handle, change.record)
             for move in change.moves:
@@ -730,7 +734,6 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
 
 _AUTO = re.compile(r"""placement=["']auto["']""")
 _UNREAD = "its definition was not read: it began meanwhile"
-_COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 
 
 def _balloon(live: libvirt_xml.DomainDefinition, process: Optional[procfs.Process]) -> Balloon:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+from typing import Any, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 from . import baseline, lock
-from .config import MemoryPolicy, VcpuPolicy
+from .config import MemoryPolicy, Selection, VcpuPolicy
 from .hypervisor import ALL_PARTS, Change, Hypervisor, Reading, Unavailable, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
@@ -29,13 +29,12 @@ from .model import (
     VcpuPlan,
 )
 from .policy import memory, vcpu
+from .policy.memory_reading import EVENT_S
 
 # The statistics of a domain that reports less often than this can't be sampled twice within one pass.
 _LONGEST_TICK_S = 10
 # Guests answer a little after their period is over, and last_update counts whole seconds.
 _TICK_SLACK_S = 0.7
-# libvirt knows a balloon's size by QEMU's events, of which there is at most one a second.
-_EVENT_S = 2.0
 _POLL_S = 0.5
 # A standing pass takes the domains' XML for what it was, unless something happened, for no longer than this.
 _ANEW_S = 60.0
@@ -115,7 +114,7 @@ def run_memory(
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
     how = _beside_daemon(how, release)
     with _session(how, "memory") as (host, watch):
-        samples = _sample_memory(host)
+        samples = _sample_memory(host, EVENT_S if release else 0.0)
         watch.lap("observe")
         result = _memory_pass(_Work(host, samples[-1], how), samples, policy, history, release, watch)
         unwatched = _unwatched(result) if history is None and not release else ()
@@ -192,7 +191,7 @@ def _memory_pass(
             work.adopt(plan.adoptions)
             _move_memory(work, plan, policy, release)
             if release:
-                _strike_restored(work, plan, policy.selection.matches, memory=True, pins=False)
+                _strike_restored(work, plan, policy.selection, memory=True, pins=False)
     elif work.how.sets_periods:
         work.make(move for move in plan.moves if isinstance(move, PeriodMove))
     watch.lap("apply")
@@ -215,7 +214,7 @@ def _vcpu_pass(
             work.adopt(plan.adoptions)
             work.make(plan.moves)
             if release:
-                _strike_restored(work, plan, policy.selection.matches, memory=False, pins=True)
+                _strike_restored(work, plan, policy.selection, memory=False, pins=True)
     watch.lap("apply")
     return _result(plan, learnt, work, watch)
 
@@ -448,7 +447,7 @@ class _Work:
         for change in pending:
             uuid = change.domain.uuid
             if uuid in failed:
-                del self._domains[uuid]
+                self._domains.pop(uuid, None)
             else:
                 self._domains[uuid] = replace(change.domain, record=change.record)
         return list(outcome.moves)
@@ -501,7 +500,7 @@ def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: b
     sent = [*taken, *given]
     if release and any(_seems_there(move, work.planned) for move in sent):
         # What was called back looked at home all the while: only a later event tells where its balloon is.
-        time.sleep(_EVENT_S)
+        time.sleep(EVENT_S)
         now = _wait_for(work.host, sent, policy.arrival_timeout_s, work.host.observe("none"))
     if release:
         # Without statistics no later release could shrink a domain that is not back yet.
@@ -535,28 +534,31 @@ def _seems_there(move: Move, now: Snapshot) -> bool:
 def _strike_restored(
     work: _Work,
     plan: Union[MemoryPlan, VcpuPlan],
-    selected: Callable[[Domain], bool],
+    selection: Selection,
     *,
     memory: bool,
     pins: bool,
 ) -> None:
     """Take off the record what is back at its original; tell of what is not, in the words of *plan* if it knew."""
     now = work.host.observe()
-    lost = (skip for skip in now.skips if skip.code != "gone" and selected(Domain(skip.uuid, skip.domain, 0)))
-    left = {skip.domain: skip.reason for skip in lost}
+    left: dict[str, str] = {}
     changes = []
-    for domain in filter(selected, now.domains):
+    for domain in filter(selection.matches, now.domains):
         record = domain.record
         if record is not None:
             record = baseline.without_restored(record, domain, memory=memory, pins=pins)
             changes.append(Change(domain, record))
-        why = domain.record_error or baseline.left_over(record, domain, memory=memory, pins=pins)
-        if why:
+        why = baseline.left_over(record, domain, memory=memory, pins=pins)
+        if why is not None:
             left[domain.name] = why
+    before = len(work.failures)
     work.write(change for change in changes if change.record != change.domain.record)
-    told = [line for line in plan.not_restored if _name(line) in left]
-    untold = left.keys() - {_name(line) for line in told}
-    work.not_restored = [*told, *(f"{name}: {left[name]}" for name in sorted(untold))]
+    failed = {failure.domain: failure.reason for failure in work.failures if failure.code != "gone"}
+    unstruck = {failure.domain for failure in work.failures[before:]} & failed.keys()
+    told = [line for line in plan.not_restored if _name(line) in left and _name(line) not in failed]
+    untold = (left.keys() | unstruck) - {_name(line) for line in told}
+    lines = [f"{name}: {failed.get(name) or left[name]}" for name in sorted(untold)]
+    work.not_restored = [*told, *lines, *selection.unseen(now)]
 
 
 def _name(line: str) -> str:

@@ -59,12 +59,8 @@ def decide(
         draft = pairwise(scene.guests, scene.host, policy)
     else:
         draft = fair(scene.guests, scene.host, policy, scene.history.domains, scene.now.wall_s)
-    moves: list[Move] = [
-        *_takes(draft),
-        *_gives(draft),
-        *_withdrawals(scene.guests, draft),
-        *_periods(scene.guests, policy),
-    ]
+    balloons = [*_takes(draft), *_gives(draft)]
+    moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *_periods(scene.guests, policy)]
     return scene.plan(draft, moves), scene.remember(moves)
 
 
@@ -78,9 +74,11 @@ def release(
     """
     scene = _Scene(snapshots, policy, history or MemoryHistory(), release=True)
     back = way_back(scene.guests, scene.host)
-    moves: list[Move] = [*_takes(back.draft), *_gives(back.draft), *back.retargets, *back.periods]
+    balloons = [*_takes(back.draft), *_gives(back.draft), *back.retargets]
+    moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *back.periods]
     plan = scene.plan(back.draft, moves)
-    return replace(plan, not_restored=tuple(back.left.values()), unmet=()), scene.remember(moves)
+    left = (*back.left.values(), *policy.selection.unseen(scene.now))
+    return replace(plan, not_restored=left, unmet=()), scene.remember(moves)
 
 
 def fund(plan: MemoryPlan, policy: MemoryPolicy, planned: Snapshot, now: Snapshot) -> tuple[BalloonMove, ...]:
@@ -234,12 +232,12 @@ def _give(grant: Grant) -> BalloonMove:
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, after_kib, reason, grant.on_credit)
 
 
-def _withdrawals(guests: Iterable[Guest], draft: Draft) -> list[BalloonMove]:
+def _withdrawals(guests: Iterable[Guest], moves: Iterable[BalloonMove]) -> list[BalloonMove]:
     """Call back takes under way that would by now lead below L: the guest's use grew meanwhile.
 
     It costs the host nothing, for what has not arrived was never counted.
     """
-    moved = {grant.need.guest.uuid for grant in draft.grants} | {take.guest.uuid for take in draft.takes}
+    moved = {move.uuid for move in moves}
     return [
         retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} by now")
         for guest in guests

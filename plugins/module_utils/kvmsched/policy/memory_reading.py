@@ -32,6 +32,8 @@ FUTILE_PAUSE_S = 1800
 # A guest with little usable memory that reads this much back from swap, or from the files it runs, starves.
 SWAP_IN_KIB_PER_S = 1024
 MAJOR_FAULTS_PER_S = 500
+# libvirt knows a balloon's size by QEMU's events, of which there is at most one a second.
+EVENT_S = 2.0
 # Memory that is given is in the guest within a second: a deflating balloon only frees pages.
 DEFLATED_AFTER_S = 1
 # QEMU's own memory beside the guest's, at least: a cgroup's limit holds both.
@@ -134,6 +136,7 @@ class Reader:
         self.history = history
         # Newest first: the youngest earlier sample that is a statistics tick older decides.
         self._earlier = [{d.uuid: d for d in snapshot.domains} for snapshot in reversed(snapshots[:-1])]
+        self._apart_s = self.now.monotonic_s - snapshots[-2].monotonic_s if snapshots[1:] else 0.0
         self._plain: dict[int, Limits] = {}
         self._free_kib = {cell.id: cell.free_kib or 0 for cell in self.now.host.topology.cells}
 
@@ -285,7 +288,9 @@ class Reader:
 
     def _still(self, uuid: str, balloon: Balloon) -> bool:
         before = self._earlier[0].get(uuid) if self._earlier else None
-        return before is not None and before.balloon is not None and _settled(balloon, before.balloon)
+        if before is None or before.balloon is None or self._apart_s < EVENT_S:
+            return False
+        return _settled(balloon, before.balloon)
 
     def _sample(self, uuid: str, last_update_s: int) -> Optional[Balloon]:
         for domains in self._earlier:

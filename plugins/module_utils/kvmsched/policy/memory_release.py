@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional, Sequence
 
+from .. import baseline
 from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, Domain, MemoryRecord, PeriodMove
 from ..units import mib
 from .memory_reading import Guest, human, memory_record, set_by_human
@@ -16,6 +17,8 @@ from .memory_supply import HostState, Need
 
 # Reasons to leave a domain alone for now, whichever way it would have to go.
 _UNREACHABLE = ("not-running", "busy", "record")
+# Reasons why nothing is known of what a domain uses, however long one waits.
+_SILENT = ("no-stats", "no-driver", "stale", "inhibited")
 
 
 @dataclass
@@ -40,6 +43,8 @@ def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
     for need in back.draft.needs:
         missing_kib = need.total_kib - granted.get(need.guest.uuid, 0)
         if missing_kib > BALLOON_TOLERANCE_KIB:
+            if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
+                back.retargets.append(_again(need.guest, need.guest.held_kib))
             line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
             back.left.setdefault(need.guest.uuid, f"{need.guest.domain.name}: {line}")
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
@@ -70,17 +75,18 @@ def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
 
 
 def _owed(domain: Domain) -> bool:
-    """Whether its record holds what this resource changed, or can't be read."""
-    record = domain.record
-    return domain.record_error is not None or (record is not None and bool(record.memory or record.period))
+    """Whether its memory or its period is not back, or its record can't be read."""
+    record = domain.record and baseline.without_restored(domain.record, domain, memory=True, pins=False)
+    return baseline.left_over(record, domain, memory=True, pins=False) is not None
 
 
 def _leave(guest: Guest, record: MemoryRecord) -> Optional[str]:
     """What somebody set is where it belongs from now on, once it is known to be that and not a guest that boots."""
-    if guest.skip is not None and guest.skip[0] == "human":
+    code = guest.skip[0] if guest.skip is not None else ""
+    if code == "human":
         return None
     booting = abs(guest.actual_kib - guest.balloon.maximum_kib) <= BALLOON_TOLERANCE_KIB
-    if booting or not guest.still:
+    if booting or code not in _SILENT or not guest.still:
         return f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
     guest.skip = human(guest, record)
     return None
@@ -94,10 +100,17 @@ def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> O
     """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
     if abs(record.intended_kib - home_kib) <= BALLOON_TOLERANCE_KIB:
         return None
-    if guest.fresh and record.intended_kib > home_kib and guest.lower_kib > home_kib:
-        return f"on its way to {mib(record.intended_kib)}: it needs {mib(guest.lower_kib)}"
+    if (needed := _needed(guest, home_kib)) is not None:
+        return needed
     back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
     return None
+
+
+def _needed(guest: Guest, home_kib: int) -> Optional[str]:
+    """Why what is on its way to a guest is not called back: it has less than it needs."""
+    if guest.pending_kib is None or not guest.fresh or min(guest.pending_kib, guest.lower_kib) <= home_kib:
+        return None
+    return f"on its way to {mib(guest.pending_kib)}: it needs {mib(guest.lower_kib)}"
 
 
 def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
@@ -105,15 +118,21 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
 
     What was promised already is asked for again: whether it ever was is not known, should its pass have died.
     """
+    if (needed := _needed(guest, home_kib)) is not None:
+        return needed
     target_kib = min(home_kib, guest.hard_ceiling_kib)
     if target_kib > guest.held_kib:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
     elif guest.pending_kib is not None and target_kib > guest.actual_kib:
-        why = f"back to its original, again: {mib(guest.pending_kib)} was asked"
-        back.retargets.append(BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why))
+        back.retargets.append(_again(guest, target_kib))
     if target_kib < home_kib:
         return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
     return None
+
+
+def _again(guest: Guest, target_kib: int) -> BalloonMove:
+    why = f"back to its original, asked again: {mib(guest.held_kib)} was promised"
+    return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 
 def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
@@ -132,11 +151,10 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     kib = guest.actual_kib - target_kib
     if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
         back.draft.takes.append(Take(guest, kib, f"back to its original {mib(home_kib)}"))
-    elif guest.pending_kib is not None and guest.pending_kib < target_kib - BALLOON_TOLERANCE_KIB:
-        after_kib = min(guest.actual_kib, target_kib)
-        back.retargets.append(retarget(guest, guest.pending_kib, after_kib, f"used {mib(guest.used_kib)} by now"))
-    if target_kib == home_kib:
-        return None
+    return None if target_kib == home_kib else _too_small(guest, home_kib)
+
+
+def _too_small(guest: Guest, home_kib: int) -> str:
     line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
     return f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
 
@@ -147,13 +165,21 @@ def _at_rest(guest: Guest) -> bool:
 
 
 def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
-    """It may not be shrunk now; but what leads it too far is called back."""
-    if guest.pending_kib is None:
-        return f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}"
-    if guest.pending_kib >= home_kib - BALLOON_TOLERANCE_KIB:
+    """It may not be shrunk now; but what leads it too far is called back.
+
+    Where its use is not known, to what it has: should its request never have been made, anything less would shrink it.
+    """
+    least_kib = max(home_kib, guest.lower_kib) if guest.fresh else guest.actual_kib
+    after_kib = min(guest.actual_kib, least_kib)
+    if guest.pending_kib is not None and guest.pending_kib < home_kib - BALLOON_TOLERANCE_KIB:
+        back.retargets.append(retarget(guest, guest.pending_kib, after_kib, "back to its original"))
+        if after_kib <= home_kib:
+            return None
+    elif guest.pending_kib is not None and guest.fresh:
         return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
-    back.retargets.append(retarget(guest, guest.pending_kib, home_kib, "back to its original"))
-    return None
+    if guest.fresh and guest.lower_kib > home_kib:
+        return _too_small(guest, home_kib)
+    return f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}"
 
 
 def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> BalloonMove:

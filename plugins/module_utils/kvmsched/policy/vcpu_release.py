@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from ..baseline import COPY
 from ..config import VcpuPolicy
 from ..model import Adoption, Domain, Move, PinMove, PinRecord, Skip, Snapshot
 from ..units import CpuSet, format_cpuset
@@ -28,7 +29,12 @@ def way_back(snapshot: Snapshot, policy: VcpuPolicy) -> WayBack:
     for domain in sorted(snapshot.domains, key=lambda d: (d.name, d.uuid)):
         if policy.selection.matches(domain):
             release.domain(domain)
-    return WayBack(tuple(release.moves), tuple(release.skips), tuple(release.not_restored), tuple(release.adoptions))
+    return WayBack(
+        tuple(release.moves),
+        tuple(release.skips),
+        (*release.not_restored, *policy.selection.unseen(snapshot)),
+        tuple(release.adoptions),
+    )
 
 
 class _Release:
@@ -41,6 +47,9 @@ class _Release:
         self.adoptions: list[Adoption] = []
 
     def domain(self, domain: Domain) -> None:
+        if domain.record_error == COPY:
+            self._skip(domain, "record", COPY)
+            return
         if domain.record_error:
             self._fail(domain, "record", domain.record_error)
             return

@@ -23,7 +23,7 @@ import faulty
 import libvirt
 import pytest
 from faulty import INSTANTS, Child, breaking
-from herd import HOME, Herd, pinned_guest
+from herd import HOME, MEMORY_KIB, Herd, pinned_guest
 from kvmsched import hypervisor, lock, passes
 from kvmsched.model import BalloonMove
 from lab import RunningGuest
@@ -182,6 +182,21 @@ def test_domains_that_change_in_a_pass_can_still_be_released(
     assert {failure.code for failure in result.outcome.failures} <= {"gone"}, result.outcome.failures
     herd.assert_unharmed()
     herd.assert_served(result, victims)
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("herd", ["memory"], indirect=True)
+def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_so(herd: Herd) -> None:
+    """Its driver has nothing to do when it starts, and says nothing: QEMU goes on with the size from before."""
+    herd.run()
+    victims = [guest for guest in herd.guests if guest.balloon_kib() < MEMORY_KIB][:2]
+    with breaking({"change": lambda: [victim.domain.reset() for victim in victims]}):
+        herd.run(release=True)
+    for victim in victims:
+        victim.wait_booted(faulty.HANG_S)
+        assert victim.balloon_kib() < MEMORY_KIB - victim.report().total_kib // 4, "QEMU knows: there is nothing to see"
+    herd.release()
+    assert [victim.balloon_kib() for victim in victims] == [MEMORY_KIB, MEMORY_KIB]
 
 
 def test_a_domain_whose_job_is_held_is_left_alone(herd: Herd) -> None:

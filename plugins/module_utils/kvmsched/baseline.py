@@ -16,6 +16,7 @@ from typing import Optional, get_args
 
 from .model import (
     BALLOON_TOLERANCE_KIB,
+    PAGE_KIB,
     Adoption,
     BalloonMove,
     Domain,
@@ -213,8 +214,8 @@ def _unrestored_memory(record: Record, domain: Domain) -> Optional[MemoryRecord]
     if part is None or balloon is None:
         return part
     home_kib = min(part.original_kib, balloon.maximum_kib)
-    away_kib = max(abs(kib - home_kib) for kib in (balloon.actual_kib, part.intended_kib))
-    return None if away_kib <= BALLOON_TOLERANCE_KIB else part
+    home = abs(balloon.actual_kib - home_kib) <= BALLOON_TOLERANCE_KIB
+    return None if home and abs(part.intended_kib - home_kib) < PAGE_KIB else part
 
 
 def _unrestored_period(record: Record, domain: Domain) -> Optional[PeriodRecord]:

@@ -240,6 +240,8 @@ class Record:
 
 # Balloon targets round to pages, and a driver may stop a little short of its target.
 BALLOON_TOLERANCE_KIB = 1024
+# What a balloon is counted in (virtio 1.2, 5.5.6).
+PAGE_KIB = 4
 
 
 @dataclass(frozen=True)

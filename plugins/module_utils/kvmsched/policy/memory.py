@@ -30,7 +30,7 @@ from ..model import (
 from ..units import mib
 from .memory_history import MemoryHistory, Seen
 from .memory_reading import Guest, Reader, human_period, memory_record, pending, set_by_human, skip
-from .memory_release import retarget, way_back
+from .memory_release import again, retarget, way_back
 from .memory_strategies import Draft, fair, pairwise
 from .memory_supply import Grant, HostState, Need, at_risk, by_uuid, grant, host_state, risks
 
@@ -39,6 +39,8 @@ __all__ = ["MemoryHistory", "decide", "fund", "release"]
 # A domain that did not move for this long has no direction left to turn from.
 QUIET_S = 600
 
+# Why a domain is left alone that may still be sent elsewhere.
+_RESTLESS = ("settling", "stuck")
 # Why waste stays although nobody forbids taking it.
 _LIMITS = ("at-floor", "band")
 
@@ -60,7 +62,8 @@ def decide(
     else:
         draft = fair(scene.guests, scene.host, policy, scene.history.domains, scene.now.wall_s)
     balloons = [*_takes(draft), *_gives(draft)]
-    moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *_periods(scene.guests, policy)]
+    balloons += _withdrawals(scene.guests, balloons)
+    moves: list[Move] = [*balloons, *_reminders(scene.guests, balloons), *_periods(scene.guests, policy)]
     return scene.plan(draft, moves), scene.remember(moves)
 
 
@@ -246,8 +249,19 @@ def _withdrawals(guests: Iterable[Guest], moves: Iterable[BalloonMove]) -> list[
     ]
 
 
+def _reminders(guests: Iterable[Guest], moves: Iterable[BalloonMove]) -> list[BalloonMove]:
+    """Ask again for gives of which nothing was heard; it costs the host nothing, for they are promised already."""
+    moved = {move.uuid for move in moves}
+    return [
+        again(guest, guest.pending_kib)
+        for guest in guests
+        if guest.unheard and guest.pending_kib is not None and guest.uuid not in moved
+        if guest.skip is None or guest.skip[0] in _RESTLESS
+    ]
+
+
 def _overtaken(guest: Guest, pending_kib: int) -> bool:
-    if not guest.fresh or (guest.skip and guest.skip[0] not in ("settling", "stuck")):
+    if not guest.fresh or (guest.skip and guest.skip[0] not in _RESTLESS):
         return False
     return pending_kib < min(guest.actual_kib, guest.lower_kib) - BALLOON_TOLERANCE_KIB
 

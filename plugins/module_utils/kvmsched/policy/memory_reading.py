@@ -74,7 +74,8 @@ class Guest:
     ``rise_kib`` is what it will use more by the next pass, ``hidden_kib`` what it swapped out since
     the last reading. ``judged``: demand is known and no skip stands in the way; ``settled``: known
     well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``still``: it had
-    the same size then; ``futile``: the host keeps what it gives back.
+    the same size then; ``futile``: the host keeps what it gives back; ``unheard``: of a give that is
+    overdue nothing was heard, so it may have all of that already; then its use is counted from there.
     """
 
     domain: Domain
@@ -103,6 +104,7 @@ class Guest:
     rebooted: bool = False
     risen: bool = False
     still: bool = False
+    unheard: bool = False
 
     def forget_request(self) -> None:
         """What was asked of it and has not arrived is gone."""
@@ -171,6 +173,7 @@ class Reader:
             hard_ceiling_kib=hard_ceiling_kib,
             still=self._still(domain.uuid, balloon),
         )
+        guest.unheard = self._unheard(guest)
         guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
         if guest.skip is None:
             self._measure(guest)
@@ -222,14 +225,19 @@ class Reader:
     def _measure(self, guest: Guest) -> None:
         """Fill in demand, from the reading and from what changed since an earlier one."""
         balloon, limits = guest.balloon, guest.limits
-        usable_kib = balloon.usable_kib if balloon.usable_kib is not None else balloon.unused_kib
+        usable_kib = _usable(balloon)
         if usable_kib is None:
             guest.skip = "no-stats", "its driver reports neither usable nor unused memory"
+            return
+        size_kib = guest.held_kib if guest.unheard else balloon.actual_kib
+        if usable_kib > size_kib + BALLOON_TOLERANCE_KIB:
+            size = f"usable {mib(usable_kib)} is more than its size of {mib(size_kib)}"
+            guest.skip = "settling", f"{size}: what is said of that is old"
             return
         # A driver that reports usable memory alone wastes nothing that we know of.
         guest.unused_kib = balloon.unused_kib or 0
         guest.usable_kib = usable_kib
-        guest.used_kib = max(0, balloon.actual_kib - usable_kib)
+        guest.used_kib = max(0, size_kib - usable_kib)
         guest.fresh = True
         guest.lower_kib = max(limits.floor_kib, guest.used_kib + limits.starvation_kib)
         self._compare(guest)
@@ -267,7 +275,7 @@ class Reader:
         Until then pass the age of this reading and about as long as between this one and the last.
         While we take from it, *actual* may lag behind the reading: what its balloon holds already looks used.
         """
-        if guest.pending_kib is not None and guest.pending_kib < guest.actual_kib:
+        if guest.unheard or (guest.pending_kib is not None and guest.pending_kib < guest.actual_kib):
             return 0
         read_s = guest.balloon.last_update_s
         if seen is not None and seen.used_kib is not None:
@@ -337,6 +345,15 @@ class Reader:
             left_s = self.policy.grace_s - age_s
             return "human", f"somebody set {mib(guest.actual_kib)}: left alone for another {left_s:.0f} s"
         return None
+
+    def _unheard(self, guest: Guest) -> bool:
+        record = memory_record(guest.domain)
+        if record is None or guest.pending_kib is None or guest.pending_kib < guest.actual_kib:
+            return False
+        proven = (_usable(guest.balloon) or 0) > guest.actual_kib + BALLOON_TOLERANCE_KIB
+        if proven and self.now.wall_s - record.when_s >= STUCK_AFTER_S:
+            return True
+        return _overdue(record, self.history.domains.get(guest.uuid), self.now.wall_s)
 
     def _unwilling(self, guest: Guest) -> Optional[Reason]:
         seen = self.history.domains.get(guest.uuid)
@@ -475,6 +492,10 @@ def _used_at_rest(sample: Optional[Balloon], guest: Guest) -> Optional[int]:
     return max(0, sample.actual_kib - sample.usable_kib)
 
 
+def _usable(balloon: Balloon) -> Optional[int]:
+    return balloon.usable_kib if balloon.usable_kib is not None else balloon.unused_kib
+
+
 def _grown(now: Optional[int], before: Optional[int]) -> int:
     return 0 if now is None or before is None else now - before
 
@@ -503,24 +524,34 @@ def _futile(balloon: Balloon, seen: Seen) -> bool:
 def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason]:
     """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too.
 
-    After its pause such a request counts as gone: the domain is judged as any other, and asked anew. So does a
-    give that came part of its way; a take that did goes on, and has to be called back where it leads too far.
+    After its pause a take counts as gone: the domain is judged as any other, and asked anew. One that came part of
+    its way goes on, and has to be called back where it leads too far. A give stays promised, and is asked for again
+    (``unheard``): a driver that starts and is where it was sent says nothing, and QEMU goes on with the size from
+    before the reset. By that it would use too little, so until it answers it is not shrunk.
     """
     record = memory_record(guest.domain)
-    if record is None or guest.pending_kib is None:
+    if record is None or guest.pending_kib is None or guest.unheard:
         return None
-    times = seen.stuck_times if seen is not None else 0
-    pause_s = min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))
     age_s = wall_s - record.when_s
     asked_kib = abs(record.intended_kib - record.previous_kib)
     done_kib = abs(guest.actual_kib - record.previous_kib)
     followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
-    # A clock that was ahead when it was asked makes it a request of the future, which would last for ever.
-    old = age_s >= pause_s or age_s < -STUCK_AFTER_S
-    if old and (not followed or guest.pending_kib > guest.actual_kib):
+    if not followed and _overdue(record, seen, wall_s):
         guest.forget_request()
         return None
     if followed or age_s < STUCK_AFTER_S:
         return None
     asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"
-    return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; left alone for {pause_s:.0f} s"
+    pause = f"left alone for {_pause_s(seen):.0f} s"
+    return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; {pause}"
+
+
+def _overdue(record: MemoryRecord, seen: Optional[Seen], wall_s: float) -> bool:
+    """Whether nothing is to be awaited of its last request any more; one of the future was made by another clock."""
+    age_s = wall_s - record.when_s
+    return age_s >= _pause_s(seen) or age_s < -STUCK_AFTER_S
+
+
+def _pause_s(seen: Optional[Seen]) -> int:
+    times = seen.stuck_times if seen is not None else 0
+    return min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))

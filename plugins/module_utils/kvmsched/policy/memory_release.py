@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Optional, Sequence
 
 from .. import baseline
-from ..model import BALLOON_TOLERANCE_KIB, BalloonMove, Domain, MemoryRecord, PeriodMove
+from ..model import BALLOON_TOLERANCE_KIB, PAGE_KIB, BalloonMove, Domain, MemoryRecord, PeriodMove
 from ..units import mib
 from .memory_reading import Guest, human, memory_record, set_by_human
 from .memory_strategies import Draft, Take, pay
@@ -44,7 +44,7 @@ def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
         missing_kib = need.total_kib - granted.get(need.guest.uuid, 0)
         if missing_kib > BALLOON_TOLERANCE_KIB:
             if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
-                back.retargets.append(_again(need.guest, need.guest.held_kib))
+                back.retargets.append(again(need.guest, need.guest.held_kib))
             line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
             back.left.setdefault(need.guest.uuid, f"{need.guest.domain.name}: {line}")
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
@@ -98,18 +98,19 @@ def _why_not_judged(guest: Guest) -> str:
 
 def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[str]:
     """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
-    if abs(record.intended_kib - home_kib) <= BALLOON_TOLERANCE_KIB:
+    if abs(record.intended_kib - home_kib) < PAGE_KIB:
         return None
-    if (needed := _needed(guest, home_kib)) is not None:
+    if (needed := _needed(guest, home_kib, back)) is not None:
         return needed
     back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
     return None
 
 
-def _needed(guest: Guest, home_kib: int) -> Optional[str]:
+def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     """Why what is on its way to a guest is not called back: it has less than it needs."""
     if guest.pending_kib is None or not guest.fresh or min(guest.pending_kib, guest.lower_kib) <= home_kib:
         return None
+    back.retargets.append(again(guest, guest.pending_kib))
     return f"on its way to {mib(guest.pending_kib)}: it needs {mib(guest.lower_kib)}"
 
 
@@ -118,21 +119,16 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
 
     What was promised already is asked for again: whether it ever was is not known, should its pass have died.
     """
-    if (needed := _needed(guest, home_kib)) is not None:
+    if (needed := _needed(guest, home_kib, back)) is not None:
         return needed
     target_kib = min(home_kib, guest.hard_ceiling_kib)
     if target_kib > guest.held_kib:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
     elif guest.pending_kib is not None and target_kib > guest.actual_kib:
-        back.retargets.append(_again(guest, target_kib))
+        back.retargets.append(again(guest, target_kib))
     if target_kib < home_kib:
         return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
     return None
-
-
-def _again(guest: Guest, target_kib: int) -> BalloonMove:
-    why = f"back to its original, asked again: {mib(guest.held_kib)} was promised"
-    return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 
 def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
@@ -160,8 +156,9 @@ def _too_small(guest: Guest, home_kib: int) -> str:
 
 
 def _at_rest(guest: Guest) -> bool:
-    """Whether L is known. A request that may never have been made, should its pass have died, is made again."""
-    return guest.fresh and guest.settled and (guest.skip is None or guest.skip[0] == "stuck")
+    """Whether L is known. A take that may never have been made, should its pass have died, is made again."""
+    given = guest.pending_kib is not None and guest.pending_kib > guest.actual_kib
+    return guest.fresh and guest.settled and not given and (guest.skip is None or guest.skip[0] == "stuck")
 
 
 def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
@@ -176,10 +173,25 @@ def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
         if after_kib <= home_kib:
             return None
     elif guest.pending_kib is not None and guest.fresh:
+        if guest.pending_kib > guest.actual_kib:
+            back.retargets.append(again(guest, guest.pending_kib))
         return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
     if guest.fresh and guest.lower_kib > home_kib:
         return _too_small(guest, home_kib)
     return f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}"
+
+
+def again(guest: Guest, target_kib: int) -> BalloonMove:
+    """Ask once more for what was promised: it may never have been asked, should its pass have died.
+
+    If it was asked more than once, or long ago, not for exactly the same: a driver that has it, but did not say so
+    (see memory_reading._stuck), would go on saying nothing.
+    """
+    record = memory_record(guest.domain)
+    if record is not None and (guest.unheard or record.reach_kib) and abs(record.intended_kib - target_kib) < PAGE_KIB:
+        target_kib -= PAGE_KIB
+    why = f"asked again: {mib(guest.held_kib)} was promised"
+    return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 
 def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> BalloonMove:

@@ -179,8 +179,9 @@ def _remembered(
     old = seen or Seen(0, 0)
     record = memory_record(guest.domain)
     asked_s = record.when_s if record else 0
-    stuck = guest.skip is not None and guest.skip[0] == "stuck"
-    known = guest.settled or guest.risen
+    stuck = guest.unheard or (guest.skip is not None and guest.skip[0] == "stuck")
+    # While it may have more than it says, what it uses is not known: the answer would look like a rise.
+    known = (guest.settled or guest.risen) and (guest.unheard or guest.held_kib == guest.actual_kib)
     quiet = wall_s - old.moved_s > QUIET_S
     return Seen(
         last_update_s=balloon.last_update_s,

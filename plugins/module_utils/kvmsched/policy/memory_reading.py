@@ -74,7 +74,8 @@ class Guest:
     ``rise_kib`` is what it will use more by the next pass, ``hidden_kib`` what it swapped out since
     the last reading. ``judged``: demand is known and no skip stands in the way; ``settled``: known
     well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``still``: it had
-    the same size then; ``futile``: the host keeps what it gives back; ``unheard``: of a give that is
+    the same size then; ``futile``: the host keeps what it gives back; ``late``: what it was last asked
+    for should be there by now; ``unheard``: of a give that is
     overdue nothing was heard, so it may have all of that already; then its use is counted from there.
     """
 
@@ -104,6 +105,7 @@ class Guest:
     rebooted: bool = False
     risen: bool = False
     still: bool = False
+    late: bool = False
     unheard: bool = False
 
     def forget_request(self) -> None:
@@ -160,19 +162,21 @@ class Reader:
         if balloon is None or not balloon.device:
             return skip(domain, "no-balloon", "it has no balloon device")
         pending_kib = pending(domain)
-        hard_ceiling_kib = self._hard_ceiling(balloon)
+        held_kib = max(balloon.actual_kib, pending_kib or 0)
+        hard_ceiling_kib = self._hard_ceiling(balloon, held_kib)
         guest = Guest(
             domain=domain,
             balloon=balloon,
             limits=limits,
             uuid=domain.uuid,
             actual_kib=balloon.actual_kib,
-            held_kib=max(balloon.actual_kib, pending_kib or 0),
+            held_kib=held_kib,
             pending_kib=pending_kib,
             ceiling_kib=min(limits.ceiling_kib, hard_ceiling_kib),
             hard_ceiling_kib=hard_ceiling_kib,
             still=self._still(domain.uuid, balloon),
         )
+        guest.late = pending_kib is not None and self._age_s(domain) >= STUCK_AFTER_S
         guest.unheard = self._unheard(guest)
         guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
         if guest.skip is None:
@@ -192,16 +196,19 @@ class Reader:
             self._plain[maximum_kib] = known
         return known
 
-    def _hard_ceiling(self, balloon: Balloon) -> int:
-        """How far it could grow: its maximum, the limits on its QEMU process, and its cells' free memory."""
+    def _hard_ceiling(self, balloon: Balloon, held_kib: int) -> int:
+        """How far it could grow: its maximum, the limits on its QEMU process, and its cells' free memory.
+
+        Beside what it holds, for it may have that already without having said so.
+        """
         ceiling_kib = balloon.maximum_kib
         if balloon.limit_kib is not None:
-            overhead_kib = max(QEMU_OVERHEAD_KIB, (balloon.rss_kib or 0) - balloon.actual_kib)
+            overhead_kib = max(QEMU_OVERHEAD_KIB, (balloon.rss_kib or 0) - held_kib)
             ceiling_kib = min(ceiling_kib, balloon.limit_kib - overhead_kib)
         if balloon.cells is not None:
-            at_risk_kib = max(0, balloon.actual_kib - (balloon.rss_kib or 0))
+            at_risk_kib = max(0, held_kib - (balloon.rss_kib or 0))
             free_kib = sum(self._free_kib.get(cell, 0) for cell in balloon.cells)
-            ceiling_kib = min(ceiling_kib, balloon.actual_kib + max(0, free_kib - at_risk_kib))
+            ceiling_kib = min(ceiling_kib, held_kib + max(0, free_kib - at_risk_kib))
         return ceiling_kib
 
     # ---------------------------------------------------------------- may its numbers be believed?
@@ -346,14 +353,21 @@ class Reader:
             return "human", f"somebody set {mib(guest.actual_kib)}: left alone for another {left_s:.0f} s"
         return None
 
+    def _age_s(self, domain: Domain) -> float:
+        """How long ago a domain was last asked for memory."""
+        record = memory_record(domain)
+        return self.now.wall_s - record.when_s if record else 0.0
+
     def _unheard(self, guest: Guest) -> bool:
         record = memory_record(guest.domain)
         if record is None or guest.pending_kib is None or guest.pending_kib < guest.actual_kib:
             return False
+        seen = self.history.domains.get(guest.uuid)
         proven = (_usable(guest.balloon) or 0) > guest.actual_kib + BALLOON_TOLERANCE_KIB
-        if proven and self.now.wall_s - record.when_s >= STUCK_AFTER_S:
+        # Should even that be ignored, it has the pauses of all others.
+        if proven and guest.late and (seen is None or seen.stuck_times == 0):
             return True
-        return _overdue(record, self.history.domains.get(guest.uuid), self.now.wall_s)
+        return _overdue(record, seen, self.now.wall_s)
 
     def _unwilling(self, guest: Guest) -> Optional[Reason]:
         seen = self.history.domains.get(guest.uuid)
@@ -485,7 +499,7 @@ def _grown_and_read(guest: Guest) -> bool:
 def _used_at_rest(sample: Optional[Balloon], guest: Guest) -> Optional[int]:
     """What an earlier sample says was used, where no balloon change of ours can have blurred it."""
     record = memory_record(guest.domain)
-    if sample is None or sample.usable_kib is None or not guest.settled:
+    if sample is None or sample.usable_kib is None or not guest.settled or not _settled(guest.balloon, sample):
         return None
     if record is not None and sample.last_update_s < record.when_s + STUCK_AFTER_S:
         return None
@@ -524,10 +538,9 @@ def _futile(balloon: Balloon, seen: Seen) -> bool:
 def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason]:
     """Whether the balloon ignores our last request: the record tells, so that a pass without history knows too.
 
-    After its pause a take counts as gone: the domain is judged as any other, and asked anew. One that came part of
-    its way goes on, and has to be called back where it leads too far. A give stays promised, and is asked for again
-    (``unheard``): a driver that starts and is where it was sent says nothing, and QEMU goes on with the size from
-    before the reset. By that it would use too little, so until it answers it is not shrunk.
+    After its pause a take counts as gone: the domain is judged as any other, and asked anew. A give stays promised,
+    and is asked for again (``unheard``): a driver that starts and is where it was sent says nothing, and QEMU goes on
+    with the size from before the reset. By that it would use too little, so until it answers it is not shrunk.
     """
     record = memory_record(guest.domain)
     if record is None or guest.pending_kib is None or guest.unheard:
@@ -536,7 +549,7 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     asked_kib = abs(record.intended_kib - record.previous_kib)
     done_kib = abs(guest.actual_kib - record.previous_kib)
     followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
-    if not followed and _overdue(record, seen, wall_s):
+    if _overdue(record, seen, wall_s):
         guest.forget_request()
         return None
     if followed or age_s < STUCK_AFTER_S:

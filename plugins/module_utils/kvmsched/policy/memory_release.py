@@ -107,11 +107,18 @@ def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> O
 
 
 def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
-    """Why what is on its way to a guest is not called back: it has less than it needs."""
-    if guest.pending_kib is None or not guest.fresh or min(guest.pending_kib, guest.lower_kib) <= home_kib:
+    """Why what is on its way to a guest is not called back: it may have that already, and need it.
+
+    Of a guest that has no driver nothing is on its way.
+    """
+    if guest.pending_kib is None or (guest.skip is not None and guest.skip[0] == "no-driver"):
+        return None
+    silent_kib = 0 if guest.unheard else guest.held_kib - guest.actual_kib
+    needs_kib = guest.lower_kib + silent_kib if guest.fresh else guest.pending_kib
+    if min(guest.pending_kib, needs_kib) <= home_kib:
         return None
     back.retargets.append(again(guest, guest.pending_kib))
-    return f"on its way to {mib(guest.pending_kib)}: it needs {mib(guest.lower_kib)}"
+    return f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}, and may need that"
 
 
 def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
@@ -122,12 +129,14 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     if (needed := _needed(guest, home_kib, back)) is not None:
         return needed
     target_kib = min(home_kib, guest.hard_ceiling_kib)
-    if target_kib > guest.held_kib:
+    if target_kib > guest.held_kib + BALLOON_TOLERANCE_KIB:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
-    elif guest.pending_kib is not None and target_kib > guest.actual_kib:
-        back.retargets.append(again(guest, target_kib))
     if target_kib < home_kib:
         return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
+    if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
+        back.retargets.append(again(guest, home_kib))
+        if back.retargets[-1].after_kib != home_kib:
+            return "asked for a page less, which it answers"
     return None
 
 

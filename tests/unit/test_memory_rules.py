@@ -555,3 +555,10 @@ def test_every_reason_is_one_line() -> None:
     lines = [part.reason for part in (*plan.moves, *plan.skips, *plan.unmet)]
     assert lines and all(line and "\n" not in line for line in lines)
     assert str(plan.moves[0]) == "web: 4096M -> 3096M"
+
+
+def test_who_needs_nearly_all_gets_all() -> None:
+    """The last 15M would be less than a command moves, and stay unmet for ever."""
+    guest = domain("db", 900, 1024, unused=20, usable=116)
+    (move,) = decide(snapshot([guest]), MemoryPolicy()).moves
+    assert isinstance(move, BalloonMove) and move.after_kib == 1024 * MIB

@@ -94,6 +94,9 @@ def _need(guest: Guest) -> Optional[Need]:
         # What was just promised is not raised for nothing: a driver that is stuck would be promised all there is.
         least_kib = held_kib + (limits.min_change_kib if held_kib == guest.actual_kib or guest.late else 0)
         target_kib = max(demand(guest), least_kib)
+        if guest.ceiling_kib - target_kib < limits.min_change_kib:
+            # What would be left of it is too little for a command: it would never be given.
+            target_kib = guest.ceiling_kib
         comfort_kib = max(0, min(target_kib, guest.ceiling_kib) - base_kib - survive_kib)
     total_kib = floor_kib + survive_kib + comfort_kib
     if total_kib == 0 or (not floor_kib and total_kib < limits.min_change_kib):

@@ -75,8 +75,8 @@ class Guest:
     the last reading. ``judged``: demand is known and no skip stands in the way; ``settled``: known
     well enough to take from it; ``risen``: its balloon grew since the earlier sample; ``still``: it had
     the same size then; ``futile``: the host keeps what it gives back; ``late``: what it was last asked
-    for should be there by now; ``unheard``: of a give that is
-    overdue nothing was heard, so it may have all of that already; then its use is counted from there.
+    for should be there by now; ``unheard``: of a give that is overdue nothing was heard, so it may have
+    all of that already, and its use is counted from there.
     """
 
     domain: Domain
@@ -176,8 +176,7 @@ class Reader:
             hard_ceiling_kib=hard_ceiling_kib,
             still=self._still(domain.uuid, balloon),
         )
-        guest.late = pending_kib is not None and self._age_s(domain) >= STUCK_AFTER_S
-        guest.unheard = self._unheard(guest)
+        self._await(guest)
         guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
         if guest.skip is None:
             self._measure(guest)
@@ -353,21 +352,17 @@ class Reader:
             return "human", f"somebody set {mib(guest.actual_kib)}: left alone for another {left_s:.0f} s"
         return None
 
-    def _age_s(self, domain: Domain) -> float:
-        """How long ago a domain was last asked for memory."""
-        record = memory_record(domain)
-        return self.now.wall_s - record.when_s if record else 0.0
-
-    def _unheard(self, guest: Guest) -> bool:
-        record = memory_record(guest.domain)
-        if record is None or guest.pending_kib is None or guest.pending_kib < guest.actual_kib:
-            return False
-        seen = self.history.domains.get(guest.uuid)
+    def _await(self, guest: Guest) -> None:
+        """How long the last request is under way, and whether a give of that age is unheard."""
+        record, seen = memory_record(guest.domain), self.history.domains.get(guest.uuid)
+        if record is None or guest.pending_kib is None:
+            return
+        guest.late = self.now.wall_s - record.when_s >= STUCK_AFTER_S
         proven = (_usable(guest.balloon) or 0) > guest.actual_kib + BALLOON_TOLERANCE_KIB
-        # Should even that be ignored, it has the pauses of all others.
-        if proven and guest.late and (seen is None or seen.stuck_times == 0):
-            return True
-        return _overdue(record, seen, self.now.wall_s)
+        # Should even a proven one be ignored, it has the pauses of all others.
+        sooner = proven and guest.late and (seen is None or seen.stuck_times == 0)
+        given = guest.pending_kib >= guest.actual_kib
+        guest.unheard = given and (sooner or _overdue(record, seen, self.now.wall_s))
 
     def _unwilling(self, guest: Guest) -> Optional[Reason]:
         seen = self.history.domains.get(guest.uuid)
@@ -545,18 +540,16 @@ def _stuck(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Reason
     record = memory_record(guest.domain)
     if record is None or guest.pending_kib is None or guest.unheard:
         return None
-    age_s = wall_s - record.when_s
-    asked_kib = abs(record.intended_kib - record.previous_kib)
-    done_kib = abs(guest.actual_kib - record.previous_kib)
-    followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
     if _overdue(record, seen, wall_s):
         guest.forget_request()
         return None
-    if followed or age_s < STUCK_AFTER_S:
+    asked_kib = abs(record.intended_kib - record.previous_kib)
+    done_kib = abs(guest.actual_kib - record.previous_kib)
+    followed = asked_kib < guest.limits.min_change_kib or done_kib >= asked_kib * STUCK_PROGRESS
+    if followed or not guest.late:
         return None
-    asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)}"
-    pause = f"left alone for {_pause_s(seen):.0f} s"
-    return "stuck", f"{asked} was asked {age_s:.0f} s ago and it did not follow; {pause}"
+    asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)} was asked {wall_s - record.when_s:.0f} s ago"
+    return "stuck", f"{asked} and it did not follow; left alone for {_pause_s(seen):.0f} s"
 
 
 def _overdue(record: MemoryRecord, seen: Optional[Seen], wall_s: float) -> bool:

@@ -23,7 +23,9 @@ _SILENT = ("no-stats", "no-driver", "stale", "inhibited")
 
 @dataclass
 class WayBack:
-    """``retargets`` call back requests that are still under way; ``left`` maps UUID to why a domain is not home yet."""
+    """``retargets`` call back requests that are under way, or make them again; ``left`` maps UUID to why a domain is
+    not home yet.
+    """
 
     draft: Draft = field(default_factory=Draft)
     retargets: list[BalloonMove] = field(default_factory=list)
@@ -134,9 +136,11 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     if target_kib < home_kib:
         return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
     if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
-        back.retargets.append(again(guest, home_kib))
-        if back.retargets[-1].after_kib != home_kib:
-            return "asked for a page less, which it answers"
+        move = again(guest, home_kib)
+        back.retargets.append(move)
+        if move.after_kib != home_kib:
+            told = f"{mib(guest.held_kib)} was asked before, {mib(guest.actual_kib)} is told of it"
+            return f"{told}: asked for a page less, which its driver answers"
     return None
 
 

@@ -47,11 +47,9 @@ class _Release:
         self.adoptions: list[Adoption] = []
 
     def domain(self, domain: Domain) -> None:
-        if domain.record_error == COPY:
-            self._skip(domain, "record", COPY)
-            return
         if domain.record_error:
-            self._fail(domain, "record", domain.record_error)
+            tell = self._skip if domain.record_error == COPY else self._fail
+            tell(domain, "record", domain.record_error)
             return
         if domain.record is None or not domain.record.pins:
             return

@@ -32,6 +32,7 @@ INTEGERS = [*ODD, "1\n2", "nan", "-1", 1.5, -3, 10**30]
 CPUSETS = [*ODD, *FOREIGN, "1\n2", "0-", "-1", "a", "0-1-2", "1-0", "0,,1", "^0", "0-99999999999", "0 1", "0-1,"]
 WORDS = [*ODD, "greedy", "FAIR", "fair ", 5, True]
 LISTS = [{"a": 1}]
+URIS = ["", " ", "lots", "qemu+ssh://[::1/system", "qemu+ssh://h\u2100st/system", "test:///default\n", "test:///a\0b"]
 RULES = [
     [{}],
     [{"match": ""}],
@@ -52,6 +53,7 @@ CASES: dict[str, dict[str, list[Any]]] = {
         **dict.fromkeys(("strategy", "reclaim", "cache", "state"), WORDS),
         **dict.fromkeys(("domains", "exclude"), LISTS),
         "stats_period": INTEGERS,
+        "uri": URIS,
         "rules": RULES,
         "no_such_option": ["1"],
     },
@@ -60,11 +62,13 @@ CASES: dict[str, dict[str, list[Any]]] = {
         **dict.fromkeys(("deadline", "lock_timeout", "interval", "threshold"), FLOATS),
         **dict.fromkeys(("granularity", "emulator", "state"), WORDS),
         "max_moves": INTEGERS,
+        "uri": URIS,
         "no_such_option": ["1"],
     },
     "kvm_sched_info": {
         **dict.fromkeys(("deadline", "interval"), FLOATS),
         "subsets": [["cpu"], [""], [5]],
+        "uri": URIS,
         "no_such_option": ["1"],
     },
 }

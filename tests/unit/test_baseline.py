@@ -62,6 +62,21 @@ def test_pins_of_another_host_mean_nothing_here_but_its_memory_does() -> None:
     assert here.host_uuid == HOST
 
 
+def test_a_change_of_memory_leaves_the_pins_of_another_host_to_be_brought_back() -> None:
+    there = baseline.intend(None, DOMAIN, pin(0, BOTH, CPU0), "host-0", 1)
+    here = baseline.intend(there, DOMAIN, balloon(1000000, 900000), HOST, 2)
+    here = baseline.intend(here, DOMAIN, PeriodMove("d", "u", 0, 5, "because"), HOST, 3)
+    here = baseline.adopt(here, DOMAIN, Adoption("d", "u", "because", memory_kib=950000), HOST, 4)
+    assert (here.host_uuid, here.pins) == ("host-0", there.pins)
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "-5", "5.0", "٣"])
+def test_a_number_that_is_none_damages_the_record_and_nothing_else(number: str) -> None:
+    text = baseline.encode(baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1234))
+    with pytest.raises(ValueError, match="its record is damaged"):
+        baseline.decode(ET.fromstring(text.replace("1234", number)))
+
+
 def test_a_value_of_nobody_we_know_is_foreign() -> None:
     part = MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=500000, when_s=0)
     for ours in (1000000, 900000, 500000, 700000, 499400):

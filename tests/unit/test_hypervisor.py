@@ -10,15 +10,16 @@ The same faults on real guests are in tests/integration.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
-from kvmsched import hypervisor
+from kvmsched import hypervisor, procfs
 from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable
-from kvmsched.model import BalloonMove, Record
+from kvmsched.model import BalloonMove, Domain, MemoryRecord, Record
 
 CAPABILITIES = "<capabilities><host><uuid>host</uuid></host></capabilities>"
 XML = (
@@ -333,6 +334,76 @@ def test_libvirt_keeps_workers_for_others_however_many_domains_hang(world: World
     assert world.opened <= hypervisor._MOST_ABANDONED + 1
 
 
+def test_when_those_that_hang_used_up_their_time_the_healthy_are_still_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.numbers = range(224)
+    world.hangs = {(number, "statistics") for number in (3, 40)}
+    # Healthy ones that take their time: all of a chunk need more than the least that a call gets.
+    statistics = FakeConnection.domainListGetStats
+    monkeypatch.setattr(
+        FakeConnection,
+        "domainListGetStats",
+        lambda self, domains, *flags: time.sleep(0.002 * len(domains)) or statistics(self, domains, *flags),
+    )
+    skips = host(deadline_s=0.5).observe().skips
+    assert sorted(skip.domain for skip in skips) == ["d3", "d40"]
+
+
+@pytest.mark.parametrize("code", [1, 38, 55])
+@pytest.mark.parametrize(("active", "word"), [(0, "gone"), (1, "error")])
+def test_a_domain_that_ends_while_it_is_read_is_told_from_one_that_refuses(
+    world: World, code: int, active: int, word: str
+) -> None:
+    world.errors[3, "controlInfo"] = FakeError(code)
+    world.answers[3, "isActive"] = active
+    snapshot = host().observe()
+    assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", word)]
+    assert len(snapshot.domains) == 39
+
+
+@pytest.mark.parametrize("text", ["<domain><memory>much</memory></domain>", "no XML"])
+def test_a_definition_that_cannot_be_understood_costs_only_that_domain_its_turn(world: World, text: str) -> None:
+    world.answers[3, "XMLDesc"] = text
+    snapshot = host().observe()
+    assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", "error")]
+    assert len(snapshot.domains) == 39
+
+
+def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None:
+    hyper = host()
+    planned = changes(hyper, 1)
+    world.hangs = {(1, "memoryStats")}
+    assert [failure.code for failure in hyper.apply(planned).failures] == ["hung"]
+    world.over.set()
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD and thread is not threading.current_thread():
+            thread.join(1)
+    assert not world.written
+
+
+RECORDED = Record("host", 3, MemoryRecord(500000, 500000, 400000, 1000))
+
+
+@pytest.mark.parametrize(
+    ("live", "number", "started_s", "own"),
+    [
+        (None, 3, 0.0, False),  # defined with it and running since before
+        (RECORDED, 3, 2000.0, False),  # began with it
+        (RECORDED, 4, 0.0, False),  # the same, and the clock was set back
+        (RECORDED, 3, 500.0, True),  # defined by its own live XML
+        (replace(RECORDED, domain_id=9), 3, 2000.0, True),  # saved and restored since
+    ],
+)
+def test_a_record_that_a_domain_began_with_is_a_copy(
+    live: Optional[Record], number: int, started_s: float, own: bool
+) -> None:
+    process = procfs.Process(1, started_s, False)
+    domain = Domain("u", "d", number)
+    assert hypervisor._copied(live, RECORDED, domain, process) is not own
+    assert hypervisor._copied(live, RECORDED, domain, None) is not (own and live is not RECORDED)
+
+
 def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:
     hyper = host()
     hyper.observe()
@@ -469,6 +540,15 @@ def test_a_line_gives_its_connection_back(world: World) -> None:
             break
         threading.Event().wait(0.01)
     assert world.closed == 1
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "qemu", "qemu+ssh://[::1/system", "test:///default\n", "test:///a\0b", "qemu:/// x"]
+)
+def test_what_is_no_uri_is_refused_in_one_line(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"uri: got .*, allowed: qemu:///system or ") as caught:
+        Hypervisor(uri, read_only=True, deadline_s=1)
+    assert str(caught.value) == hypervisor.acting_refusal(uri) and len(str(caught.value).splitlines()) == 1
 
 
 def test_only_this_host_may_be_changed() -> None:

@@ -22,7 +22,6 @@ from .model import (
     Domain,
     MemoryRecord,
     Move,
-    PeriodMove,
     PeriodRecord,
     PinMove,
     PinRecord,
@@ -71,6 +70,7 @@ def decode(element: ET.Element) -> Record:
     if version != str(VERSION):
         raise ValueError(f"its record has version {version or 'unknown'}, this kvmsched reads version {VERSION}")
     try:
+        _check_numbers(element)
         memory = _part(element, "memory")
         period = _part(element, "stats_period")
         return Record(
@@ -82,6 +82,14 @@ def decode(element: ET.Element) -> Record:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its record is damaged ({error})") from None
+
+
+def _check_numbers(element: ET.Element) -> None:
+    """ValueError for what can't be a size or a time, though Python would read it."""
+    numbers = (value for child in element for key, value in child.attrib.items() if key.endswith(("_kib", "_s")))
+    for text in (text for value in numbers for text in value.split()):
+        if not (text.isascii() and text.isdigit()) or len(text) > 15:
+            raise ValueError(f"number {text[:20]!r}")
 
 
 def _decode_memory(attributes: dict[str, str]) -> MemoryRecord:
@@ -120,17 +128,21 @@ def _thread_kind(text: str) -> ThreadKind:
 
 def intend(record: Optional[Record], domain: Domain, move: Move, host_uuid: str, now_s: int) -> Record:
     """The record that must stand on *domain* before *move* is made."""
-    record = _ours(record, domain, host_uuid)
+    if isinstance(move, PinMove):
+        record = _ours(record, domain, host_uuid)
+        return replace(record, pins=_with_pin(record.pins, _intend_pin(record, move, now_s)))
+    record = record or _ours(None, domain, host_uuid)
     if isinstance(move, BalloonMove):
         return replace(record, memory=_intend_memory(record.memory, domain, move, now_s))
-    if isinstance(move, PeriodMove):
-        original_s = record.period.original_s if record.period else move.before_s
-        return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
-    return replace(record, pins=_with_pin(record.pins, _intend_pin(record, move, now_s)))
+    original_s = record.period.original_s if record.period else move.before_s
+    return replace(record, period=PeriodRecord(original_s, move.before_s, move.after_s, now_s))
 
 
 def _ours(record: Optional[Record], domain: Domain, host_uuid: str) -> Record:
-    """A record that fits this host: pins recorded on another host mean nothing here (decision 13)."""
+    """A record for pins of this host: those of another host mean nothing here (decision 13).
+
+    The record's host is that of its pins; the rest of it means the same on every host.
+    """
     if record is None:
         return Record(host_uuid=host_uuid, domain_id=domain.id)
     pins = record.pins if record.host_uuid == host_uuid else ()
@@ -165,10 +177,10 @@ def _with_pin(pins: tuple[PinRecord, ...], new: PinRecord) -> tuple[PinRecord, .
 
 def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uuid: str, now_s: int) -> Record:
     """The record after a person's value became the new original; it marks the start of the grace period."""
-    record = _ours(record, domain, host_uuid)
     if adoption.memory_kib is not None:
         kib = adoption.memory_kib
-        record = replace(record, memory=MemoryRecord(kib, kib, kib, now_s))
+        return replace(record or _ours(None, domain, host_uuid), memory=MemoryRecord(kib, kib, kib, now_s))
+    record = _ours(record, domain, host_uuid)
     for pin in adoption.pins:
         record = replace(record, pins=_with_pin(record.pins, replace(pin, when_s=now_s)))
     return record

@@ -510,6 +510,7 @@ class _Reader:
         return Rule(rule.get("match", ""), memory, dict(rule.get("vcpu", {})))
 
     def _memory(self, part: Mapping[str, Any]) -> MemoryPolicy:
+        part = _whole(part, _MEMORY_HOST)
         self._check_ranges(part, _MEMORY_HOST, "memory")
         settings = MemorySettings(**self._memory_settings(part, "memory"))
         try:
@@ -532,6 +533,7 @@ class _Reader:
         return settings
 
     def _vcpu(self, part: Mapping[str, Any]) -> VcpuPolicy:
+        part = _whole(part, _VCPU_HOST)
         self._check_ranges(part, _VCPU_HOST, "vcpu")
         values = _only(part, ("avg_change_pct", "granularity", "max_moves", "emulator", "hold"))
         values.update(_renamed(part, _VCPU_NAMES))
@@ -580,6 +582,12 @@ _VCPU_NAMES = {
 
 def _only(part: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: part[key] for key in keys if key in part}
+
+
+def _whole(part: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """*part* with its whole numbers as such: for JSON Schema 5.0 is one, and templates write it so."""
+    whole = {key for key in part if schemas.get(key, {}).get("type") == "integer"}
+    return {key: int(value) if key in whole and value % 1 == 0 else value for key, value in part.items()}
 
 
 def _renamed(part: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Generic, Iterable, Literal, Optional, Sequence, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from . import baseline, libvirt_xml, procfs
 from .model import (
@@ -326,18 +326,23 @@ class _Patience:
         # Most healthy domains answer within this: they are asked even if the sick ones used up all the time.
         return max(0.05, min(wanted_s, self.left_s))
 
+    def short_of(self, wanted_s: float) -> bool:
+        """Whether what hung left too little time to ask many domains at once: healthy ones need some of it, too."""
+        return self.left_calls < _MOST_ABANDONED and self.left_s < wanted_s
+
 
 class Hypervisor:
-    """One host's libvirt at *uri*. *deadline_s* is the time that domains which hang may cost a pass: half
-    of it while observing, half while applying; and how long libvirt itself may take to answer.
+    """One host's libvirt at *uri*; ValueError if that is no URI.
 
-    *parts* is what is observed of the domains, for each part costs libvirt questions to every QEMU.
+    *deadline_s* is the time that domains which hang may cost a pass: half of it while observing, half while
+    applying; and how long libvirt itself may take to answer. *parts* is what is observed of the domains, for each
+    part costs libvirt questions to every QEMU.
     """
 
     def __init__(self, uri: str, read_only: bool, deadline_s: float, parts: Sequence[str] = ALL_PARTS) -> None:
         self.uri, self.deadline_s = uri, deadline_s
         self._memory, self._vcpu = "memory" in parts, "vcpus" in parts
-        where = urlsplit(uri)
+        where = _parts(uri)
         # Whether this process sees the same kernel as that libvirt: /proc and /sys are then the better sources.
         self.local = not where.netloc and "+" not in where.scheme and where.scheme != "test"
         self.session = where.path == "/session"
@@ -413,9 +418,14 @@ class Hypervisor:
         chunks = [handles[first : first + _CHUNK] for first in range(0, len(handles), _CHUNK)]
         while chunks:
             chunk = chunks.pop(0)
+            if len(chunk) > 1 and self._patience.short_of(_stall_s(len(chunk))):
+                chunks[:0] = [[handle] for handle in chunk]
+                continue
             try:
-                found.update(self._bounded(functools.partial(work, chunk), len(chunk)))
-            except (Hung, libvirt.libvirtError) as error:
+                found.update(self._bounded(functools.partial(_asked, work, chunk), len(chunk)))
+            except Unavailable:
+                raise
+            except Exception as error:  # whatever is odd about one domain, the others have their turn
                 chunks[:0] = self._sift(chunk, error, lost)
 
     def _sift(self, chunk: Sequence[Any], error: Exception, lost: dict[str, Skip]) -> list[Sequence[Any]]:
@@ -438,7 +448,7 @@ class Hypervisor:
             raise Hung("not asked: too many others hang, and libvirt must stay able to serve")
         began_s = time.monotonic()
         try:
-            return self._line.run(work, self._patience.for_call(_STALL_S + domains * _STALL_PER_DOMAIN_S))
+            return self._line.run(work, self._patience.for_call(_stall_s(domains)))
         except Hung:
             self._patience.left_s -= time.monotonic() - began_s
             self._patience.left_calls -= 1
@@ -504,7 +514,7 @@ class Hypervisor:
         definition = libvirt_xml.parse_inactive(answers.inactive or "<domain/>")
         process = self._processes.get((bare.uuid, bare.id))
         pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
-        copied = definition.has_record and live.record is None
+        copied = definition.record is not None and _copied(live.record, definition.record, bare, process)
         numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
         domain = replace(
             bare,
@@ -518,7 +528,7 @@ class Hypervisor:
             threads=live.threads,
             balloon=_balloon(live, process) if self._memory else None,
             owner=live.owner,
-            record=live.record,
+            record=None if copied else live.record,
             record_error=live.record_error or (baseline.COPY if copied else None),
         )
         default = live.cpuset or inventory.online
@@ -619,7 +629,7 @@ class Hypervisor:
                 if away or self._patience.left_s <= 0:
                     raise away or Hung("not tried: what hung used up the time of this pass (deadline)")
                 self._bounded(functools.partial(self._write, attempt), 1 + len(change.moves))
-            except (Hung, _Gone, _Busy, Unavailable, libvirt.libvirtError) as error:
+            except Exception as error:  # whatever is odd about one domain, the others have their turn
                 attempt.given_up = True
                 away = error if isinstance(error, Unavailable) else None
                 code, reason = explain(error)
@@ -638,7 +648,7 @@ class Hypervisor:
             busy = _busy(handle, self._process(change.domain)) or _larger(handle, change)
             if busy:
                 raise _Busy(busy)
-            if change.record != change.domain.record:
+            if change.record != change.domain.record and not attempt.given_up:
                 _write_record(handle, change.record)
             for move in change.moves:
                 if attempt.given_up:
@@ -654,6 +664,21 @@ class Hypervisor:
             if _connection_lost(error) or (handle.isActive() and not ended):
                 raise
             raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
+
+
+def _stall_s(domains: int) -> float:
+    """How long a call that concerns so many domains may take."""
+    return _STALL_S + domains * _STALL_PER_DOMAIN_S
+
+
+def _asked(work: Callable[[Sequence[Any], Any], dict[str, T]], chunk: Sequence[Any], connection: Any) -> dict[str, T]:
+    """work(chunk, connection); a domain that ended meanwhile is _Gone, for which libvirt has many codes."""
+    try:
+        return work(chunk, connection)
+    except libvirt.libvirtError as error:
+        if len(chunk) > 1 or _connection_lost(error) or _here(connection, chunk[0]).isActive():
+            raise
+        raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
 
 
 def _inventory(local: bool, last: Optional[_Inventory], whole: bool, connection: Any) -> _Inventory:
@@ -730,6 +755,17 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
     return None
+
+
+def _copied(live: Optional[Record], inactive: Record, domain: Domain, process: Optional[procfs.Process]) -> bool:
+    """Whether a domain with a record in its persistent definition has none of its own: it began with that one.
+
+    Who defines a running domain by its own live XML copies a record, too; but that was begun in this very run.
+    """
+    if live is None or live != inactive:
+        return live is None
+    begun_here = live.domain_id == domain.id and process is not None and live.latest_s >= process.started_s
+    return not begun_here
 
 
 _AUTO = re.compile(r"""placement=["']auto["']""")
@@ -895,9 +931,23 @@ def _make_pin(handle: Any, move: PinMove) -> None:
         handle.pinIOThread(move.id, cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
+def _parts(uri: str) -> SplitResult:
+    """The parts of a connection URI; ValueError in one line where it is none."""
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme and uri.isprintable() and " " not in uri:
+            return parts
+    except ValueError:
+        pass
+    raise ValueError(f"uri: got {uri!r}, allowed: qemu:///system or another URI that libvirt connects to")
+
+
 def acting_refusal(uri: str) -> Optional[str]:
     """Why no change may be made through *uri*, or None: lock, /proc and host memory are truths of this host alone."""
-    parts = urlsplit(uri)
+    try:
+        parts = _parts(uri)
+    except ValueError as error:
+        return str(error)
     if parts.scheme == "test":
         return None
     if uri in ("qemu:///system", "qemu:///session"):

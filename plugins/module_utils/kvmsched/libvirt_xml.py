@@ -144,22 +144,22 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
 
 @dataclass(frozen=True)
 class InactiveDefinition:
-    """What a persistent definition says: its pins, and whether it carries a record.
+    """What a persistent definition says: its pins, and the record that it carries.
 
     Such a record is a copy, for ours is never written there.
     """
 
     pins: dict[int, CpuSet]
-    has_record: bool
+    record: Optional[Record]
 
 
 @functools.lru_cache(maxsize=_PARSED)
 def parse_inactive(text: str) -> InactiveDefinition:
     """Read a domain's inactive XML, the same text once, and only if it holds what is looked for."""
     if "<vcpupin" not in text and STATE_URI not in text:
-        return InactiveDefinition({}, False)
+        return InactiveDefinition({}, None)
     root = ET.fromstring(text)
-    record = any(element.tag.startswith(f"{{{STATE_URI}}}") for element in _part(root, "metadata"))
+    _owner, record, _error = _metadata(root)
     return InactiveDefinition(parse_pins(root), record)
 
 

@@ -223,8 +223,8 @@ class PinRecord:
 class Record:
     """The baseline kept in the running domain's own metadata.
 
-    ``domain_id`` is the run of the domain, by libvirt's id, that it was begun on: nothing is decided by it, for a
-    save and restore or a migration keep the record and all that it tells of (decision 13).
+    ``domain_id`` is the run of the domain, by libvirt's id, that it was begun on: a save and restore or a migration
+    keep the record and all that it tells of (decision 13), so it only tells a copy that a domain began with.
     """
 
     host_uuid: str
@@ -232,6 +232,12 @@ class Record:
     memory: Optional[MemoryRecord] = None
     period: Optional[PeriodRecord] = None
     pins: tuple[PinRecord, ...] = ()
+
+    @property
+    def latest_s(self) -> int:
+        """When it was last written to."""
+        parts = (self.memory, self.period, *self.pins)
+        return max((part.when_s for part in parts if part is not None), default=0)
 
     def pin(self, thread: str, number: int) -> Optional[PinRecord]:
         """The record of one thread, if it has one."""

@@ -264,7 +264,7 @@ class Standing:
         if refusal:
             raise PassError(refusal)
         self.how = how
-        self._host = Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s)
+        self._host = _host(how)
         self._anew_s = 0.0
 
     def close(self) -> None:
@@ -612,9 +612,16 @@ def _beside_daemon(how: Conduct, release: bool) -> Conduct:
 @contextlib.contextmanager
 def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
     """The host for one pass: see _held()."""
-    host = Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s, parts=parts)
+    host = _host(how, parts)
     with contextlib.closing(host), _held(how):
         yield host, _Watch()
+
+
+def _host(how: Conduct, parts: Sequence[str] = ALL_PARTS) -> Hypervisor:
+    try:
+        return Hypervisor(how.uri, read_only=how.read_only, deadline_s=how.deadline_s, parts=parts)
+    except ValueError as error:
+        raise PassError(str(error)) from None
 
 
 @contextlib.contextmanager

@@ -382,6 +382,35 @@ def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None
     assert not world.written
 
 
+TWO_CELLS = (
+    "<capabilities><host><uuid>host</uuid><topology><cells><cell id='0'><cpus><cpu id='0'/></cpus></cell>"
+    "<cell id='1'><cpus><cpu id='1'/></cpus></cell></cells></topology></host></capabilities>"
+)
+AUTOMATIC = (
+    "<domain><memory>524288</memory><vcpu placement='auto'>2</vcpu><cputune>{pin}</cputune>"
+    "<numatune><memory mode='strict' placement='auto'/></numatune>"
+    "<devices><memballoon model='virtio'/></devices></domain>"
+)
+
+
+@pytest.mark.parametrize(
+    ("pin", "reported"),
+    [
+        ("", [(False, True), (False, True)]),
+        ("<vcpupin vcpu='0' cpuset='0'/>", [(True, False), (False, True)]),  # somebody's, beyond the nodeset
+    ],
+)
+def test_an_automatic_nodeset_binds_vcpus_and_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch, pin: str, reported: list[tuple[bool, bool]]
+) -> None:
+    """It stands in no XML. A fake, for it takes numad and two cells."""
+    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: TWO_CELLS)
+    world.answers[3, "XMLDesc"] = AUTOMATIC.format(pin=pin)
+    world.answers[3, "vcpuPinInfo"] = reported
+    (domain,) = (domain for domain in host().observe().domains if domain.name == "d3")
+    assert domain.numa_pcpus == {1} and domain.balloon and domain.balloon.cells == {1}
+
+
 RECORDED = Record("host", 3, MemoryRecord(500000, 500000, 400000, 1000))
 
 

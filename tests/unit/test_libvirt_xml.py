@@ -83,8 +83,9 @@ def test_a_domain_with_everything() -> None:
     ]
     assert domain.vcpu_quota == 0.5
     assert domain.schedulers == {2: "fifo", 3: "fifo"}
-    assert (domain.nodeset, domain.memory_strict) == ({1}, True)
-    assert (domain.maximum_kib, domain.hard_limit_kib) == (2 * 1024**2, 3 * 1024**2)
+    assert (domain.nodeset, domain.memory_cells, domain.memory_auto) == ({1}, {1}, False)
+    assert (domain.maximum_kib, domain.current_kib, domain.hard_limit_kib) == (2 * 1024**2, 1024**2, 3 * 1024**2)
+    assert not domain.virtio_mem
     assert (domain.balloon_device, domain.autodeflate, domain.period_s) == (True, True, 5)
     assert domain.inhibitors == ("hostdev (VFIO)", "interface type vdpa", "hugepages", "locked", "launchSecurity")
     assert domain.owner.settings == {"floor": "512M", "memory": "grow-only"}
@@ -97,6 +98,30 @@ def test_a_domain_with_nothing() -> None:
     assert domain.threads[0].pin == ONLINE
     assert not domain.balloon_device
     assert domain.inhibitors == ()
+
+
+@pytest.mark.parametrize(
+    ("numatune", "nodeset", "cells", "auto"),
+    [
+        ("<memory mode='preferred' nodeset='1'/>", {1}, None, False),
+        ("<memory mode='restrictive' nodeset='0-1'/>", {0, 1}, {0, 1}, False),
+        ("<memory mode='strict' placement='auto'/>", None, None, True),
+        ("<memory mode='interleave' placement='auto'/>", None, None, False),
+        ("<memnode cellid='0' nodeset='1'/><memnode cellid='1' mode='strict' nodeset='3'/>", {1, 3}, {1, 3}, False),
+        ("<memory mode='preferred' nodeset='0'/><memnode cellid='0' mode='strict' nodeset='1'/>", {0, 1}, {1}, False),
+    ],
+)
+def test_cells_of_the_whole_domain_and_of_its_own_cells(
+    numatune: str, nodeset: object, cells: object, auto: bool
+) -> None:
+    domain = parse_domain(f"<domain><numatune>{numatune}</numatune></domain>", ONLINE)
+    assert (domain.nodeset, domain.memory_cells, domain.memory_auto) == (nodeset, cells, auto)
+
+
+def test_virtio_mem_is_seen() -> None:
+    text = "<domain><devices><memory model='dimm'/><memory model='virtio-mem'/></devices></domain>"
+    assert parse_domain(text, ONLINE).virtio_mem
+    assert not parse_domain(text.replace("virtio-mem", "dimm"), ONLINE).virtio_mem
 
 
 RECORD = Record(

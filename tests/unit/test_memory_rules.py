@@ -195,6 +195,55 @@ def test_a_strict_numatune_is_limited_by_its_cells() -> None:
     assert moves(plan) == {"db": 100}
 
 
+# ---------------------------------------------------------------- memory of other kinds
+
+
+@pytest.mark.parametrize("inhibitors", [("hostdev (VFIO)",), ()])
+def test_a_guest_whose_memory_the_host_would_keep_may_still_be_in_need(inhibitors: tuple[str, ...]) -> None:
+    needy, rich = (domain("db", inhibitors=inhibitors, **state) for state in (STARVED, {**WASTEFUL, "maximum": 8192}))
+    futile = seen(actual_kib=2048 * MIB, futile_s=NOW_S)
+    plan = decide(snapshot([needy]), MemoryPolicy(), futile)
+    assert moves(plan) == {"db": 129} and not plan.skips
+    plan = decide(snapshot([rich]), MemoryPolicy(), futile)
+    assert moves(plan) == {} and skips(plan) == {"db": "inhibited"}
+
+
+@pytest.mark.parametrize(("size", "code"), [(4096, "inhibited"), (2048, "no-stats")])
+def test_whose_memory_the_host_would_keep_is_asked_for_statistics_only_if_it_could_get_more(
+    size: int, code: str
+) -> None:
+    guest = domain("db", size, 4096, inhibitors=("hostdev (VFIO)",), period_s=0)
+    assert skips(decide(snapshot([guest]), MemoryPolicy())) == {"db": code}
+
+
+def test_virtio_mem_is_left_alone() -> None:
+    """libvirt counts it as the balloon's size, and a target leaves it out: each give would be too large."""
+    assert skips(decide(snapshot([domain("db", virtio_mem=True, **STARVED)]), MemoryPolicy())) == {"db": "no-balloon"}
+
+
+@pytest.mark.parametrize(
+    "neighbour",
+    [
+        {"inhibitors": ("hugepages",), "rss_kib": 200 * MIB},  # its pages are in no rss
+        {"rss_kib": (65536 + 80) * MIB, "last_update_s": 0},  # touched, and silent
+    ],
+)
+def test_a_neighbour_that_can_touch_no_more_takes_nothing_from_what_is_given(neighbour: dict[str, Any]) -> None:
+    host = snapshot([domain("db", **STARVED), domain("big", 65536, 65536, **neighbour)], available=20000)
+    assert moves(decide(host, RESERVE_1G)) == {"db": 129}
+
+
+def test_what_could_not_be_observed_may_still_touch_its_memory() -> None:
+    lost = Skip("big", uuid_of("big"), "hung", "it did not answer", untouched_kib=15000 * MIB)
+    host = snapshot([domain("db", **STARVED)], available=20000)
+    free = decide(host, RESERVE_1G).supply_kib
+    charged = decide(replace(host, skips=(lost,)), RESERVE_1G).supply_kib
+    assert free is not None and charged is not None and free - charged == 15000 * MIB
+
+
+# ---------------------------------------------------------------- how much at a time
+
+
 def test_the_least_change_never_keeps_a_big_guest_wasteful() -> None:
     """2 % of 64 GiB is more than the whole band between size thresholds."""
     limits = limits_of(MemorySettings(), MemoryPolicy(), 65536 * MIB)

@@ -436,7 +436,7 @@ class Hypervisor:
         code, reason = explain(error)
         for handle in sick:
             uuid = handle.UUIDString()
-            lost[uuid] = Skip(handle.name(), uuid, code, reason)
+            lost[uuid] = Skip(handle.name(), uuid, code, reason, self._untouched_kib(_bare(handle)))
             self._known.pop(uuid, None)
         if not sick:
             return [[handle] for handle in chunk]
@@ -515,7 +515,9 @@ class Hypervisor:
         process = self._processes.get((bare.uuid, bare.id))
         pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
         copied = definition.record is not None and _copied(live.record, definition.record, bare, process)
-        numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology) if live.nodeset is not None else None
+        numa = _automatic(live, answers.pins) if live.placement_auto else None
+        if live.nodeset is not None:
+            numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology)
         domain = replace(
             bare,
             persistent=answers.inactive is not None,
@@ -526,7 +528,7 @@ class Hypervisor:
             cgroup_pcpus=process.cpus if process and self._vcpu else None,
             vcpu_quota=live.vcpu_quota,
             threads=live.threads,
-            balloon=_balloon(live, process) if self._memory else None,
+            balloon=_balloon(live, process, numa, inventory.topology) if self._memory else None,
             owner=live.owner,
             record=None if copied else live.record,
             record_error=live.record_error or (baseline.COPY if copied else None),
@@ -588,9 +590,18 @@ class Hypervisor:
             # QEMU was not asked, because somebody else's question to it is still open.
             busy = f"{_NO_ANSWER}: its statistics are incomplete"
         vcpus = known.vcpus(counters.times or _times_in(record, known.affinities or {}))
-        return replace(
-            known.domain, state=bare.state, busy=busy, vcpus=vcpus, balloon=_measured(known.domain.balloon, record)
-        )
+        balloon = _measured(known.domain.balloon, record)
+        process = self._processes.get((bare.uuid, bare.id))
+        if balloon is not None and balloon.rss_kib is None and process is not None:
+            balloon = replace(balloon, rss_kib=process.rss_kib)
+        return replace(known.domain, state=bare.state, busy=busy, vcpus=vcpus, balloon=balloon)
+
+    def _untouched_kib(self, domain: Domain) -> int:
+        """What a domain that does not answer has of its memory that QEMU does not hold yet, as far as is known."""
+        known, process = self._known.get(domain.uuid), self._processes.get((domain.uuid, domain.id))
+        balloon = known.domain.balloon if known else None
+        held_kib = process.rss_kib if process else None
+        return 0 if balloon is None else max(0, balloon.actual_kib - (held_kib or 0))
 
     def _host(self, inventory: _Inventory) -> Host:
         times = procfs.pcpu_times() if self.local and self._vcpu else None
@@ -772,18 +783,29 @@ _AUTO = re.compile(r"""placement=["']auto["']""")
 _UNREAD = "its definition was not read: it began meanwhile"
 
 
-def _balloon(live: libvirt_xml.DomainDefinition, process: Optional[procfs.Process]) -> Balloon:
+def _automatic(live: libvirt_xml.DomainDefinition, pins: dict[int, CpuSet]) -> Optional[CpuSet]:
+    """The pCPUs of the automatic nodeset: what vCPUs report, or reported once, that nobody pinned."""
+    unpinned = [cpus for number, cpus in pins.items() if number not in live.pins]
+    recorded = [pin.original for pin in live.record.pins if pin.thread == "vcpu"] if live.record else []
+    return frozenset().union(*(unpinned or recorded)) or None
+
+
+def _balloon(
+    live: libvirt_xml.DomainDefinition, process: Optional[procfs.Process], numa: Optional[CpuSet], topology: Topology
+) -> Balloon:
     """What is known of a domain's memory before its statistics are."""
+    automatic = libvirt_xml.cells_of(numa, topology) if live.memory_auto and numa else None
     limits = (live.hard_limit_kib, process.memory_max_kib if process else None)
     return Balloon(
-        actual_kib=live.maximum_kib,
+        actual_kib=live.maximum_kib if live.current_kib is None else live.current_kib,
         maximum_kib=live.maximum_kib,
+        virtio_mem=live.virtio_mem,
         device=live.balloon_device,
         period_s=live.period_s,
         autodeflate=live.autodeflate,
         inhibitors=live.inhibitors,
         limit_kib=min((limit for limit in limits if limit is not None), default=None),
-        cells=live.nodeset if live.memory_strict else None,
+        cells=automatic if live.memory_cells is None else live.memory_cells,
     )
 
 

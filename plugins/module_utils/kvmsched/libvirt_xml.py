@@ -95,12 +95,15 @@ class DomainDefinition:
     cpuset: Optional[CpuSet]
     placement_auto: bool
     nodeset: Optional[CpuSet]
-    memory_strict: bool
+    memory_cells: Optional[CpuSet]
+    memory_auto: bool
     pins: dict[int, CpuSet]
     threads: tuple[Thread, ...]
     schedulers: dict[int, str]
     vcpu_quota: Optional[float]
     maximum_kib: int
+    current_kib: Optional[int]
+    virtio_mem: bool
     balloon_device: bool
     autodeflate: bool
     period_s: int
@@ -117,20 +120,23 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
     root = ET.fromstring(text)
     vcpu = root.find("vcpu")
     cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
-    memory = _part(root, "numatune").find("memory")
+    memory, memnodes = _numa_memory(root)
     balloon = _part(root, "devices").find("memballoon")
     stats = None if balloon is None else balloon.find("stats")
     owner, record, error = _metadata(root)
     return DomainDefinition(
         cpuset=cpuset,
         placement_auto=vcpu is not None and vcpu.get("placement") == "auto",
-        nodeset=_cpus(None if memory is None else memory.get("nodeset")),
-        memory_strict=memory is not None and memory.get("mode", "strict") in ("strict", "restrictive"),
+        nodeset=_union([memory, *memnodes]),
+        memory_cells=_union([node for node in (memory, *memnodes) if _is_strict(node)]),
+        memory_auto=_is_strict(memory) and memory.get("placement") == "auto",
         pins=parse_pins(root),
         threads=_threads(root, cpuset or online),
         schedulers=_schedulers(root),
         vcpu_quota=_vcpu_quota(root),
         maximum_kib=_kib(root.find("memory")) or 0,
+        current_kib=_kib(root.find("currentMemory")),
+        virtio_mem=any(device.get("model") == "virtio-mem" for device in _part(root, "devices").findall("memory")),
         balloon_device=balloon is not None and balloon.get("model") != "none",
         autodeflate=balloon is not None and balloon.get("autodeflate") == "on",
         period_s=0 if stats is None else int(stats.get("period", "0")),
@@ -187,6 +193,22 @@ def _schedulers(root: ET.Element) -> dict[int, str]:
         if element.get("scheduler") in ("fifo", "rr"):
             schedulers.update(dict.fromkeys(_cpus(element.get("vcpus")) or (), element.get("scheduler", "")))
     return schedulers
+
+
+def _numa_memory(root: ET.Element) -> tuple[ET.Element, list[ET.Element]]:
+    """Where ``<numatune>`` has the memory: of the whole domain, and of single guest cells."""
+    tuned = _part(root, "numatune")
+    return _part(tuned, "memory"), tuned.findall("memnode")
+
+
+def _is_strict(node: ET.Element) -> bool:
+    """Whether the kernel takes the memory from there or not at all."""
+    return node is not _NOTHING and node.get("mode", "strict") in ("strict", "restrictive")
+
+
+def _union(nodes: Iterable[ET.Element]) -> Optional[CpuSet]:
+    named = [cells for node in nodes if (cells := _cpus(node.get("nodeset"))) is not None]
+    return frozenset().union(*named) if named else None
 
 
 def _vcpu_quota(root: ET.Element) -> Optional[float]:
@@ -281,6 +303,11 @@ def _part(root: ET.Element, name: str) -> ET.Element:
 
 def _cpus(text: Optional[str]) -> Optional[CpuSet]:
     return parse_cpuset(text) if text else None
+
+
+def cells_of(pcpus: CpuSet, topology: Topology) -> CpuSet:
+    """The NUMA cells that have *pcpus*."""
+    return frozenset(cell.id for cell in topology.cells if cell.pcpus & pcpus)
 
 
 def cells_pcpus(nodeset: Iterable[int], topology: Topology) -> CpuSet:

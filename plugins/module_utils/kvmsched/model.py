@@ -135,7 +135,8 @@ class Balloon:
     last answered (0: never); ``period_s`` how often it is asked (0: never).
     ``inhibitors`` name what makes the host keep pages that the guest gives back (VFIO, locked
     memory, hugepages, SEV...); ``limit_kib`` is the lowest ceiling that a cgroup or memtune sets on
-    the QEMU process, ``cells`` the NUMA cells that a strict numatune binds the memory to.
+    the QEMU process, ``cells`` the NUMA cells that a strict numatune binds the memory to. ``virtio_mem``:
+    it has memory devices of that kind, whose size libvirt adds to ``actual`` while a target leaves it out.
     """
 
     actual_kib: int
@@ -154,6 +155,7 @@ class Balloon:
     inhibitors: tuple[str, ...] = ()
     limit_kib: Optional[int] = None
     cells: Optional[CpuSet] = None
+    virtio_mem: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,12 +285,17 @@ class Domain:
 
 @dataclass(frozen=True)
 class Skip:
-    """A domain that gets no turn, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line."""
+    """A domain that gets no turn, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
+
+    ``untouched_kib``: of one that could not be observed, what it has of its memory that QEMU does not hold yet, as
+    far as is known.
+    """
 
     domain: str
     uuid: str
     code: str
     reason: str
+    untouched_kib: int = 0
 
 
 @dataclass(frozen=True)

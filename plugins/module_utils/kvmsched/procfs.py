@@ -17,6 +17,7 @@ from .model import HostMemory
 from .units import CpuSet, parse_cpuset
 
 _NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _PART = 65536
 
 
@@ -157,6 +158,12 @@ class Process:
     @property
     def memory_max_kib(self) -> Optional[int]:
         return _memory_max(self._cgroups)
+
+    @property
+    def rss_kib(self) -> Optional[int]:
+        """What it holds of the host's memory, as libvirt tells it, too."""
+        fields = (_read(f"/proc/{self.pid}/statm") or "").split()
+        return int(fields[1]) * _PAGE_KIB if fields else None
 
     @property
     def resumed(self) -> bool:

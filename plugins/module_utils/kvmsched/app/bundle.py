@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Iterable, Literal, Mapping, Optional, Sequence, TypeVar, Union
 
 from .. import config, model, passes
-from ..model import Balloon, Domain, Host, Skip, Snapshot, Vcpu
+from ..model import Balloon, Domain, Host, Snapshot, Vcpu
 from ..policy import memory as memory_policy
 from ..policy import vcpu as vcpu_policy
 from ..policy.memory import MemoryHistory
@@ -266,7 +266,8 @@ class _Anonymiser:
             uri=re.sub(r"//[^/]*/", "///", snapshot.host.uri).split("?")[0],
         )
         skips = tuple(
-            Skip(self.names[s.domain], self.uuids[s.uuid], s.code, self._text(s.reason) or "") for s in snapshot.skips
+            replace(s, domain=self.names[s.domain], uuid=self.uuids[s.uuid], reason=self._text(s.reason) or "")
+            for s in snapshot.skips
         )
         return replace(snapshot, host=host, domains=tuple(map(self._domain, snapshot.domains)), skips=skips)
 

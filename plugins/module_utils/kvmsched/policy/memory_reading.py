@@ -118,7 +118,19 @@ class Guest:
 
     @property
     def shrinkable(self) -> bool:
-        return self.judged and self.settled and self.limits.mode != "grow-only" and self.pending_kib is None
+        willing = self.limits.mode != "grow-only" and not self.inhibited
+        return self.judged and self.settled and willing and self.pending_kib is None
+
+    @property
+    def inhibited(self) -> bool:
+        """Whether the host would keep what it gives: nothing is taken from it, but it may be in need itself."""
+        return self.futile or bool(self.balloon.inhibitors)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether it needs more than it has, now or soon."""
+        below_floor = self.actual_kib < min(self.limits.floor_kib, self.ceiling_kib) - BALLOON_TOLERANCE_KIB
+        return self.starved or self.swapping or self.soon_starved or below_floor
 
     @property
     def soon_starved(self) -> bool:
@@ -161,6 +173,8 @@ class Reader:
             return skip(domain, "ignored", "mode ignore, by a rule or by its owner")
         if balloon is None or not balloon.device:
             return skip(domain, "no-balloon", "it has no balloon device")
+        if balloon.virtio_mem:
+            return skip(domain, "no-balloon", "it has virtio-mem, whose size libvirt counts as its balloon's")
         pending_kib = pending(domain)
         held_kib = max(balloon.actual_kib, pending_kib or 0)
         hard_ceiling_kib = self._hard_ceiling(balloon, held_kib)
@@ -177,7 +191,7 @@ class Reader:
             still=self._still(domain.uuid, balloon),
         )
         self._await(guest)
-        guest.skip = _unreachable(domain) or _inhibited(balloon) or self._silent(guest)
+        guest.skip = _unreachable(domain) or _fixed(guest) or self._silent(guest)
         if guest.skip is None:
             self._measure(guest)
             guest.skip = self._booting(guest) or self._moving(guest) or self._human(guest) or self._unwilling(guest)
@@ -368,7 +382,8 @@ class Reader:
         seen = self.history.domains.get(guest.uuid)
         if guest.futile or (seen is not None and 0 <= self.now.wall_s - seen.futile_s < FUTILE_PAUSE_S):
             guest.futile = True
-            return "inhibited", "the host kept the memory that it gave back: its resident size did not fall"
+        if guest.inhibited and not guest.pressed:
+            return _inhibited(guest.balloon)
         return _stuck(guest, seen, self.now.wall_s)
 
 
@@ -457,10 +472,16 @@ def _unreachable(domain: Domain) -> Optional[Reason]:
     return None
 
 
-def _inhibited(balloon: Balloon) -> Optional[Reason]:
+def _inhibited(balloon: Balloon) -> Reason:
     if balloon.inhibitors:
         return "inhibited", f"the host would keep its memory: {', '.join(balloon.inhibitors)}"
-    return None
+    return "inhibited", "the host kept the memory that it gave back: its resident size did not fall"
+
+
+def _fixed(guest: Guest) -> Optional[Reason]:
+    """Whether it can neither give nor get, whatever its statistics say: they need not even be switched on."""
+    full = guest.held_kib >= guest.ceiling_kib - BALLOON_TOLERANCE_KIB
+    return _inhibited(guest.balloon) if guest.balloon.inhibitors and full else None
 
 
 def _stale(balloon: Balloon, wall_s: float) -> Optional[Reason]:

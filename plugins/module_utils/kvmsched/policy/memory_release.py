@@ -171,7 +171,8 @@ def _too_small(guest: Guest, home_kib: int) -> str:
 def _at_rest(guest: Guest) -> bool:
     """Whether L is known. A take that may never have been made, should its pass have died, is made again."""
     given = guest.pending_kib is not None and guest.pending_kib > guest.actual_kib
-    return guest.fresh and guest.settled and not given and (guest.skip is None or guest.skip[0] == "stuck")
+    known = guest.fresh and guest.settled and not guest.inhibited
+    return known and not given and (guest.skip is None or guest.skip[0] == "stuck")
 
 
 def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:

@@ -93,10 +93,13 @@ def at_risk(domain: Domain, guest: Optional[Guest]) -> int:
     rss holds QEMU's own memory too, so that is part of the charge: without it a host with many
     domains would sink below its reserve by as much for each.
     A domain that boots is charged at its maximum (decision 22). Where rss is not known nothing counts as touched.
+    Huge pages are the host's to give no more, and not in rss: who has them is charged for QEMU's own memory alone.
     """
     balloon = domain.balloon
     if balloon is None:
         return 0
+    if "hugepages" in balloon.inhibitors:
+        return max(0, QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
     charge_kib = guest.held_kib if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
     if guest is not None and guest.skip is not None and guest.skip[0] == "booting":
         charge_kib = max(charge_kib, balloon.maximum_kib)
@@ -105,7 +108,9 @@ def at_risk(domain: Domain, guest: Optional[Guest]) -> int:
 
 def risks(snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen]) -> dict[str, int]:
     """at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen."""
-    unobserved = {skip.uuid: seen[skip.uuid].at_risk_kib for skip in snapshot.skips if skip.uuid in seen}
+    unobserved = {
+        skip.uuid: seen[skip.uuid].at_risk_kib if skip.uuid in seen else skip.untouched_kib for skip in snapshot.skips
+    }
     observed = {domain.uuid: at_risk(domain, guests.get(domain.uuid)) for domain in snapshot.domains}
     return {**unobserved, **observed}
 

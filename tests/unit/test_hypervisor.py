@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -380,6 +381,37 @@ def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None
         if thread.name == hypervisor.THREAD and thread is not threading.current_thread():
             thread.join(1)
     assert not world.written
+
+
+@pytest.mark.parametrize(
+    ("files", "left_kib"),
+    [
+        ({"memory.max": "max\n", "memory.current": "4096\n"}, None),
+        ({"memory.max": "8192\n", "memory.current": "6144\n", "memory.stat": "anon 1\n"}, 2),
+        (
+            {
+                "memory.max": "8192\n",
+                "memory.current": "9216\n",
+                "memory.stat": "inactive_anon 9\ninactive_file 1024\nactive_file 2048\n",
+            },
+            2,
+        ),
+        (
+            {
+                "memory.limit_in_bytes": "8192\n",
+                "memory.usage_in_bytes": "10240\n",
+                "memory.stat": "active_file 9\ntotal_inactive_file 0\ntotal_active_file 1024\n",
+            },
+            -1,
+        ),
+        ({"memory.limit_in_bytes": "9223372036854771712\n", "memory.usage_in_bytes": "1\n"}, None),
+        ({}, None),
+    ],
+)
+def test_what_is_left_of_a_cgroup(tmp_path: Path, files: dict[str, str], left_kib: Optional[int]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert procfs.room_left_kib(str(tmp_path)) == left_kib
 
 
 TWO_CELLS = (

@@ -20,6 +20,7 @@ from kvmsched.model import (
     PeriodMove,
     PeriodRecord,
     Record,
+    Room,
     Skip,
     Snapshot,
     Topology,
@@ -193,6 +194,51 @@ def test_a_strict_numatune_is_limited_by_its_cells() -> None:
     cells = (Cell(0, free_kib=9999 * MIB), Cell(1, free_kib=100 * MIB))
     plan = decide(replace(now, host=replace(now.host, topology=Topology((), cells))), MemoryPolicy())
     assert moves(plan) == {"db": 100}
+
+
+# ---------------------------------------------------------------- what only some share
+
+SLICE = "/sys/fs/cgroup/machine.slice"
+
+
+def in_a_slice(left: int, *domains: Domain) -> Snapshot:
+    """A host with much to give; its slice, which holds these domains, has *left* MiB."""
+    inside = [replace(d, balloon=replace(d.balloon, rooms=(SLICE,))) if d.balloon else d for d in domains]
+    now = snapshot(inside)
+    return replace(now, host=replace(now.host, rooms=(Room(SLICE, left * MIB),)))
+
+
+def test_a_limit_that_guests_share_is_given_to_them_once() -> None:
+    now = in_a_slice(176, domain("db", **STARVED), domain("app", **{**STARVED, "usable": 90}))
+    plan = decide(now, MemoryPolicy())
+    assert moves(plan) == {"app": 135}, "what is left for the other one is less than a command moves"
+    assert [unmet.domain for unmet in plan.unmet] == ["db"]
+    assert f"{SLICE}, where its memory has to be, has 176M to give" in plan.unmet[0].reason
+    assert moves(decide(in_a_slice(260, *now.domains), MemoryPolicy())) == {"app": 135, "db": 125}
+    assert moves(decide(in_a_slice(-5, *now.domains), MemoryPolicy())) == {}
+
+
+def test_what_guests_of_a_limit_may_still_touch_is_not_given_again() -> None:
+    untouched = domain("big", 4096, rss_kib=3160 * MIB, usable=200)
+    assert moves(decide(in_a_slice(1176, domain("db", **STARVED), untouched), MemoryPolicy())) == {"db": 129}
+    assert moves(decide(in_a_slice(1010, domain("db", **STARVED), untouched), MemoryPolicy())) == {}
+
+
+def test_who_wastes_within_a_full_limit_pays_for_who_starves_there() -> None:
+    """The host itself has enough, so nobody else would have to."""
+    lazy = MemoryPolicy(reclaim="lazy", host_reserve=Amount(kib=1024 * MIB))
+    now = in_a_slice(0, domain("db", **STARVED), domain("web", **WASTEFUL))
+    outside = domain("other", **WASTEFUL)
+    plan = decide(replace(now, domains=(*now.domains, outside)), lazy)
+    assert moves(plan) == {"web": -129, "db": 129}
+    assert memory.fund(plan, lazy, now, now) == (), "what was not given back yet is not there"
+
+
+def test_cells_that_guests_share_are_given_to_them_once() -> None:
+    guests = [domain("db", cells=frozenset({1}), **STARVED), domain("app", cells=frozenset({1}), **STARVED)]
+    now = snapshot(guests)
+    now = replace(now, host=replace(now.host, topology=Topology((), (Cell(0), Cell(1, free_kib=230 * MIB)))))
+    assert sum(moves(decide(now, MemoryPolicy())).values()) == 230
 
 
 # ---------------------------------------------------------------- memory of other kinds

@@ -38,6 +38,7 @@ from .model import (
     PeriodMove,
     PinMove,
     Record,
+    Room,
     Skip,
     Snapshot,
     Topology,
@@ -621,7 +622,13 @@ class Hypervisor:
             busy_ns=times.busy_ns if times else {},
             bound_ns=times.bound_ns if times else None,
             memory=memory,
+            rooms=self._rooms(),
         )
+
+    def _rooms(self) -> tuple[Room, ...]:
+        names = {name for known in self._known.values() if known.domain.balloon for name in known.domain.balloon.rooms}
+        left = {name: procfs.room_left_kib(name) for name in sorted(names)}
+        return tuple(Room(name, left_kib) for name, left_kib in left.items() if left_kib is not None)
 
     # ------------------------------------------------------------ apply
 
@@ -805,6 +812,7 @@ def _balloon(
         autodeflate=live.autodeflate,
         inhibitors=live.inhibitors,
         limit_kib=min((limit for limit in limits if limit is not None), default=None),
+        rooms=process.rooms if process else (),
         cells=automatic if live.memory_cells is None else live.memory_cells,
     )
 

@@ -77,6 +77,14 @@ class HostMemory:
 
 
 @dataclass(frozen=True)
+class Room:
+    """A cgroup with a memory limit that QEMU processes share; ``left_kib`` is what is left of it, caches dropped."""
+
+    name: str
+    left_kib: int
+
+
+@dataclass(frozen=True)
 class Host:
     """The hypervisor. ``busy_ns`` maps pCPU id to its cumulative non-idle time; empty if it is not known.
 
@@ -92,6 +100,7 @@ class Host:
     busy_ns: dict[int, int] = field(default_factory=dict)
     bound_ns: Optional[dict[int, int]] = None
     memory: Optional[HostMemory] = None
+    rooms: tuple[Room, ...] = ()
 
 
 # ---------------------------------------------------------------- observed: the domains
@@ -134,9 +143,10 @@ class Balloon:
     on the host. Swap and fault counters are cumulative. ``last_update_s`` is when the guest's driver
     last answered (0: never); ``period_s`` how often it is asked (0: never).
     ``inhibitors`` name what makes the host keep pages that the guest gives back (VFIO, locked
-    memory, hugepages, SEV...); ``limit_kib`` is the lowest ceiling that a cgroup or memtune sets on
-    the QEMU process, ``cells`` the NUMA cells that a strict numatune binds the memory to. ``virtio_mem``:
-    it has memory devices of that kind, whose size libvirt adds to ``actual`` while a target leaves it out.
+    memory, hugepages, SEV...); ``limit_kib`` is the ceiling that its own cgroup or memtune sets on the
+    QEMU process, ``rooms`` names the Rooms that it shares, ``cells`` are the NUMA cells that a strict
+    numatune binds the memory to. ``virtio_mem``: it has memory devices of that kind, whose size libvirt
+    adds to ``actual`` while a target leaves it out.
     """
 
     actual_kib: int
@@ -156,6 +166,7 @@ class Balloon:
     limit_kib: Optional[int] = None
     cells: Optional[CpuSet] = None
     virtio_mem: bool = False
+    rooms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

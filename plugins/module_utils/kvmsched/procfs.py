@@ -138,7 +138,8 @@ def isolated() -> CpuSet:
 class Process:
     """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer.
 
-    ``cpus`` and ``memory_max_kib`` are the limits of its cgroups, which are read when they are asked for.
+    ``cpus`` and ``memory_max_kib`` are the limits of its cgroup, ``rooms`` the groups above that have a memory
+    limit, too: these are read when they are asked for.
     """
 
     pid: int
@@ -157,7 +158,11 @@ class Process:
 
     @property
     def memory_max_kib(self) -> Optional[int]:
-        return _memory_max(self._cgroups)
+        return min(filter(None, map(_limit_kib, _memory_groups(self._cgroups)[:1])), default=None)
+
+    @property
+    def rooms(self) -> tuple[str, ...]:
+        return tuple(group for group in _memory_groups(self._cgroups)[1:] if _limit_kib(group) is not None)
 
     @property
     def rss_kib(self) -> Optional[int]:
@@ -276,15 +281,38 @@ def _cpus_of(cgroups: dict[str, str]) -> Optional[CpuSet]:
     return None
 
 
-def _memory_max(cgroups: dict[str, str]) -> Optional[int]:
-    """The lowest memory limit on the way up from the machine's cgroup, where there is one."""
-    limits = []
-    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
-        directory = cgroups.get(controller, "")
-        while directory.count("/") > 3:
-            text = (_read(os.path.join(directory, name)) or "").strip()
-            # cgroup v1 writes "no limit" as the largest multiple of a page that fits a long.
-            if text.isdigit() and int(text) < 2**62:
-                limits.append(int(text) // 1024)
-            directory = directory.rpartition("/")[0]
-    return min(limits, default=None)
+# A group's memory limit, what is charged to it, and what of that is cache (cgroup v2, v1).
+_MEMORY_FILES = (
+    ("memory.max", "memory.current", r"^(?:in)?active_file (\d+)"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", r"^total_(?:in)?active_file (\d+)"),
+)
+
+
+def _memory_groups(cgroups: dict[str, str]) -> list[str]:
+    """The machine's group, and those above it up to the root, which has no limit."""
+    group = cgroups.get("memory") or cgroups.get("", "")
+    groups = []
+    while group.count("/") > 3:
+        groups.append(group)
+        group = group.rpartition("/")[0]
+    return groups
+
+
+def _limit_kib(group: str) -> Optional[int]:
+    for name, _usage, _cache in _MEMORY_FILES:
+        text = (_read(os.path.join(group, name)) or "").strip()
+        # cgroup v1 writes "no limit" as the largest multiple of a page that fits a long.
+        if text.isdigit() and int(text) < 2**62:
+            return int(text) // 1024
+    return None
+
+
+def room_left_kib(group: str) -> Optional[int]:
+    """What is left of a group's memory limit, once its caches are dropped; may be negative."""
+    limit_kib = _limit_kib(group)
+    for _limit, name, cache in _MEMORY_FILES:
+        used = (_read(os.path.join(group, name)) or "").strip()
+        if used.isdigit() and limit_kib is not None:
+            cached = re.findall(cache, _read(os.path.join(group, "memory.stat")) or "", re.MULTILINE)
+            return limit_kib - (int(used) - sum(map(int, cached))) // 1024
+    return None

@@ -238,6 +238,9 @@ class _Anonymiser:
         foreign = {d.record.host_uuid for s in bundle.snapshots for d in s.domains if d.record} - hosts
         self.uuids = {old: str(uuid.UUID(int=number)) for number, old in enumerate(sorted(uuids), 1)}
         self.hosts = {old: f"host-{number}" for number, old in enumerate([*sorted(hosts), *sorted(foreign)], 1)}
+        balloons = [d.balloon for s in bundle.snapshots for d in s.domains if d.balloon]
+        rooms = {r.name for s in bundle.snapshots for r in s.host.rooms} | {r for b in balloons for r in b.rooms}
+        self.rooms = {old: f"room-{number}" for number, old in enumerate(sorted(rooms), 1)}
         width = len(str(len(names)))
         self.names = {old: f"vm{number:0{width}}" for number, old in enumerate(sorted(names), 1)}
         host_names = {s.host.name: "host" for s in bundle.snapshots}
@@ -264,6 +267,7 @@ class _Anonymiser:
             uuid=self.hosts[snapshot.host.uuid],
             name="host",
             uri=re.sub(r"//[^/]*/", "///", snapshot.host.uri).split("?")[0],
+            rooms=tuple(replace(room, name=self.rooms[room.name]) for room in snapshot.host.rooms),
         )
         skips = tuple(
             replace(s, domain=self.names[s.domain], uuid=self.uuids[s.uuid], reason=self._text(s.reason) or "")
@@ -279,6 +283,9 @@ class _Anonymiser:
             uuid=self.uuids[domain.uuid],
             name=self.names[domain.name],
             busy=self._text(domain.busy),
+            balloon=replace(domain.balloon, rooms=tuple(map(self.rooms.__getitem__, domain.balloon.rooms)))
+            if domain.balloon
+            else None,
             owner=owner,
             record=replace(record, host_uuid=self.hosts[record.host_uuid]) if record else None,
             record_error=self._text(domain.record_error),

@@ -32,7 +32,7 @@ from .memory_history import MemoryHistory, Seen
 from .memory_reading import Guest, Reader, human_period, memory_record, pending, set_by_human, skip
 from .memory_release import again, retarget, way_back
 from .memory_strategies import Draft, fair, pairwise
-from .memory_supply import Grant, HostState, Need, at_risk, by_uuid, grant, host_state, risks
+from .memory_supply import Grant, HostState, Need, at_risk, by_uuid, grant, host_state, risks, rooms_of
 
 __all__ = ["MemoryHistory", "decide", "fund", "release"]
 
@@ -310,6 +310,7 @@ def _renumbered(definition: Optional[Domain], now: Domain, taken: bool) -> Domai
         autodeflate=definition.balloon.autodeflate,
         inhibitors=definition.balloon.inhibitors,
         limit_kib=definition.balloon.limit_kib,
+        rooms=definition.balloon.rooms,
         cells=definition.balloon.cells,
         period_s=definition.balloon.period_s,
     )
@@ -328,7 +329,8 @@ def _pay(claims: Sequence[tuple[BalloonMove, Need]], host: HostState) -> list[Ba
     if host.supply_kib is None:
         return []
     needs = [need for _move, need in claims]
-    paid = {g.need.guest.uuid: g for g in grant(needs, host.supply_kib, host.credit_kib, host.level == "low")}
+    grants = grant(needs, host.supply_kib, host.credit_kib, host.level == "low", host.rooms_kib)
+    paid = {grant.need.guest.uuid: grant for grant in grants}
     return [_paid(move, paid[move.uuid], host) for move, _need in claims if move.uuid in paid]
 
 
@@ -387,12 +389,15 @@ def _unmet(guest: Guest, after_kib: dict[str, int], host: HostState) -> list[Unm
     if kib <= BALLOON_TOLERANCE_KIB:
         return []
     state = f"usable {mib(guest.usable_kib)}, starvation {mib(guest.limits.starvation_kib)}"
+    rooms = [(host.rooms_kib[name], name) for name in rooms_of(guest.balloon) if name in host.rooms_kib]
     if guest.ceiling_kib - target_kib < guest.limits.min_change_kib:
         why = f"at its limit {mib(guest.ceiling_kib)}"
     elif host.supply_kib is None:
         why = "the host's memory is not known"
     elif host.level == "low":
         why = "host level low: growth is frozen"
+    elif rooms and min(rooms)[0] < host.supply_kib:
+        why = f"{min(rooms)[1]}, where its memory has to be, has {mib(max(0, min(rooms)[0]))} to give"
     else:
         why = f"the host has {mib(max(0, host.supply_kib))} to give"
     return [Unmet(guest.domain.name, guest.uuid, kib, f"{state}, {why}")]

@@ -154,7 +154,6 @@ class Reader:
         self._earlier = [{d.uuid: d for d in snapshot.domains} for snapshot in reversed(snapshots[:-1])]
         self._apart_s = self.now.monotonic_s - snapshots[-2].monotonic_s if snapshots[1:] else 0.0
         self._plain: dict[int, Limits] = {}
-        self._free_kib = {cell.id: cell.free_kib or 0 for cell in self.now.host.topology.cells}
 
     def read(self, domain: Domain, release: bool = False) -> Union[Guest, Skip]:
         """Return the domain's Guest, or the Skip that says why it is not this policy's business at all.
@@ -210,7 +209,7 @@ class Reader:
         return known
 
     def _hard_ceiling(self, balloon: Balloon, held_kib: int) -> int:
-        """How far it could grow: its maximum, the limits on its QEMU process, and its cells' free memory.
+        """How far it could grow: its maximum, and the limit on its QEMU process.
 
         Beside what it holds, for it may have that already without having said so.
         """
@@ -218,10 +217,6 @@ class Reader:
         if balloon.limit_kib is not None:
             overhead_kib = max(QEMU_OVERHEAD_KIB, (balloon.rss_kib or 0) - held_kib)
             ceiling_kib = min(ceiling_kib, balloon.limit_kib - overhead_kib)
-        if balloon.cells is not None:
-            at_risk_kib = max(0, held_kib - (balloon.rss_kib or 0))
-            free_kib = sum(self._free_kib.get(cell, 0) for cell in balloon.cells)
-            ceiling_kib = min(ceiling_kib, held_kib + max(0, free_kib - at_risk_kib))
         return ceiling_kib
 
     # ---------------------------------------------------------------- may its numbers be believed?

@@ -16,7 +16,7 @@ from ..model import BALLOON_TOLERANCE_KIB, Skip
 from ..units import mib
 from .memory_history import Seen
 from .memory_reading import Guest, skip
-from .memory_supply import Grant, HostState, Need, grant, water_fill
+from .memory_supply import Grant, HostState, Need, grant, rooms_of, water_fill
 
 # A swapping guest needs at least this share of its memory more: what it holds in swap is not told.
 SWAP_BOOST = 0.25
@@ -187,6 +187,11 @@ def collect(donors: Sequence[Donor], needs: Sequence[Need], host: HostState, pol
     wanted_kib = sum(need.total_kib for need in needs) + host.pool_kib
     taken_kib = sum(donor.taken_kib for donor in donors)
     _take_surplus(donors, max(wanted_kib - host.supply_kib, host.short_kib) - taken_kib)
+    for name, left_kib in host.rooms_kib.items():
+        needed_kib = sum(need.total_kib for need in needs if name in rooms_of(need.guest.balloon))
+        inside = [donor for donor in donors if name in rooms_of(donor.guest.balloon)]
+        if needed_kib:
+            _take_surplus(inside, needed_kib - left_kib - sum(donor.taken_kib for donor in inside))
     _take_cache(donors, needs, host, policy)
 
 
@@ -252,7 +257,12 @@ def pay(draft: Draft, host: HostState) -> None:
     if host.supply_kib is None:
         return
     pool_kib = host.supply_kib + sum(take.kib for take in draft.takes)
-    draft.grants = grant(draft.needs, pool_kib, host.credit_kib, frozen=host.level == "low")
+    rooms_kib = {name: left_kib + _taken_in(name, draft) for name, left_kib in host.rooms_kib.items()}
+    draft.grants = grant(draft.needs, pool_kib, host.credit_kib, host.level == "low", rooms_kib)
+
+
+def _taken_in(room: str, draft: Draft) -> int:
+    return sum(take.kib for take in draft.takes if room in rooms_of(take.guest.balloon))
 
 
 def _symptoms(guest: Guest) -> str:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable, Mapping, Optional, Sequence
 
 from ..config import MemoryPolicy
-from ..model import Domain, Snapshot
+from ..model import Balloon, Domain, Snapshot
+from ..units import format_cpuset
 from .memory_history import Seen
 from .memory_reading import QEMU_OVERHEAD_KIB, Guest, pending
 
@@ -28,7 +29,8 @@ class HostState:
 
     ``short_kib`` is what is missing to the reserve, ``pool_kib`` what ``reclaim: lazy`` keeps ready
     above it for sudden need, ``at_risk_kib`` what domains may still touch of what they were promised,
-    ``claimed_kib`` the part of that which domains in need will touch for certain.
+    ``claimed_kib`` the part of that which domains in need will touch for certain. ``rooms_kib`` is the
+    supply of what only some domains share, by its name: see rooms_of().
     """
 
     level: str
@@ -39,6 +41,7 @@ class HostState:
     supply_kib: Optional[int]
     short_kib: int
     pool_kib: int
+    rooms_kib: Mapping[str, int]
 
     @property
     def tight(self) -> bool:
@@ -58,8 +61,9 @@ def host_state(
     at_risk_kib = sum(risks_kib.values())
     claimed_kib = sum(risks_kib[guest.uuid] for guest in in_need)
     memory = snapshot.host.memory
+    rooms_kib = _rooms(snapshot, risks_kib)
     if memory is None:
-        return HostState("ok", None, None, at_risk_kib, claimed_kib, None, 0, 0)
+        return HostState("ok", None, None, at_risk_kib, claimed_kib, None, 0, 0, rooms_kib)
     reserve_kib = policy.reserve_kib(memory.total_kib)
     level = level_of(memory.available_kib, reserve_kib, memory.psi_full_avg10_pct or 0.0, level_before)
     # Aim where the level ends, not at its edge.
@@ -73,7 +77,29 @@ def host_state(
         supply_kib=memory.available_kib - reserve_kib - at_risk_kib,
         short_kib=max(0, wanted_kib - memory.available_kib),
         pool_kib=min(reserve_kib, memory.total_kib // 20) if policy.reclaim == "lazy" else 0,
+        rooms_kib=rooms_kib,
     )
+
+
+def rooms_of(balloon: Balloon) -> tuple[str, ...]:
+    """The names of what a domain shares with some others only: cgroups with a limit, and the cells it is bound to."""
+    cells = (f"cells {format_cpuset(balloon.cells)}",) if balloon.cells is not None else ()
+    return (*balloon.rooms, *cells)
+
+
+def _rooms(snapshot: Snapshot, risks_kib: Mapping[str, int]) -> dict[str, int]:
+    """What is left in each room, less what those in it may still touch."""
+    rooms_kib = {room.name: room.left_kib for room in snapshot.host.rooms}
+    free_kib = {cell.id: cell.free_kib or 0 for cell in snapshot.host.topology.cells}
+    balloons = {domain.uuid: domain.balloon for domain in snapshot.domains if domain.balloon is not None}
+    for balloon in balloons.values():
+        if balloon.cells is not None:
+            rooms_kib[rooms_of(balloon)[-1]] = sum(free_kib.get(cell, 0) for cell in balloon.cells)
+    for uuid, balloon in balloons.items():
+        for name in rooms_of(balloon):
+            if name in rooms_kib:
+                rooms_kib[name] -= risks_kib[uuid]
+    return rooms_kib
 
 
 def level_of(available_kib: int, reserve_kib: int, psi_full_pct: float, before: str) -> str:
@@ -174,11 +200,14 @@ class Grant:
     on_credit: bool = False
 
 
-def grant(needs: Sequence[Need], pool_kib: int, credit_kib: int, frozen: bool) -> list[Grant]:
+def grant(
+    needs: Sequence[Need], pool_kib: int, credit_kib: int, frozen: bool, rooms_kib: Mapping[str, int]
+) -> list[Grant]:
     """Share *pool_kib* among *needs*: floors first, then survival, then comfort, each by weighted max-min.
 
     Domains about to die get the rest of their need from *credit_kib*, which is what is really free,
-    less what this pool pays. *frozen*: nobody else grows (host level low).
+    less what this pool pays. *frozen*: nobody else grows (host level low). Nobody gets more than is left in
+    its *rooms_kib*: to go beyond a cgroup's limit, or what a cell has, costs a QEMU its life.
     """
     served = [need for need in needs if need.guest.dying] if frozen else list(needs)
     grants = _worthwhile(served, pool_kib)
@@ -186,12 +215,24 @@ def grant(needs: Sequence[Need], pool_kib: int, credit_kib: int, frozen: bool) -
     unpaid = [need for need in served if need.guest.dying and grants.get(need.guest.uuid, 0) < need.total_kib]
     rest = [_rest(need, grants.get(need.guest.uuid, 0)) for need in unpaid]
     credit = _worthwhile(rest, credit_left_kib)
-    return [
+    granted = [
         Grant(need, grants.get(uuid, 0) + credit.get(uuid, 0), on_credit=uuid in credit)
         for need in served
         for uuid in (need.guest.uuid,)
         if uuid in grants or uuid in credit
     ]
+    return list(_within(granted, rooms_kib))
+
+
+def _within(grants: Iterable[Grant], rooms_kib: Mapping[str, int]) -> Iterable[Grant]:
+    """*grants* as far as there is room for them, the most urgent first."""
+    left_kib = dict(rooms_kib)
+    for one in sorted(grants, key=lambda grant: _urgency(grant.need)):
+        names = [name for name in rooms_of(one.need.guest.balloon) if name in left_kib]
+        kib = min([one.kib, *(left_kib[name] for name in names)])
+        if kib == one.kib or kib >= one.need.guest.limits.min_change_kib:
+            left_kib.update({name: left_kib[name] - kib for name in names})
+            yield replace(one, kib=kib)
 
 
 def _rest(need: Need, paid_kib: int) -> Need:

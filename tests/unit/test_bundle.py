@@ -269,6 +269,16 @@ def test_an_anonymised_bundle_gives_the_same_plan_but_for_names(seed: int) -> No
     assert bundle.anonymised(hidden) == hidden
 
 
+def test_the_names_of_cgroups_may_tell_of_customers() -> None:
+    document = example()
+    document["snapshots"][1]["host"]["rooms"] = [{"name": "/sys/fs/cgroup/acme.slice", "left_kib": 1048576}]
+    document["snapshots"][1]["domains"][0]["balloon"]["rooms"] = ["/sys/fs/cgroup/acme.slice"]
+    hidden = bundle.anonymised(bundle.read(json.dumps(document)))
+    assert "acme" not in json.dumps(model.to_json(hidden))
+    host, (domain, *_others) = hidden.snapshots[1].host, hidden.snapshots[1].domains
+    assert domain.balloon and [room.name for room in host.rooms] == [*domain.balloon.rooms] == ["room-1"]
+
+
 def test_a_slip_in_an_owner_s_metadata_stays_a_slip_without_its_words() -> None:
     document = example()
     document["snapshots"][1]["domains"][0]["owner"] = {"settings": {"floor": "1G", "customer": "ACME"}}

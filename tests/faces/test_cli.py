@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +48,7 @@ def test_a_pass_says_what_it_would_do_and_does_it() -> None:
         (["snapshot", "-o", "/dev/full", *TEST], 1, ["No space"]),
         (["check", "/nonexistent.json"], 2, ["/nonexistent.json"]),
         (["status", "--policy", "x"], 2, ["--policy"]),
+        (["check", "/nonexistent.json", "--defaults"], 2, ["--defaults", "/nonexistent.json"]),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_a_documented_code(arguments: list[str], code: int, words: list[str]) -> None:
@@ -53,6 +56,31 @@ def test_what_goes_wrong_is_one_line_and_a_documented_code(arguments: list[str],
     assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("kvmsched: ")
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_what_came_of_the_first_pass_is_told_though_the_second_could_not_be(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text(json.dumps({"vcpu": {"pcpus": "500"}}))
+    done = kvmsched("once", "--json", "--policy", str(tmp_path / "policy.json"), *TEST)
+    values = json.loads(done.stdout)
+    assert done.returncode == 1 and "pcpus: got 500" in done.stderr
+    assert values["changed"] and values["memory"]["changed"] and "pcpus: got 500" in values["vcpu"]["failed"]
+
+
+def test_standard_input_may_be_a_socket_and_output_may_be_closed() -> None:
+    ours, theirs = socket.socketpair()
+    ours.sendall(b'{"memory": {"waste": "400M"}}')
+    ours.shutdown(socket.SHUT_WR)
+    command = ["/usr/bin/python3", "-m", "kvmsched", "check"]
+    with ours, theirs:
+        done = subprocess.run([*command, "-"], stdin=theirs, capture_output=True, text=True, env=bare_environment())
+    assert (done.returncode, done.stdout) == (0, "standard input: good, 0 rules\n")
+    closed = subprocess.run(
+        ["sh", "-c", f"{shlex.join([*command, '--defaults'])} >&-"],
+        capture_output=True,
+        text=True,
+        env=bare_environment(),
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_where_no_daemon_runs_status_says_so() -> None:

@@ -141,8 +141,8 @@ def test_it_has_no_more_rights_than_it_needs(unit: Unit, host: Host) -> None:
     modes = host.run("stat --format='%n %a %U:%G' /run/kvmsched /run/kvmsched/* /var/lib/kvmsched /var/lib/kvmsched/*")
     assert modes.splitlines() == [
         "/run/kvmsched 770 kvmsched:libvirt",
-        "/run/kvmsched/daemon 600 kvmsched:libvirt",
-        "/run/kvmsched/lock 600 kvmsched:libvirt",
+        "/run/kvmsched/daemon 660 kvmsched:libvirt",
+        "/run/kvmsched/lock 660 kvmsched:libvirt",
         "/run/kvmsched/status.json 640 kvmsched:libvirt",
         "/var/lib/kvmsched 700 kvmsched:libvirt",
         "/var/lib/kvmsched/state.json 600 kvmsched:libvirt",

@@ -279,6 +279,29 @@ def test_the_names_of_cgroups_may_tell_of_customers() -> None:
     assert domain.balloon and [room.name for room in host.rooms] == [*domain.balloon.rooms] == ["room-1"]
 
 
+def test_what_is_told_of_files_addresses_and_slips_has_no_names() -> None:
+    document = example()
+    document["policy"] = {
+        "daemon": {"metrics_listen": "kvm1.acme.example:9757", "metrics_textfile": "/srv/acme/k.prom"}
+    }
+    domain, other = document["snapshots"][1]["domains"][:2]
+    domain["busy"] = "internal error: unable to connect to '/var/lib/libvirt/qemu/domain-3-acme-web/monitor.sock'"
+    domain["owner"] = {"settings": {}, "error": "got element <acme-billing>, allowed: attributes only"}
+    other["owner"] = {"settings": {"memory": "ignore-for-acme", "vcpu": "acme"}}
+    whole = bundle.read(json.dumps(document))
+    hidden = bundle.anonymised(whole)
+    assert "acme" not in json.dumps(model.to_json(hidden))
+    for ours, theirs in zip(plans(hidden), plans(whole)):
+        assert [s["code"] for s in ours["skips"]] == [s["code"] for s in theirs["skips"]]
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 400])
+def test_absurd_numbers_are_refused_in_one_line(number: str) -> None:
+    text = json.dumps(example()).replace('"snapshots": [{', f'"snapshots": [{{"wall_s": {number}, ', 1)
+    with pytest.raises(bundle.BundleError):
+        bundle.read(text)
+
+
 def test_a_slip_in_an_owner_s_metadata_stays_a_slip_without_its_words() -> None:
     document = example()
     document["snapshots"][1]["domains"][0]["owner"] = {"settings": {"floor": "1G", "customer": "ACME"}}

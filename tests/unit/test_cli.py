@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ import pytest
 from kvmsched import config
 from kvmsched.app import arguments, cli, view
 from kvmsched.app.status import DomainStatus, PastMove, PcpuStatus, Status, VcpuStatus
-from kvmsched.model import MemoryFigures, VcpuFigures
+from kvmsched.model import Balloon, Domain, MemoryFigures, VcpuFigures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAN = REPOSITORY / "roles/kvmsched/files/kvmsched.8"
@@ -161,7 +162,13 @@ def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None
         "memory": {"waste": 5, "floor": "1MB"},
         "vcpu": {"threshold": -1, "pcpus": "3-1"},
         "spare": 1,
-        "rules": [{"match": "a", "memory": {"floor": "x"}}, {"memory": {"weight": "y"}}, 7, {"match": "b", "cpu": {}}],
+        "rules": [
+            {"match": "a", "memory": {"floor": "x"}},
+            {"memory": {"weight": "y"}},
+            7,
+            {"match": "b", "cpu": {}},
+            {"match": "c", "memory": {"starvation": "5G", "waste": "4G", "floor": "3G", "ceiling": "2G"}},
+        ],
     }
     path.write_text(json.dumps(document))
     code, out, err = run("check", str(path))
@@ -178,7 +185,28 @@ def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None
         "rules[1].memory.weight",
         "rules[2]",
         "rules[3].cpu",
+        "rules[4].memory.waste",
+        "rules[4].memory.floor",
     }
+
+
+def test_thresholds_are_held_against_each_other_whatever_else_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    memory = {"starvation": "400M", "waste": "300M", "floor": "4G", "ceiling": "2G"}
+    path.write_text(json.dumps({"memory": memory, "daemon": {"perod": 5}}))
+    told = [line.removeprefix(f"kvmsched: {path}: ").split(":")[0] for line in run("check", str(path))[2].splitlines()]
+    assert sorted(told) == ["daemon.perod", "memory.floor", "memory.waste"]
+
+
+def test_sizes_and_percentages_are_compared_where_the_maximum_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"memory": {"floor": "10%", "ceiling": "6G"}}))
+    assert run("check", str(path))[0] == 0
+    settings = config.load_file(str(path)).memory
+    for maximum_kib, fits in ((32 * 1024**2, True), (64 * 1024**2, False)):
+        guest = Domain("u", "d", 1, balloon=Balloon(maximum_kib, maximum_kib))
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="floor: got 10%"):
+            settings.settings_for(guest)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +220,9 @@ def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None
         ("p.json", b"[]", "a mapping"),
         ("p.yaml", b"memory: [", "not valid YAML"),
         ("p.yaml", b"- 1", "a mapping"),
+        ("p.yaml", b"memory: {waste: 4G}\nmemory: {floor: 1G}", "the key memory stands there twice"),
+        ("p.yaml", b"memory: &a {memory: *a}", "nested without end"),
+        ("p.yaml", b"daemon:\n  metrics_listen: |\n    none\n", "daemon.metrics_listen: got 'none\\n'"),
         ("p.yaml", b"!!python/object/apply:os.system [true]", "not valid YAML"),
     ],
 )

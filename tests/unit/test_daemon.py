@@ -506,6 +506,24 @@ def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) ->
     assert f"no metrics at 127.0.0.1:{port}: Address already in use" in out.getvalue()
 
 
+def test_a_port_that_is_free_again_is_taken(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "path_for", lambda _uri: str(tmp_path / "other.json"))
+    out = io.StringIO()
+    late = telling.Teller("qemu:///system", Journal(out))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        late.open(config.DaemonPolicy(metrics_listen=listen))
+        for _tick in range(2):
+            late.tell(config.Policy(), mode="act", effective_mode="act")
+    late.tell(config.Policy(), mode="act", effective_mode="act")
+    assert [line for line in out.getvalue().splitlines() if "metrics" in line] == [
+        f"no metrics at {listen}: Address already in use",
+        f"metrics at {listen}",
+    ]
+    assert request(int(listen.rpartition(":")[2]))[0] == 200
+    late.close()
+
+
 # ---------------------------------------------------------------- ticks, on libvirt's test driver
 
 

@@ -402,7 +402,7 @@ def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None
                 "memory.usage_in_bytes": "10240\n",
                 "memory.stat": "active_file 9\ntotal_inactive_file 0\ntotal_active_file 1024\n",
             },
-            -1,
+            0,
         ),
         ({"memory.limit_in_bytes": "9223372036854771712\n", "memory.usage_in_bytes": "1\n"}, None),
         ({}, None),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import kvmsched
@@ -104,6 +105,43 @@ def test_a_link_in_place_of_the_lock_is_not_followed(own_directory: Path) -> Non
     with pytest.raises(lock.LockError, match="can't be opened"), lock.hold(URI, 0, "me"):
         pass
     assert not (own_directory / "victim").exists()
+
+
+def test_who_may_use_its_directory_may_use_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon of a user in libvirt's group must not lock out root's colleagues there, nor be locked out."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        os.chmod(directory, 0o711)
+        shared = Path(directory, "kvmsched")
+        shared.mkdir()
+        user, group = (1234, 5678) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        os.chown(shared, user, group)
+        for rights, expected in ((0o770, 0o660), (0o700, 0o600)):
+            shared.chmod(rights)
+            os.setegid(group)
+            os.seteuid(user)
+            try:
+                with lock.hold(URI, 0, "me"), lock.announce(URI, "observe"):
+                    files = [(shared / name).stat() for name in ("lock", "daemon")]
+            finally:
+                os.seteuid(os.getuid())
+                os.setegid(os.getgid())
+            assert [(one.st_mode & 0o777, one.st_gid) for one in files] == [(expected, group)] * 2
+            for name in ("lock", "daemon"):
+                (shared / name).unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may look everywhere, and only root can become who may not")
+def test_who_may_not_look_is_not_told_that_no_daemon_runs(own_directory: Path) -> None:
+    with lock.announce(URI, "act"):
+        os.seteuid(1234)
+        try:
+            with pytest.raises(PermissionError):
+                lock.daemon(URI)
+            assert lock.acting_daemon(URI) is None
+        finally:
+            os.seteuid(0)
+        assert lock.daemon(URI) == ("act", os.getpid())
 
 
 def test_only_the_system_libvirt_shares_a_lock_between_users() -> None:

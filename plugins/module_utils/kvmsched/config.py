@@ -14,7 +14,7 @@ import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from .model import Domain, Owner, Snapshot, parse_json
 from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
@@ -129,8 +129,9 @@ class MemoryPolicy:
         for rule in _rules_for(self.rules, domain):
             settings = replace(settings, **rule.memory)
         if domain.owner != Owner():
-            settings = replace(settings, **_owner_memory(domain))
-        _check_thresholds(settings, domain.balloon.maximum_kib if domain.balloon else None)
+            settings = replace(settings, **owner_memory(domain))
+        for contradiction in _contradictions(settings, domain.balloon.maximum_kib if domain.balloon else None):
+            raise ValueError(contradiction)
         return settings
 
     def reserve_kib(self, total_kib: int) -> int:
@@ -261,13 +262,13 @@ _DAEMON: dict[str, Any] = {
     "observe_sets_stats_period": {"type": "boolean", "default": False},
     "metrics_listen": {
         "type": "string",
-        "pattern": r"^(none|(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z.-]+):[0-9]{1,5})$",
+        "pattern": r"^(none|(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z.-]+):[0-9]{1,5})$(?!\n)",
         "description": "address:port, such as 127.0.0.1:9757 or [::1]:9757, or none",
         "default": "127.0.0.1:9757",
     },
     "metrics_textfile": {
         "type": "string",
-        "pattern": r"^/.*\.prom$",
+        "pattern": r"^/.*\.prom$(?!\n)",
         "description": "an absolute path that ends in .prom",
     },
 }
@@ -362,13 +363,18 @@ def read(path: str) -> tuple[dict[str, Any], str]:
             content = file.read()
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from None
+    return parsed(content, path), hashlib.sha256(content).hexdigest()
+
+
+def parsed(content: bytes, name: str) -> dict[str, Any]:
+    """The document that *content* is, told as *name*: see read()."""
     try:
-        document = _parse_yaml(content) if path.endswith((".yaml", ".yml")) else parse_json(content)
+        document = _parse_yaml(content) if name.endswith((".yaml", ".yml")) else parse_json(content)
     except ValueError as error:
-        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from None
+        raise ConfigError([f"{name}: {' '.join(str(error).split())}"]) from None
     if not isinstance(document, dict):
-        raise ConfigError([f"{path}: got {_shown(document)}, allowed: a mapping"])
-    return document, hashlib.sha256(content).hexdigest()
+        raise ConfigError([f"{name}: got {_shown(document)}, allowed: a mapping"])
+    return document
 
 
 def _parse_yaml(content: bytes) -> Any:
@@ -376,8 +382,19 @@ def _parse_yaml(content: bytes) -> Any:
         import yaml
     except ImportError:
         raise ValueError("reading YAML needs the Python package yaml (python3-yaml), JSON needs none") from None
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Which takes no key twice, as JSON's does: the last one would win without a word."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _value in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+            if twice is not None:
+                raise ValueError(f"the key {twice} stands there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(content)
+        return yaml.load(content, Loader)
     except RecursionError:
         raise ValueError("not valid YAML: nested too deeply") from None
     except yaml.YAMLError as error:
@@ -398,9 +415,12 @@ def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
     *typed*: the types were checked already, as Ansible does with a module's options. Only then is
     python3-jsonschema not needed (decision 31).
     """
-    errors = [] if typed else _structure_errors(document)
-    reader = _Reader([line for error in errors for line in _explained(error)])
-    policy = reader.policy(_without(errors, document))
+    try:
+        errors = [] if typed else _structure_errors(document)
+        reader = _Reader([line for error in errors for line in _explained(error)])
+        policy = reader.policy(_without(errors, document))
+    except RecursionError:  # YAML can name a part of itself
+        raise ConfigError(["policy: got a document that is nested without end, allowed: keys and values"]) from None
     if reader.mistakes:
         raise ConfigError(reader.mistakes)
     return policy
@@ -507,17 +527,16 @@ class _Reader:
     def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
         where = f"rules[{index}]"
         memory = self._memory_settings(rule.get("memory", {}), f"{where}.memory")
+        # What it says of one of a pair alone, another rule may set right.
+        whole = [key for pair in _PAIRS for key in pair if memory.keys() >= set(pair)]
+        self._check_thresholds(MemorySettings(**_only(memory, whole)), f"{where}.memory")
         return Rule(rule.get("match", ""), memory, dict(rule.get("vcpu", {})))
 
     def _memory(self, part: Mapping[str, Any]) -> MemoryPolicy:
         part = _whole(part, _MEMORY_HOST)
         self._check_ranges(part, _MEMORY_HOST, "memory")
         settings = MemorySettings(**self._memory_settings(part, "memory"))
-        try:
-            if not self.mistakes:  # else they may contradict what was put in a mistake's place
-                _check_thresholds(settings, None)
-        except ValueError as error:
-            self.mistakes.append(f"memory.{error}")
+        self._check_thresholds(settings, "memory")
         policy = MemoryPolicy(settings=settings, **_only(part, ("strategy", "reclaim", "cache")))
         if "host_reserve" in part:
             policy = replace(policy, host_reserve=self._amount(part["host_reserve"], "memory.host_reserve"))
@@ -531,6 +550,11 @@ class _Reader:
             if key in part:
                 settings[key] = self._amount(part[key], f"{where}.{key}")
         return settings
+
+    def _check_thresholds(self, settings: MemorySettings, where: str) -> None:
+        keys = tuple(f"{where}.{key}: " for pair in _PAIRS for key in pair)
+        if not any(mistake.startswith(keys) for mistake in self.mistakes):  # else they may contradict its stand-in
+            self.mistakes += [f"{where}.{line}" for line in _contradictions(settings, None)]
 
     def _vcpu(self, part: Mapping[str, Any]) -> VcpuPolicy:
         part = _whole(part, _VCPU_HOST)
@@ -597,22 +621,31 @@ def _renamed(part: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 # ---------------------------------------------------------------- one domain's settings
 
 
-def _check_thresholds(settings: MemorySettings, maximum_kib: Optional[int]) -> None:
-    """Refuse thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
+# Thresholds that can contradict each other.
+_PAIRS = (("starvation", "waste"), ("floor", "ceiling"))
+
+
+def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Iterator[str]:
+    """Thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
     low, high = settings.starvation, settings.waste
-    if (low.kib is None) != (high.kib is None):
-        raise ValueError(f"waste: got {high} beside starvation {low}, allowed: both sizes or both percentages")
     whole = maximum_kib or 100 * 1024 * 1024
     if low.of(whole) <= 0:
-        raise ValueError(f"starvation: got {low}, allowed: more than 0")
-    if high.of(whole) <= low.of(whole):
-        raise ValueError(f"waste: got {high}, allowed: more than starvation ({low})")
-    if settings.floor is not None and settings.ceiling is not None:
-        if settings.floor.of(whole) > settings.ceiling.of(whole):
-            raise ValueError(f"floor: got {settings.floor}, allowed: at most the ceiling ({settings.ceiling})")
+        yield f"starvation: got {low}, allowed: more than 0"
+    elif not _one_kind(low, high):
+        yield f"waste: got {high} beside starvation {low}, allowed: both sizes or both percentages"
+    elif high.of(whole) <= low.of(whole):
+        yield f"waste: got {high}, allowed: more than starvation ({low})"
+    floor, ceiling = settings.floor, settings.ceiling
+    if floor is not None and ceiling is not None and (maximum_kib or _one_kind(floor, ceiling)):
+        if floor.of(whole) > ceiling.of(whole):
+            yield f"floor: got {floor}, allowed: at most the ceiling ({ceiling})"
 
 
-def _owner_memory(domain: Domain) -> dict[str, Any]:
+def _one_kind(one: Amount, other: Amount) -> bool:
+    return (one.kib is None) == (other.kib is None)
+
+
+def owner_memory(domain: Domain) -> dict[str, Any]:
     """The owner's memory settings, from attributes of the same names; ``memory`` is the mode."""
     if domain.owner.error:
         raise ValueError(f"metadata: {domain.owner.error}")

@@ -13,6 +13,7 @@ import fcntl
 import grp
 import os
 import re
+import stat
 import time
 from typing import Callable, Iterator, Optional, TextIO
 
@@ -73,14 +74,14 @@ def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
 def daemon(uri: str) -> Optional[tuple[str, int]]:
     """The mode and the pid of the daemon on this host, or None if there is none.
 
-    ("act", 0) if it did not say (yet) who it is. Never waits, never fails, writes nothing.
+    ("act", 0) if it did not say (yet) who it is. Never waits, writes nothing. OSError if we may not look.
     """
     try:
         with open(os.path.join(directory_for(uri), "daemon"), encoding="utf-8", errors="replace") as file:
             if _try(file, fcntl.LOCK_SH):
                 return None  # whoever wrote the file is gone
             said = re.search(r"mode (\w+) \(pid (\d+)\)", _said(file))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return (said[1], int(said[2])) if said else ("act", 0)
 
@@ -88,9 +89,12 @@ def daemon(uri: str) -> Optional[tuple[str, int]]:
 def acting_daemon(uri: str) -> Optional[int]:
     """The pid of the daemon that acts on this host, or None if there is none, it only observes, or it is this process.
 
-    0 if it did not say (yet) who it is. Never waits, never fails, writes nothing.
+    0 if it did not say (yet) who it is. Never waits, never fails, writes nothing: who may not look may not
+    take the lock, either.
     """
-    mode, pid = daemon(uri) or ("observe", 0)
+    mode, pid = "observe", 0
+    with contextlib.suppress(OSError):
+        mode, pid = daemon(uri) or (mode, pid)
     return None if mode != "act" or pid == os.getpid() else pid
 
 
@@ -114,11 +118,16 @@ def _open(path: str) -> TextIO:
 
 
 def _share(path: str, mode: int) -> None:
-    """Let libvirt's group use *path* where we are root and the group exists."""
-    if os.geteuid() == 0:
-        with contextlib.suppress(KeyError):
+    """Let libvirt's group use *path*, which is ours: where we are root, or whoever may use its directory."""
+    directory = os.stat(os.path.dirname(path))
+    with contextlib.suppress(KeyError, PermissionError):
+        if os.geteuid() == 0:
             os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
-            os.chmod(path, mode)
+        elif directory.st_mode & stat.S_IWGRP and directory.st_uid == os.geteuid():
+            os.chown(path, -1, directory.st_gid)
+        else:
+            return
+        os.chmod(path, mode)
 
 
 def _lock(file: TextIO, timeout_s: float) -> bool:

@@ -308,11 +308,11 @@ def _limit_kib(group: str) -> Optional[int]:
 
 
 def room_left_kib(group: str) -> Optional[int]:
-    """What is left of a group's memory limit, once its caches are dropped; may be negative."""
+    """What is left of a group's memory limit, once its caches are dropped."""
     limit_kib = _limit_kib(group)
     for _limit, name, cache in _MEMORY_FILES:
         used = (_read(os.path.join(group, name)) or "").strip()
         if used.isdigit() and limit_kib is not None:
             cached = re.findall(cache, _read(os.path.join(group, "memory.stat")) or "", re.MULTILINE)
-            return limit_kib - (int(used) - sum(map(int, cached))) // 1024
+            return max(0, limit_kib - (int(used) - sum(map(int, cached))) // 1024)
     return None

@@ -86,9 +86,11 @@ def read(text: Union[str, bytes]) -> Bundle:
         raise BundleError(f"got {type(data).__name__}, expected an object with the key snapshots")
     if data.get("format", FORMAT) != FORMAT:
         raise BundleError(f"format: got {data['format']!r}, this version reads format {FORMAT}")
-    _fill_in(data)
     try:
+        _fill_in(data)
         bundle = model.from_json(Bundle, data)
+    except OverflowError:
+        raise BundleError("got a number that nothing is counted in, needed: sizes and times") from None
     except ValueError as error:
         raise BundleError(str(error).replace("Bundle.", "", 1)) from None
     for mistake in _mistakes(bundle):
@@ -175,9 +177,9 @@ def _mistakes(bundle: Bundle) -> Iterable[str]:
         yield from _twice((d.uuid for d in snapshot.domains), f"{where}.domains: the uuid")
         for number, domain in enumerate(snapshot.domains):
             yield from _twice((v.id for v in domain.vcpus), f"{where}.domains[{number}].vcpus: the id")
-        negative = _negative(model.to_json(snapshot), where)
-        if negative:
-            yield negative
+        wrong = _out_of_range(model.to_json(snapshot), where)
+        if wrong:
+            yield wrong
 
 
 def _twice(ids: Iterable[Any], what: str) -> Iterable[str]:
@@ -188,16 +190,20 @@ def _twice(ids: Iterable[Any], what: str) -> Iterable[str]:
         seen.add(one)
 
 
-def _negative(value: Any, where: str) -> Optional[str]:
-    """The first number below zero: nothing that is observed counts below it."""
+# All that is observed is counted in KiB, ns or s.
+_MOST = 2.0**63
+
+
+def _out_of_range(value: Any, where: str) -> Optional[str]:
+    """The first number below zero, or absurd: nothing that is observed counts so."""
     items: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
         items = ((f"{where}.{key}", item) for key, item in value.items())
     elif isinstance(value, list):
         items = ((f"{where}[{index}]", item) for index, item in enumerate(value))
-    elif _is_number(value) and value < 0:
-        return f"{where}: got {value}, needed: 0 or more"
-    return next((found for name, item in items for found in [_negative(item, name)] if found), None)
+    elif _is_number(value) and not 0 <= value < _MOST:
+        return f"{where}: got {str(value)[:20]}, needed: 0 or more, and less than {_MOST:g}"
+    return next((found for name, item in items for found in [_out_of_range(item, name)] if found), None)
 
 
 def write(bundle: Bundle) -> str:
@@ -210,6 +216,7 @@ def write(bundle: Bundle) -> str:
 # ---------------------------------------------------------------- names out
 
 T = TypeVar("T")
+_PATHS = re.compile(r"[^\s'\"(]*/[^\s'\")]*")
 
 
 def anonymised(bundle: Bundle) -> Bundle:
@@ -276,7 +283,7 @@ class _Anonymiser:
         return replace(snapshot, host=host, domains=tuple(map(self._domain, snapshot.domains)), skips=skips)
 
     def _domain(self, domain: Domain) -> Domain:
-        owner = model.Owner(self._owner(domain.owner.settings), self._text(domain.owner.error))
+        owner = model.Owner(self._owner(domain), domain.owner.error and "got what is not shown here")
         record = domain.record
         return replace(
             domain,
@@ -292,13 +299,20 @@ class _Anonymiser:
         )
 
     @staticmethod
-    def _owner(settings: Mapping[str, str]) -> dict[str, str]:
-        """Attributes that we know are policy; another is a slip, and could be anything."""
-        known = {key: value for key, value in settings.items() if key in config.OWNER_KEYS}
-        return known if len(known) == len(settings) else {**known, "unknown": ""}
+    def _owner(domain: Domain) -> dict[str, str]:
+        """What its owner wrote, where it is policy; a slip could be anything, and stays one under another word."""
+        settings = dict(domain.owner.settings)
+        if settings.get("vcpu", config.VCPU_MODES[0]) not in config.VCPU_MODES:
+            settings["vcpu"] = "unknown"
+        try:
+            config.owner_memory(replace(domain, owner=replace(domain.owner, error=None)))
+        except ValueError:
+            return {**({"vcpu": settings["vcpu"]} if "vcpu" in settings else {}), "unknown": ""}
+        return settings
 
     def _text(self, text: Optional[str]) -> Optional[str]:
-        return text and self._known.sub(lambda found: self._words[found[0]], text)
+        """Without names; what libvirt says may have them in paths, too."""
+        return text and self._known.sub(lambda found: self._words[found[0]], _PATHS.sub("(path)", text))
 
     def _keys(self, by_uuid: Mapping[str, T]) -> dict[str, T]:
         """The same mapping, its keys being UUIDs or uuid/number."""
@@ -316,7 +330,8 @@ class _Anonymiser:
     # ------------------------------------------------------------ the policy, by name
 
     def _policy(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        policy = dict(document)
+        # What the daemon's part says of addresses and files no plan depends on.
+        policy = {key: value for key, value in document.items() if key != "daemon"}
         domains = {d.uuid: d for s in self.original.snapshots for d in s.domains}.values()
         for key in ("domains", "exclude"):
             if key in policy and policy[key] != ["*"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -14,7 +15,8 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterable, Optional, Sequence, TextIO
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
 from .. import __version__, config, lock, model, passes, report
 from . import bundle, state, status, view
@@ -56,7 +58,8 @@ def _printable(line: str) -> str:
 
 def main(arguments: Optional[Sequence[str]] = None, out: Optional[TextIO] = None, err: Optional[TextIO] = None) -> int:
     """Run one command; return its exit status. Never raises."""
-    terminal = Terminal(out or sys.stdout, err or sys.stderr)
+    # A stream that was closed from the start is None.
+    terminal = Terminal(out or sys.stdout or _nowhere(), err or sys.stderr or _nowhere())
     for stream in (terminal.out, terminal.err):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -72,6 +75,10 @@ def main(arguments: Optional[Sequence[str]] = None, out: Optional[TextIO] = None
         code = _complain(terminal, FAILED, f"{error.filename or 'the output'}: {error.strerror or error}")
         _silence(terminal.out)
     return code
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _run(arguments: Optional[Sequence[str]], terminal: Terminal) -> int:
@@ -121,16 +128,27 @@ def _silence(stream: TextIO) -> None:
 # ---------------------------------------------------------------- what commands share
 
 
-_STDIN = "/dev/stdin"
-
-
 def _policy_document(path: Optional[str]) -> tuple[dict[str, Any], str]:
     """The policy document and where it comes from: *path*, else what is installed, else nothing: the defaults."""
     path = path or config.installed()
     if path is None:
         return {}, "defaults"
-    document, _hash = config.read(_STDIN if path == "-" else path)
-    return document, "standard input" if path == "-" else path
+    if path == "-":
+        return config.parsed(_standard_input(), _STDIN), _STDIN
+    document, _hash = config.read(path)
+    return document, path
+
+
+_STDIN = "standard input"
+
+
+def _standard_input() -> bytes:
+    """All of it, whatever it is: to open /dev/stdin fails for a socket, and for another user's pipe."""
+    try:
+        with open(0, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"{_STDIN}: can't be read: {error.strerror}") from None
 
 
 def _policy(path: Optional[str]) -> config.Policy:
@@ -167,12 +185,21 @@ AnyResult = passes.Result[Any, Any]
 
 
 def _show(
-    options: argparse.Namespace, terminal: Terminal, results: Iterable[tuple[str, AnyResult]], check: bool
+    options: argparse.Namespace, terminal: Terminal, runs: Sequence[tuple[str, Callable[[], AnyResult]]], check: bool
 ) -> int:
-    """Tell what came of each pass, as soon as it is known; FAILED if one failed as a whole."""
+    """Make each pass and tell what came of it, as soon as it is known; FAILED if one failed as a whole.
+
+    Where one can't be made at all, what came of those before is told all the same.
+    """
     values: dict[str, Any] = {}
     code = DONE
-    for resource, result in results:
+    for resource, run in runs:
+        try:
+            result = run()
+        except passes.PassError as error:
+            code = _complain(terminal, FAILED, str(error))
+            values[resource] = {"changed": False, "failed": str(error)}
+            break
         if result.failed:
             code = _complain(terminal, FAILED, f"{resource}: {result.failed}")
         if options.json:
@@ -228,14 +255,10 @@ def _once(options: argparse.Namespace, terminal: Terminal) -> int:
     policy = _policy(options.policy)
     how = _conduct(options, policy, options.dry_run)
 
-    def results() -> Iterable[tuple[str, AnyResult]]:
-        for resource in _RESOURCES[options.resource]:
-            if resource == "memory":
-                yield resource, passes.run_memory(how, policy.memory)
-            else:
-                yield resource, passes.run_vcpu(how, policy.vcpu)
-
-    return _show(options, terminal, results(), options.dry_run)
+    runs: dict[str, Callable[[], AnyResult]]
+    runs = {"memory": lambda: passes.run_memory(how, policy.memory), "vcpu": lambda: passes.run_vcpu(how, policy.vcpu)}
+    chosen = [(resource, runs[resource]) for resource in _RESOURCES[options.resource]]
+    return _show(options, terminal, chosen, options.dry_run)
 
 
 def _release(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -248,20 +271,20 @@ def _release(options: argparse.Namespace, terminal: Terminal) -> int:
     how = _conduct(options, policy, options.dry_run)
     # Whom the policy selects now says nothing of whom an earlier one changed.
     selection = config.Selection(tuple(options.names) or ("*",))
+    memory, vcpu = replace(policy.memory, selection=selection), replace(policy.vcpu, selection=selection)
     unmatched: set[str] = set()
 
-    def results() -> Iterable[tuple[str, AnyResult]]:
-        if options.give_only:
-            rescue = passes.run_rescue(how, replace(policy.memory, selection=selection))
-            unmatched.update(rescue.plan.unmatched)
-            yield "memory", rescue
-            return
-        pins = passes.run_vcpu(how, replace(policy.vcpu, selection=selection), release=True)
-        unmatched.update(pins.plan.unmatched)
-        yield "vcpu", pins
-        yield "memory", passes.run_memory(how, replace(policy.memory, selection=selection), release=True)
+    def noted(result: AnyResult) -> AnyResult:
+        unmatched.update(result.plan.unmatched)
+        return result
 
-    code = _show(options, terminal, results(), options.dry_run)
+    runs: list[tuple[str, Callable[[], AnyResult]]] = [
+        ("vcpu", lambda: noted(passes.run_vcpu(how, vcpu, release=True))),
+        ("memory", lambda: noted(passes.run_memory(how, memory, release=True))),
+    ]
+    if options.give_only:
+        runs = [("memory", lambda: noted(passes.run_rescue(how, memory)))]
+    code = _show(options, terminal, runs, options.dry_run)
     if unmatched:
         return _complain(terminal, FAILED, *(f"{name}: no running domain matches" for name in sorted(unmatched)))
     return code
@@ -274,11 +297,11 @@ def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
     interval_s = policy.vcpu.interval_s if options.interval is None else options.interval
     snapshots = tuple(passes.run_snapshots(how, interval_s))
     whole = bundle.Bundle(snapshots, document, kvmsched=__version__)
-    if lock.daemon(options.uri):
-        try:
+    try:
+        if lock.daemon(options.uri):
             whole = _with_daemon(whole, policy)
-        except ValueError as error:
-            _complain(terminal, DONE, f"the bundle is without what the daemon remembers: {error}")
+    except (ValueError, OSError) as error:
+        _complain(terminal, DONE, f"the bundle is without what the daemon remembers: {error}")
     if options.anonymise:
         whole = bundle.anonymised(whole)
     text = bundle.write(whole)
@@ -297,32 +320,45 @@ def _with_daemon(whole: bundle.Bundle, policy: config.Policy) -> bundle.Bundle:
     kept = state.load()
     if kept is None:
         return whole
+    history = bundle.History(kept.memory, kept.vcpu)
+    return replace(whole, policy=_calm(whole.policy, policy, whole), history=history)
+
+
+def _calm(document: Mapping[str, Any], policy: config.Policy, whole: bundle.Bundle) -> dict[str, Any]:
+    """*document* with what a daemon takes where it is silent."""
     budget = passes.budgeted(policy.vcpu, whole.snapshots[-1]).max_moves
-    calm = {**config.DAEMON_VCPU, "max_moves": budget, **whole.policy.get("vcpu", {})}
-    return replace(whole, policy={**whole.policy, "vcpu": calm}, history=bundle.History(kept.memory, kept.vcpu))
+    return {**document, "vcpu": {**config.DAEMON_VCPU, "max_moves": budget, **document.get("vcpu", {})}}
 
 
 def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
-    source = "standard input" if options.bundle == "-" else options.bundle
+    source = _STDIN if options.bundle == "-" else options.bundle
     try:
-        with open(_STDIN if options.bundle == "-" else options.bundle, "rb") as file:
-            whole = bundle.read(file.read())
+        content = _standard_input() if options.bundle == "-" else Path(options.bundle).read_bytes()
+        whole = bundle.read(content)
     except OSError as error:
         raise Refused(f"{source}: can't be read: {error.strerror}") from None
     except bundle.BundleError as error:
         raise Refused(f"{source}: {error}") from None
-    policy = _policy(options.policy) if options.policy else _parsed(whole.policy, f"{source}: policy")
+    document, where = (
+        (whole.policy, f"{source}: policy") if options.policy is None else _policy_document(options.policy)
+    )
+    policy = _parsed(document, where)
+    if options.policy is not None and whole.history.vcpu is not None:
+        policy = _parsed(_calm(document, policy, whole), where)
     plans: dict[str, Callable[[bundle.Bundle, config.Policy], AnyResult]]
     plans = {"memory": bundle.plan_memory, "vcpu": bundle.plan_vcpu}
     try:
-        results = [(resource, plans[resource](whole, policy)) for resource in _RESOURCES[options.resource]]
-    except ValueError as error:
+        made = {resource: plans[resource](whole, policy) for resource in _RESOURCES[options.resource]}
+    except (ValueError, OverflowError) as error:
         raise Refused(f"{source}: {error}") from None
-    return _show(options, terminal, results, check=True)
+    runs = [(resource, functools.partial(made.__getitem__, resource)) for resource in made]
+    return _show(options, terminal, runs, check=True)
 
 
 def _check(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.defaults:
+        if options.policy is not None:
+            raise Refused(f"check: got --defaults beside {options.policy}, allowed: one of them")
         terminal.json(config.defaults())
         return DONE
     document, source = _policy_document(options.policy)
@@ -356,13 +392,17 @@ def _top(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _explain(options: argparse.Namespace, terminal: Terminal) -> int:
-    told = _daemon_status(options.uri)
+    told, here = None, "no daemon runs here"
+    try:
+        told = _daemon_status(options.uri)
+    except PermissionError as error:
+        here = f"whether a daemon runs here can't be seen: {error.filename}: {error.strerror}"
     if told is None:
         from . import look
 
         policy = _policy(options.policy)
         told = look.once(_conduct(options, policy, check=True), policy)
-        source = "seen just now, read-only; no daemon runs here"
+        source = f"seen just now, read-only; {here}"
     else:
         age_s = max(0.0, time.time() - told.written_s)
         source = f"as the daemon (pid {told.pid}, {told.effective_mode}) saw it {age_s:.0f} s ago"
@@ -389,7 +429,7 @@ def _status(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _daemon_status(uri: str) -> Optional[status.Status]:
-    """What the daemon of *uri* told last; None if none runs."""
+    """What the daemon of *uri* told last; None if none runs. PermissionError if that can't be seen."""
     daemon = lock.daemon(uri)
     if daemon is None:
         return None

@@ -332,7 +332,7 @@ class _Daemon:
         self.host.close()
         if self.memory.before is not None:
             self._save()
-        if self.loaded.values.daemon.on_stop == "release" and self.host.mode == "act":
+        if self.loaded.values.daemon.on_stop == "release":
             self._release()
         self.teller.close()
         self.log.say("ended", NOTICE, event="stop")
@@ -342,12 +342,19 @@ class _Daemon:
         if _host_goes_down():
             self.log.say("the host goes down: its domains are not released", NOTICE, event="release")
             return
+        if self.host.mode != "act":
+            why = self.host.reason or "mode observe"
+            self.log.say(f"not released, what has a record keeps it: {why}", WARNING, event="release")
+            return
         policy = self.loaded.values
+        # Whom the policy selects now says nothing of whom an earlier one changed.
+        everybody = config.Selection()
         how = replace(self.host.conduct(policy), lock_timeout_s=policy.lock_timeout_s)
         try:
             with self.signals.bounded(_RELEASE_S):
-                self._report_release("vcpu", passes.run_vcpu(how, policy.vcpu, release=True))
-                self._report_release("memory", passes.run_memory(how, policy.memory, release=True))
+                vcpu, memory = replace(policy.vcpu, selection=everybody), replace(policy.memory, selection=everybody)
+                self._report_release("vcpu", passes.run_vcpu(how, vcpu, release=True))
+                self._report_release("memory", passes.run_memory(how, memory, release=True))
         except _Stop:
             text = f"not all was released within {_RELEASE_S:.0f} s: kvmsched release goes on"
             self.log.say(text, WARNING, event="release")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import defaultdict
@@ -47,6 +48,13 @@ class Looker:
         return described(self._how.uri, samples, self._policy)
 
 
+def _mode(uri: str) -> str:
+    """That of the daemon, where one can be seen."""
+    with contextlib.suppress(OSError):
+        return (lock.daemon(uri) or ("look", 0))[0]
+    return "look"
+
+
 def described(uri: str, samples: Sequence[Snapshot], policy: config.Policy) -> Status:
     """What *samples* say, and what a pass would do now. PassError where the policy does not fit the host."""
     now, whole = samples[-1], bundle.Bundle(tuple(samples))
@@ -66,7 +74,7 @@ def described(uri: str, samples: Sequence[Snapshot], policy: config.Policy) -> S
         written_s=now.wall_s,
         uri=uri,
         mode="look",
-        effective_mode=(lock.daemon(uri) or ("look", 0))[0],
+        effective_mode=_mode(uri),
         host=now.host.name,
         memory_pass=describe_pass(memory),
         vcpu_pass=describe_pass(vcpu),

@@ -19,7 +19,7 @@ from ..model import Snapshot, to_json
 from ..passes import MemoryResult, Tick, VcpuResult
 from ..policy.vcpu_load import Loads
 from . import journal, status
-from .journal import NOTICE, WARNING, Journal
+from .journal import NOTICE, Journal
 from .metrics import Metrics, Port, Totals
 from .status import PassStatus, PastMove, Status
 
@@ -46,6 +46,7 @@ class Teller:
         self._totals = Totals()
         self.metrics = Metrics(self._totals)
         self._port: Optional[Port] = None
+        self._listen = "none"
         self._textfile: Optional[str] = None
         self._now: Optional[Snapshot] = None
         self._memory: Optional[MemoryResult] = None
@@ -58,16 +59,24 @@ class Teller:
 
     def open(self, policy: DaemonPolicy) -> None:
         """Have metrics where *policy* wants them."""
-        self._textfile = policy.metrics_textfile
-        listen = policy.metrics_listen
-        if self._port is not None and self._port.listen != listen:
+        self._textfile, self._listen = policy.metrics_textfile, policy.metrics_listen
+        if self._port is not None and self._port.listen != self._listen:
             self._port.close()
             self._port = None
-        if self._port is None and listen != "none" and Metrics.available:
-            try:
-                self._port = Port(listen, self.metrics)
-            except OSError as error:
-                self._log.say(f"no metrics at {listen}: {error.strerror}", WARNING, event="metrics")
+        self._bind()
+
+    def _bind(self) -> None:
+        """Have the port: at boot its address may not be there yet, or another process may have it."""
+        if self._port is not None or self._listen == "none" or not Metrics.available:
+            return
+        try:
+            self._port = Port(self._listen, self.metrics)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._log.once("metrics", f"no metrics at {self._listen}: {reason}", event="metrics")
+        else:
+            if self._log.over("metrics"):
+                self._log.say(f"metrics at {self._listen}", NOTICE, event="metrics_over")
 
     def close(self) -> None:
         """What is told now would be told for ever."""
@@ -149,6 +158,7 @@ class Teller:
         except OSError as error:
             self._log.once("status file", f"{status.path_for(self._uri)} can't be written: {error.strerror}")
         self.metrics.tell(current)
+        self._bind()
         if self._textfile and Metrics.available:
             try:
                 self.metrics.write(self._textfile)

@@ -216,7 +216,9 @@ def left_over(record: Optional[Record], domain: Domain, memory: bool, pins: bool
     if memory and record.period:
         return f"its statistics period is not its original {record.period.original_s} s"
     if pins and record.pins:
-        return "not on its original pCPUs: " + ", ".join(f"{pin.thread} {pin.id}" for pin in record.pins)
+        return "not on its original pCPUs: " + ", ".join(
+            f"{pin.thread} {pin.id} ({format_cpuset(pin.original)})" for pin in record.pins
+        )
     return None
 
 

@@ -64,6 +64,8 @@ class Play:
         command = [str(ANSIBLE_PLAYBOOK), "--inventory", str(fleet.inventory), name, *options]
         command += ["--extra-vars", json.dumps({"kvmsched_policy": POLICY, **variables})]
         environment = {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PWD": str(cwd)}
+        # What an operator prefers elsewhere must not be the end of a roll-out's stop rule.
+        environment["ANSIBLE_STRATEGY"] = "free"
         if tree:
             environment["ANSIBLE_COLLECTIONS_PATH"] = str(tree)
         self._process = subprocess.Popen(

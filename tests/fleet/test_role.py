@@ -8,6 +8,7 @@ Each test goes on where the one before it ended.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_check_mode_on_a_bare_host_says_all_and_does_nothing(
     assert traces(host) == before
 
 
+def test_where_nothing_is_nothing_need_be_there_to_be_removed(
+    fleet: Fleet, host: Host, role: str, before: set[str]
+) -> None:
+    """Not even libvirt's Python binding."""
+    assert play(fleet, role, kvmsched_state="absent").well().changed() == 0
+    assert traces(host) == before
+
+
 def test_an_older_version_is_installed_and_runs(fleet: Fleet, host: Host, role: str, old_tree: Path) -> None:
     play(fleet, role, tree=old_tree).well()
     told = status(host)
@@ -105,6 +114,7 @@ def test_a_policy_is_reloaded_not_restarted(fleet: Fleet, host: Host, role: str)
         ({"kvmsched_policy": {"memory": {"starvation": "60"}}}, "memory.starvation: got '60'"),
         ({"kvmsched_policy": {"memory": {"starvatoin": "60M"}}}, "kvmsched_policy.memory.starvatoin"),
         ({"kvmsched_policy_override": {"memory": {"waste": "5M"}}}, "memory.waste"),
+        ({"kvmsched_metrics_allow": ["prometheus.example.com"]}, "kvmsched_metrics_allow: got prometheus.example.com"),
     ],
 )
 def test_a_bad_policy_never_replaces_a_good_one(
@@ -130,7 +140,8 @@ def test_what_an_interrupted_run_left_is_mended(fleet: Fleet, host: Host, role: 
     host.run(f"rm -r {package}-other")
     assert status(host)["package"] != package
     listen = {"daemon": {"metrics_listen": "0.0.0.0:9757"}}
-    play(fleet, role, kvmsched_policy_override=listen, kvmsched_metrics_allow=["10.77.0.1"]).well()
+    # As -e kvmsched_metrics_allow=10.77.0.1 has it.
+    play(fleet, role, kvmsched_policy_override=listen, kvmsched_metrics_allow="10.77.0.1").well()
     assert status(host)["package"] == package and policy(host)["daemon"]["metrics_listen"] == "0.0.0.0:9757"
     allowed = host.run("systemctl show --property IPAddressAllow --value kvmsched").split()
     assert "10.77.0.1/32" in allowed and "127.0.0.0/8" in allowed
@@ -146,13 +157,25 @@ def away(host: Host, gone: bool) -> None:
 
 def test_nothing_is_removed_while_libvirt_is_away(fleet: Fleet, host: Host, role: str) -> None:
     away(host, True)
-    done: Played = play(fleet, role, kvmsched_state="absent")
+    # As -e kvmsched_force_absent=false has it.
+    done: Played = play(fleet, role, kvmsched_state="absent", kvmsched_force_absent="false")
     away(host, False)
     assert done.status != 0 and "Nothing was removed" in done.text, done.text
     assert is_installed(host) and host.path("/etc/systemd/system/kvmsched.service").exists()
 
 
+def test_a_removal_is_foreseen_while_the_daemon_acts(fleet: Fleet, host: Host, role: str) -> None:
+    play(fleet, role).well()
+    pid = main_pid(host)
+    assert play(fleet, role, "--check", kvmsched_state="absent").well().changed() >= 3
+    assert pid and main_pid(host) == pid and is_installed(host)
+
+
 def test_absent_leaves_nothing_behind(fleet: Fleet, host: Host, role: str, before: set[str]) -> None:
+    """Though the daemon was killed with its metrics written, and somebody broke its policy since."""
+    host.run("systemctl kill --signal=KILL kvmsched && touch /srv/kvmsched.prom")
+    broken = {"nokey": 1, "daemon": {"metrics_textfile": "/srv/kvmsched.prom"}}
+    host.path("/etc/kvmsched/policy.json").write_text(json.dumps(broken), encoding="utf-8")
     play(fleet, role, kvmsched_state="absent").well()
     left = {path for path in traces(host) - before if "kvmsched" in path}
     assert not left

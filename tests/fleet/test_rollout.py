@@ -92,6 +92,12 @@ def test_a_dry_run_reports_all_hosts_and_leaves_no_trace(
         assert traces(host) == before[host.name] and originals(host, guests[host.name]) == ORIGINAL
 
 
+def test_a_dry_run_refuses_what_the_roll_out_would_refuse(fleet: Fleet) -> None:
+    done = play(fleet, "kvmsched.kvm.dry_run", kvmsched_policy_override={"exclud": ["infra-*"]})
+    assert done.status != 0 and "kvmsched_policy.exclud. Supported parameters include: " in done.text, done.text
+    assert "argument_spec_data" not in done.text
+
+
 def test_a_host_lost_in_the_middle_fails_alone_and_ends_the_roll_out(fleet: Fleet) -> None:
     lost = fleet[H2]
     done = Play(fleet, ROLLOUT, kvmsched_serial=2).when(lambda: is_installed(lost), lost.lose).wait()
@@ -114,7 +120,7 @@ def test_a_broken_host_ends_the_roll_out(fleet: Fleet) -> None:
 
 
 def test_a_roll_out_has_all_guests_fed_and_balanced(fleet: Fleet, guests: dict[str, list[RunningGuest]]) -> None:
-    play(fleet, ROLLOUT, kvmsched_serial="100%").well()
+    play(fleet, ROLLOUT, kvmsched_serial="100%", kvmsched_hosts=",".join(HOSTS)).well()
     for host in fleet:
         assert acts(host) and policy(host) == {**POLICY, "daemon": {**POLICY["daemon"], "mode": "act"}}
         hog, hoarder = guests[host.name]

@@ -506,6 +506,23 @@ def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) ->
     assert f"no metrics at 127.0.0.1:{port}: Address already in use" in out.getvalue()
 
 
+def test_a_textfile_of_another_name_leaves_none_behind(told: tuple[telling.Teller, Path], tmp_path: Path) -> None:
+    teller, _directory = told
+    one, two = tmp_path / "one.prom", tmp_path / "two.prom"
+    for file in (one, two, None):
+        teller.open(config.DaemonPolicy(metrics_listen="none", metrics_textfile=str(file) if file else None))
+        tell(teller)
+        assert [path for path in (one, two) if path.exists()] == ([file] if file else [])
+
+
+def test_who_hangs_is_told_also_while_nobody_does(told: tuple[telling.Teller, Path], tmp_path: Path) -> None:
+    """Else an alert could not see that it ended."""
+    samples = samples_of(rendered(told[0], 1))
+    for resource in ("memory", "vcpu"):
+        for reason in ("busy", "hung"):
+            assert samples[f'kvmsched_skipped_domains{{reason="{reason}",resource="{resource}"}}'] == 0
+
+
 def test_a_port_that_is_free_again_is_taken(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "path_for", lambda _uri: str(tmp_path / "other.json"))
     out = io.StringIO()

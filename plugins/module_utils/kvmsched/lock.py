@@ -124,7 +124,9 @@ def _share(path: str, mode: int) -> None:
         if os.geteuid() == 0:
             os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
         elif directory.st_mode & stat.S_IWGRP and directory.st_uid == os.geteuid():
-            os.chown(path, -1, directory.st_gid)
+            # The hardened unit may call no chown, and has that group anyhow.
+            if os.stat(path).st_gid != directory.st_gid:
+                os.chown(path, -1, directory.st_gid)
         else:
             return
         os.chmod(path, mode)

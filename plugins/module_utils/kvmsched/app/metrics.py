@@ -44,6 +44,7 @@ _KIB = 1024
 PHASES = ("observe", "decide", "apply")
 # What moves are counted by, and their failures (hypervisor.explain): a counter that begins at 0 misses no first event.
 KINDS = {"memory": ("give", "take", "credit", "stats_period"), "vcpu": ("vcpu", "emulator", "iothread")}
+WATCHED_SKIPS = ("busy", "hung")
 FAILURES = ("gone", "busy", "hung", "denied", "unsupported", "away", "error")
 
 
@@ -178,7 +179,9 @@ def _of_passes(status: Status, totals: Totals) -> Iterable[Any]:
     rows = [(name, done.planned) for name, done in last.items()]
     text = "Moves that the last pass planned, made or not (observe mode)."
     yield _labelled(GaugeMetricFamily, "planned_moves", text, both, rows)
-    skips = [(name, code, count) for name, done in last.items() for code, count in done.skips.items()]
+    # What an alert watches is told also while there is none: else it could not see that it ended.
+    watched = dict.fromkeys(WATCHED_SKIPS, 0)
+    skips = [(name, code, n) for name, done in last.items() for code, n in {**watched, **done.skips}.items()]
     text = "Domains that had no turn in the last pass."
     yield _labelled(GaugeMetricFamily, "skipped_domains", text, ("resource", "reason"), skips)
     passes = [(name, result, totals.passes[name, result]) for name in last for result in ("ok", "failed")]

@@ -59,6 +59,8 @@ class Teller:
 
     def open(self, policy: DaemonPolicy) -> None:
         """Have metrics where *policy* wants them."""
+        if self._textfile != policy.metrics_textfile:
+            self._remove(self._textfile)
         self._textfile, self._listen = policy.metrics_textfile, policy.metrics_listen
         if self._port is not None and self._port.listen != self._listen:
             self._port.close()
@@ -82,10 +84,14 @@ class Teller:
         """What is told now would be told for ever."""
         if self._port is not None:
             self._port.close()
-        for path in (status.path_for(self._uri), self._textfile):
-            if path:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+        self._remove(status.path_for(self._uri))
+        self._remove(self._textfile)
+
+    @staticmethod
+    def _remove(path: Optional[str]) -> None:
+        if path:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def fail(self, turns: Iterable[str], reason: str) -> None:
         """A pass that could not be."""

@@ -257,24 +257,19 @@ def _finish(module: AnsibleModule, result: passes.Result[Any, Any], source: str)
     module.exit_json(**values)
 
 
+# What each subset shows, of the host and of each domain.
+_OF_HOST = {"host": ("memory", "rooms"), "topology": ("topology", "busy_ns", "bound_ns")}
+_OF_DOMAIN = {"vcpus": ("vcpus", "threads", "cpuset", "numa_pcpus", "cgroup_pcpus"), "memory": ("balloon",)}
+
+
 def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
     """Drop what was not asked for."""
-    host = snapshot["host"]
-    if "host" not in subsets:
-        host.pop("memory")
-    if "topology" not in subsets:
-        for key in ("topology", "busy_ns", "bound_ns"):
-            host.pop(key)
-    if "host" not in subsets and "topology" not in subsets:
-        snapshot.pop("host")
-    for domain in snapshot["domains"]:
-        if "vcpus" not in subsets:
-            for key in ("vcpus", "threads", "cpuset", "numa_pcpus", "cgroup_pcpus"):
-                domain.pop(key)
-        if "memory" not in subsets:
-            domain.pop("balloon")
-    if "vcpus" not in subsets and "memory" not in subsets:
-        snapshot.pop("domains")
+    for values, parts in [(snapshot["host"], _OF_HOST), *((domain, _OF_DOMAIN) for domain in snapshot["domains"])]:
+        for key in (key for part, keys in parts.items() if part not in subsets for key in keys):
+            values.pop(key)
+    for whole, parts in (("host", _OF_HOST), ("domains", _OF_DOMAIN)):
+        if parts.keys().isdisjoint(subsets):
+            snapshot.pop(whole)
     return snapshot
 
 

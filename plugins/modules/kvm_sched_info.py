@@ -131,6 +131,14 @@ snapshot:
           returned: O(subsets) holds V(host)
           type: dict
           sample: {total_kib: 65842176, available_kib: 9437184, psi_some_avg10_pct: 0.0, psi_full_avg10_pct: 0.0}
+        rooms:
+          description:
+            - The control groups with a memory limit that domains share. C(left_kib) is what is left of the limit,
+              caches dropped.
+          returned: O(subsets) holds V(host)
+          type: list
+          elements: dict
+          sample: [{name: /sys/fs/cgroup/machine.slice, left_kib: 8388608}]
         topology:
           description:
             - C(pcpus) are the online pCPUs with their place in the host, C(cells) the NUMA cells, C(isolated) the pCPUs
@@ -236,6 +244,8 @@ snapshot:
             - The memory of the domain. C(actual_kib) is what it has now, C(maximum_kib) what it can have, C(unused_kib)
               what it does not use at all, C(usable_kib) what it could still get without swapping, C(rss_kib) what its
               QEMU process holds on the host.
+            - C(limit_kib) is the memory limit of QEMU itself, C(rooms) names those of RV(snapshot.host.rooms) that it
+              is in, C(cells) are the NUMA cells that its memory is bound to.
             - C(last_update_s) is when the balloon driver of the guest last answered (0 is never), and C(period_s) how
               often it is asked (0 is never).
           returned: O(subsets) holds V(memory)
@@ -257,6 +267,8 @@ snapshot:
             inhibitors: []
             limit_kib: null
             cells: null
+            virtio_mem: false
+            rooms: [/sys/fs/cgroup/machine.slice]
         owner:
           description: What the owner of the domain wrote into its metadata for kvmsched.
           returned: success
@@ -271,7 +283,9 @@ snapshot:
           returned: success
           type: str
     skips:
-      description: Domains that could not be observed, each with C(domain), C(uuid), C(code) and C(reason).
+      description:
+        - Domains that could not be observed, each with C(domain), C(uuid), C(code) and C(reason), and with what of its
+          memory QEMU does not hold yet as far as that is known (C(untouched_kib)).
       returned: success
       type: list
       elements: dict

@@ -363,6 +363,13 @@ def test_a_domain_that_ends_while_it_is_read_is_told_from_one_that_refuses(
     assert len(snapshot.domains) == 39
 
 
+def test_what_hangs_may_still_touch_its_memory_and_what_is_gone_may_not(world: World) -> None:
+    world.hangs = {(3, "statistics")}
+    world.errors[5, "statistics"] = FakeError(42)
+    skips = {skip.domain: skip for skip in host().observe().skips}
+    assert {name: skip.untouched_kib for name, skip in skips.items()} == {"d3": 524288, "d5": 0}
+
+
 @pytest.mark.parametrize("text", ["<domain><memory>much</memory></domain>", "no XML"])
 def test_a_definition_that_cannot_be_understood_costs_only_that_domain_its_turn(world: World, text: str) -> None:
     world.answers[3, "XMLDesc"] = text

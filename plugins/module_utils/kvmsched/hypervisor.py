@@ -437,7 +437,8 @@ class Hypervisor:
         code, reason = explain(error)
         for handle in sick:
             uuid = handle.UUIDString()
-            lost[uuid] = Skip(handle.name(), uuid, code, reason, self._untouched_kib(_bare(handle)))
+            untouched_kib = 0 if code == "gone" else self._untouched_kib(_bare(handle))
+            lost[uuid] = Skip(handle.name(), uuid, code, reason, untouched_kib)
             self._known.pop(uuid, None)
         if not sick:
             return [[handle] for handle in chunk]

@@ -25,7 +25,7 @@ def domain(name: str, **owner: str) -> Domain:
 def test_a_whole_number_is_one_however_it_is_written() -> None:
     policy = config.load({"memory": {"stats_period": 7.0, "grace": 60.0}, "vcpu": {"max_moves": 2.0, "hold": 3.0}})
     numbers = (policy.memory.stats_period_s, policy.memory.grace_s, policy.vcpu.max_moves, policy.vcpu.hold)
-    assert numbers == (7, 60, 2, 3) and all(type(number) is int for number in numbers)
+    assert numbers == (7, 60, 2, 3) and not any(isinstance(number, float) for number in numbers)
 
 
 def test_an_empty_document_is_the_defaults() -> None:

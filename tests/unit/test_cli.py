@@ -233,6 +233,16 @@ def test_what_is_no_policy_is_one_line(name: str, content: bytes, words: str, tm
     assert (code, out) == (2, "") and err.count("\n") == 1 and words in err, err
 
 
+def test_yaml_may_merge_what_it_merged(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yml"
+    path.write_text(
+        "rules:\n- {match: x, memory: {<<: &b {weight: 1}, weight: 2}}\n"
+        "- {match: y, memory: &m {<<: *b, weight: 3}}\nmemory: {<<: *m}\n"
+    )
+    policy = config.load_file(str(path))
+    assert policy.memory.settings.weight == 3 and [rule.memory["weight"] for rule in policy.memory.rules] == [2, 3]
+
+
 def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
     path = tmp_path / "policy.yml"
     path.write_text("rules:\n- {match: db*, memory: {floor: 4G}}\n")

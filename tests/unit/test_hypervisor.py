@@ -18,9 +18,9 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 import pytest
-from kvmsched import hypervisor, procfs
+from kvmsched import baseline, hypervisor, procfs
 from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable
-from kvmsched.model import BalloonMove, Domain, MemoryRecord, Record
+from kvmsched.model import BalloonMove, Domain, MemoryRecord, PinRecord, Record
 
 CAPABILITIES = "<capabilities><host><uuid>host</uuid></host></capabilities>"
 XML = (
@@ -450,26 +450,55 @@ def test_an_automatic_nodeset_binds_vcpus_and_memory(
     assert domain.numa_pcpus == {1} and domain.balloon and domain.balloon.cells == {1}
 
 
+@pytest.mark.parametrize(
+    ("host_uuid", "previous", "known"), [("host", {0, 1}, {0, 1}), ("elsewhere", {0, 1}, None), ("host", {0}, None)]
+)
+def test_where_all_is_pinned_the_automatic_nodeset_is_what_was_recorded_here(
+    world: World, monkeypatch: pytest.MonkeyPatch, host_uuid: str, previous: set[int], known: Optional[set[int]]
+) -> None:
+    """Not on another host, nor from a person."""
+    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: TWO_CELLS)
+    pin = PinRecord("vcpu", 0, frozenset(previous), frozenset(previous), frozenset({0}), 1)
+    kept = baseline.encode(Record(host_uuid, 3, pins=(pin,)))
+    kept = kept.replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ').replace("</state>", "</k:state>")
+    text = AUTOMATIC.format(pin="<vcpupin vcpu='0' cpuset='0'/>").replace(
+        "<memory>", f"<metadata>{kept}</metadata><memory>"
+    )
+    world.answers[3, "XMLDesc"] = text
+    world.answers[3, "vcpuPinInfo"] = [(True, False)]
+    (domain,) = (domain for domain in host().observe().domains if domain.name == "d3")
+    assert domain.record and domain.numa_pcpus == known
+
+
 RECORDED = Record("host", 3, MemoryRecord(500000, 500000, 400000, 1000))
 
 
 @pytest.mark.parametrize(
-    ("live", "number", "started_s", "own"),
+    ("live", "number", "started_s", "resumed", "told"),
     [
-        (None, 3, 0.0, False),  # defined with it and running since before
-        (RECORDED, 3, 2000.0, False),  # began with it
-        (RECORDED, 4, 0.0, False),  # the same, and the clock was set back
-        (RECORDED, 3, 500.0, True),  # defined by its own live XML
-        (replace(RECORDED, domain_id=9), 3, 2000.0, True),  # saved and restored since
+        (None, 3, 0.0, False, baseline.COPY),  # defined with it, and running since before
+        (RECORDED, 4, 2000.0, False, baseline.COPY),  # began with it
+        (RECORDED, 4, 0.0, False, baseline.COPY),  # the same, and the clock was set back
+        (RECORDED, 3, 500.0, False, None),  # defined by its own live XML
+        (RECORDED, 3, 2000.0, False, baseline.DOUBTFUL),  # the same, and the clock was set forward; or an id came again
+        (RECORDED, 4, 2000.0, True, baseline.DOUBTFUL),  # one of these two, saved and restored since
+        (replace(RECORDED, domain_id=9), 3, 2000.0, True, None),  # changed since
     ],
 )
 def test_a_record_that_a_domain_began_with_is_a_copy(
-    live: Optional[Record], number: int, started_s: float, own: bool
+    monkeypatch: pytest.MonkeyPatch,
+    live: Optional[Record],
+    number: int,
+    started_s: float,
+    resumed: bool,
+    told: Optional[str],
 ) -> None:
-    process = procfs.Process(1, started_s, False)
-    domain = Domain("u", "d", number)
-    assert hypervisor._copied(live, RECORDED, domain, process) is not own
-    assert hypervisor._copied(live, RECORDED, domain, None) is not (own and live is not RECORDED)
+    monkeypatch.setattr(procfs.Process, "resumed", resumed)
+    domain, process = Domain("u", "d", number), procfs.Process(1, started_s, False)
+    assert hypervisor._copied(live, RECORDED, domain, process) == told
+    assert hypervisor._copied(live, None, domain, process) is None
+    # From afar, where no process is seen, less is sure.
+    assert (hypervisor._copied(live, RECORDED, domain, None) is None) == (live not in (None, RECORDED))
 
 
 def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:

@@ -37,6 +37,8 @@ STATE_PREFIX = "kvmsched"
 VERSION = 1
 # Why a domain is left alone whose record never was its own. It owes nothing by it.
 COPY = "its persistent definition carries a record of another domain: a copy, ignored"
+# The same where it may be its own: then it owes something, but nobody knows what.
+DOUBTFUL = "its persistent definition carries the same record: whether that is its own or a copy is not known"
 
 # ---------------------------------------------------------------- to and from XML
 

@@ -386,12 +386,13 @@ def _parse_yaml(content: bytes) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Which takes no key twice, as JSON's does: the last one would win without a word."""
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
             keys = [key.value for key, _value in node.value if key.tag != "tag:yaml.org,2002:merge"]
             twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
             if twice is not None:
                 raise ValueError(f"the key {twice} stands there twice")
-            return super().construct_mapping(node, deep)
+            return node
 
     try:
         return yaml.load(content, Loader)

@@ -516,8 +516,8 @@ class Hypervisor:
         definition = libvirt_xml.parse_inactive(answers.inactive or "<domain/>")
         process = self._processes.get((bare.uuid, bare.id))
         pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
-        copied = definition.record is not None and _copied(live.record, definition.record, bare, process)
-        numa = _automatic(live, answers.pins) if live.placement_auto else None
+        copied = _copied(live.record, definition.record, bare, process)
+        numa = _automatic(live, answers.pins, self._host_uuid(inventory)) if live.placement_auto else None
         if live.nodeset is not None:
             numa = libvirt_xml.cells_pcpus(live.nodeset, inventory.topology)
         domain = replace(
@@ -533,7 +533,7 @@ class Hypervisor:
             balloon=_balloon(live, process, numa, inventory.topology) if self._memory else None,
             owner=live.owner,
             record=None if copied else live.record,
-            record_error=live.record_error or (baseline.COPY if copied else None),
+            record_error=live.record_error or copied,
         )
         default = live.cpuset or inventory.online
         resumed = self._memory and process is not None and process.resumed
@@ -603,7 +603,9 @@ class Hypervisor:
         known, process = self._known.get(domain.uuid), self._processes.get((domain.uuid, domain.id))
         balloon = known.domain.balloon if known else None
         held_kib = process.rss_kib if process else None
-        return 0 if balloon is None else max(0, balloon.actual_kib - (held_kib or 0))
+        if balloon is None or "hugepages" in balloon.inhibitors:
+            return 0
+        return max(0, balloon.actual_kib - (held_kib or 0))
 
     def _host(self, inventory: _Inventory) -> Host:
         times = procfs.pcpu_times() if self.local and self._vcpu else None
@@ -614,8 +616,7 @@ class Hypervisor:
             cells = tuple(replace(cell, free_kib=procfs.cell_free_kib(cell.id)) for cell in topology.cells)
             topology = replace(topology, cells=cells)
         return Host(
-            # libvirt makes up another UUID at each of its starts where the firmware tells none (or a silly one).
-            uuid=(procfs.machine_id() if self.local else None) or inventory.host_uuid,
+            uuid=self._host_uuid(inventory),
             name=name,
             uri=self.uri,
             driver=inventory.driver,
@@ -625,6 +626,10 @@ class Hypervisor:
             memory=memory,
             rooms=self._rooms(),
         )
+
+    def _host_uuid(self, inventory: _Inventory) -> str:
+        # libvirt makes up another one at each of its starts where the firmware tells none (or a silly one).
+        return (procfs.machine_id() if self.local else None) or inventory.host_uuid
 
     def _rooms(self) -> tuple[Room, ...]:
         names = {name for known in self._known.values() if known.domain.balloon for name in known.domain.balloon.rooms}
@@ -776,25 +781,36 @@ def _busy(handle: Any, process: Optional[procfs.Process]) -> Optional[str]:
     return None
 
 
-def _copied(live: Optional[Record], inactive: Record, domain: Domain, process: Optional[procfs.Process]) -> bool:
-    """Whether a domain with a record in its persistent definition has none of its own: it began with that one.
+def _copied(
+    live: Optional[Record], inactive: Optional[Record], domain: Domain, process: Optional[procfs.Process]
+) -> Optional[str]:
+    """Why the record of a domain can't be taken for its own, where its persistent definition has one.
 
-    Who defines a running domain by its own live XML copies a record, too; but that was begun in this very run.
+    A clone began with that. Who defines a running domain by its own live XML copies a record, too, but one that
+    was begun in this very run. After a save and restore, or a step of the clock, the two can't be told apart.
     """
-    if live is None or live != inactive:
-        return live is None
-    begun_here = live.domain_id == domain.id and process is not None and live.latest_s >= process.started_s
-    return not begun_here
+    if inactive is None or (live is not None and live != inactive):
+        return None
+    if live is None:
+        return baseline.COPY
+    same_id = live.domain_id == domain.id
+    if same_id and process is not None and live.latest_s >= process.started_s:
+        return None
+    return baseline.DOUBTFUL if same_id or (process is not None and process.resumed) else baseline.COPY
 
 
 _AUTO = re.compile(r"""placement=["']auto["']""")
 _UNREAD = "its definition was not read: it began meanwhile"
 
 
-def _automatic(live: libvirt_xml.DomainDefinition, pins: dict[int, CpuSet]) -> Optional[CpuSet]:
-    """The pCPUs of the automatic nodeset: what vCPUs report, or reported once, that nobody pinned."""
+def _automatic(live: libvirt_xml.DomainDefinition, pins: dict[int, CpuSet], host_uuid: str) -> Optional[CpuSet]:
+    """The pCPUs of the automatic nodeset: what vCPUs report, or reported once here, that nobody pinned."""
     unpinned = [cpus for number, cpus in pins.items() if number not in live.pins]
-    recorded = [pin.original for pin in live.record.pins if pin.thread == "vcpu"] if live.record else []
+    ours = live.record.pins if live.record and live.record.host_uuid == host_uuid else ()
+    # One that was adopted from a person says nothing of it.
+    recorded = [
+        pin.original for pin in ours if pin.thread == "vcpu" and not pin.original == pin.previous == pin.intended
+    ]
     return frozenset().union(*(unpinned or recorded)) or None
 
 

@@ -474,9 +474,10 @@ def _inhibited(balloon: Balloon) -> Reason:
 
 
 def _fixed(guest: Guest) -> Optional[Reason]:
-    """Whether it can neither give nor get, whatever its statistics say: they need not even be switched on."""
+    """Whether it can neither give nor get, nor owes anything: its statistics need not even be switched on."""
     full = guest.held_kib >= guest.ceiling_kib - BALLOON_TOLERANCE_KIB
-    return _inhibited(guest.balloon) if guest.balloon.inhibitors and full else None
+    idle = full and memory_record(guest.domain) is None
+    return _inhibited(guest.balloon) if guest.balloon.inhibitors and idle else None
 
 
 def _stale(balloon: Balloon, wall_s: float) -> Optional[Reason]:

@@ -18,7 +18,7 @@ from .memory_supply import HostState, Need
 # Reasons to leave a domain alone for now, whichever way it would have to go.
 _UNREACHABLE = ("not-running", "busy", "record")
 # Reasons why nothing is known of what a domain uses, however long one waits.
-_SILENT = ("no-stats", "no-driver", "stale", "inhibited")
+_SILENT = ("no-stats", "no-driver", "stale")
 
 
 @dataclass
@@ -171,8 +171,9 @@ def _too_small(guest: Guest, home_kib: int) -> str:
 def _at_rest(guest: Guest) -> bool:
     """Whether L is known. A take that may never have been made, should its pass have died, is made again."""
     given = guest.pending_kib is not None and guest.pending_kib > guest.actual_kib
-    known = guest.fresh and guest.settled and not guest.inhibited
-    return known and not given and (guest.skip is None or guest.skip[0] == "stuck")
+    # Of one whose memory the host keeps it gets nothing back, but that one is home then.
+    willing = guest.skip is None or guest.skip[0] in ("stuck", "inhibited")
+    return guest.fresh and guest.settled and not given and willing
 
 
 def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:

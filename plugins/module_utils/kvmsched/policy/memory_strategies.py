@@ -16,7 +16,7 @@ from ..model import BALLOON_TOLERANCE_KIB, Skip
 from ..units import mib
 from .memory_history import Seen
 from .memory_reading import Guest, skip
-from .memory_supply import Grant, HostState, Need, grant, rooms_of, water_fill
+from .memory_supply import Grant, HostState, Need, fit, grant, rooms_of, water_fill
 
 # A swapping guest needs at least this share of its memory more: what it holds in swap is not told.
 SWAP_BOOST = 0.25
@@ -184,7 +184,8 @@ def collect(donors: Sequence[Donor], needs: Sequence[Need], host: HostState, pol
     """Mark what *donors* must give beyond what is taken already, for *needs*, the pool and the reserve."""
     if host.supply_kib is None:
         return
-    wanted_kib = sum(need.total_kib for need in needs) + host.pool_kib
+    fitting = fit(needs, host.rooms_kib)
+    wanted_kib = sum(need.total_kib for need in fitting) + host.pool_kib
     taken_kib = sum(donor.taken_kib for donor in donors)
     _take_surplus(donors, max(wanted_kib - host.supply_kib, host.short_kib) - taken_kib)
     for name, left_kib in host.rooms_kib.items():
@@ -192,7 +193,7 @@ def collect(donors: Sequence[Donor], needs: Sequence[Need], host: HostState, pol
         inside = [donor for donor in donors if name in rooms_of(donor.guest.balloon)]
         if needed_kib:
             _take_surplus(inside, needed_kib - left_kib - sum(donor.taken_kib for donor in inside))
-    _take_cache(donors, needs, host, policy)
+    _take_cache(donors, fitting, host, policy)
 
 
 def _take_surplus(donors: Sequence[Donor], lack_kib: int) -> None:
@@ -289,15 +290,16 @@ def pairwise(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
     its reserve takes what it misses from all, as in ``fair``.
     """
     draft = Draft()
-    starved = _most([g for g in guests if g.judged and g.starved and _room(g) >= g.limits.min_change_kib], _deficit)
     wasteful = [g for g in guests if g.shrinkable and g.wasteful]
     halved = _most([g for g in wasteful if _half(g) >= g.limits.min_change_kib], _waste)
+    rooms = {g.uuid: _room(g, host, halved) for g in guests if g.judged and g.starved}
+    starved = _most([g for g in guests if rooms.get(g.uuid, -1) >= g.limits.min_change_kib], _deficit)
     relieved = _most([g for g in wasteful if _spare(g) >= g.limits.min_change_kib], _waste)
     if starved is not None and halved is not None:
-        draft.takes = [_halve(starved, halved)]
+        draft.takes = [_halve(starved, halved, rooms[starved.uuid])]
         draft.needs = [_seed_need(starved, draft.takes[0].kib)]
     elif starved is not None:
-        draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, _room(starved)))]
+        draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, rooms[starved.uuid]))]
     elif relieved is not None and (policy.reclaim == "eager" or (host.supply_kib or 0) < host.pool_kib):
         draft.takes = [Take(relieved, _spare(relieved), _wasted(relieved, "what is above goes back to the host"))]
     _refill(draft, guests, host, policy)
@@ -307,9 +309,9 @@ def pairwise(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
     return draft
 
 
-def _halve(starved: Guest, wasteful: Guest) -> Take:
+def _halve(starved: Guest, wasteful: Guest, room_kib: int) -> Take:
     """Half of what *wasteful* has unused, as far as it can spare that and *starved* can hold it."""
-    kib = min(_half(wasteful), _room(starved))
+    kib = min(_half(wasteful), room_kib)
     return Take(wasteful, kib, _wasted(wasteful, f"half of it, at most, for {starved.domain.name}"))
 
 
@@ -343,9 +345,11 @@ def _waste(guest: Guest) -> int:
     return guest.unused_kib - guest.limits.waste_kib
 
 
-def _room(guest: Guest) -> int:
-    """How much more it can hold."""
-    return guest.ceiling_kib - guest.held_kib
+def _room(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
+    """How much more it can hold, where *donor* gives half of what it has unused."""
+    shared = [name for name in rooms_of(guest.balloon) if name in host.rooms_kib]
+    given = dict.fromkeys(rooms_of(donor.balloon), _half(donor)) if donor else {}
+    return min([guest.ceiling_kib - guest.held_kib, *(host.rooms_kib[name] + given.get(name, 0) for name in shared)])
 
 
 def _half(guest: Guest) -> int:

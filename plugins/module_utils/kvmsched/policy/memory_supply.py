@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Iterable, Mapping, Optional, Sequence
 
 from ..config import MemoryPolicy
@@ -209,30 +209,31 @@ def grant(
     less what this pool pays. *frozen*: nobody else grows (host level low). Nobody gets more than is left in
     its *rooms_kib*: to go beyond a cgroup's limit, or what a cell has, costs a QEMU its life.
     """
-    served = [need for need in needs if need.guest.dying] if frozen else list(needs)
+    served = fit([need for need in needs if need.guest.dying or not frozen], rooms_kib)
     grants = _worthwhile(served, pool_kib)
     credit_left_kib = credit_kib - sum(grants.values())
     unpaid = [need for need in served if need.guest.dying and grants.get(need.guest.uuid, 0) < need.total_kib]
     rest = [_rest(need, grants.get(need.guest.uuid, 0)) for need in unpaid]
     credit = _worthwhile(rest, credit_left_kib)
-    granted = [
+    return [
         Grant(need, grants.get(uuid, 0) + credit.get(uuid, 0), on_credit=uuid in credit)
         for need in served
         for uuid in (need.guest.uuid,)
         if uuid in grants or uuid in credit
     ]
-    return list(_within(granted, rooms_kib))
 
 
-def _within(grants: Iterable[Grant], rooms_kib: Mapping[str, int]) -> Iterable[Grant]:
-    """*grants* as far as there is room for them, the most urgent first."""
+def fit(needs: Sequence[Need], rooms_kib: Mapping[str, int]) -> list[Need]:
+    """*needs* as far as there is room for them, the most urgent first: what can't be had must not be shared out."""
     left_kib = dict(rooms_kib)
-    for one in sorted(grants, key=lambda grant: _urgency(grant.need)):
-        names = [name for name in rooms_of(one.need.guest.balloon) if name in left_kib]
-        kib = min([one.kib, *(left_kib[name] for name in names)])
-        if kib == one.kib or kib >= one.need.guest.limits.min_change_kib:
+    fitting = {}
+    for need in sorted(needs, key=_urgency):
+        names = [name for name in rooms_of(need.guest.balloon) if name in left_kib]
+        kib = min([need.total_kib, *(left_kib[name] for name in names)])
+        if kib == need.total_kib or kib >= need.guest.limits.min_change_kib:
             left_kib.update({name: left_kib[name] - kib for name in names})
-            yield replace(one, kib=kib)
+            fitting[need.guest.uuid] = need.at_most(kib)
+    return [fitting[need.guest.uuid] for need in needs if need.guest.uuid in fitting]
 
 
 def _rest(need: Need, paid_kib: int) -> Need:

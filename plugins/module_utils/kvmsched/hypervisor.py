@@ -432,7 +432,7 @@ class Hypervisor:
     def _sift(self, chunk: Sequence[Any], error: Exception, lost: dict[str, Skip]) -> list[Sequence[Any]]:
         """Set those of a chunk aside that caused the *error*; return in which chunks to ask the others."""
         sick = chunk
-        if len(chunk) > 1:
+        if len(chunk) > 1 or _connection_lost(error):
             sick = [h for h in chunk if isinstance(error, Hung) and _stopped(self._process(_bare(h)))]
         code, reason = explain(error)
         for handle in sick:
@@ -683,11 +683,8 @@ class Hypervisor:
                 # It was restarted after its record was written: the run that the moves were made on has none.
                 _write_record(handle, change.record)
         except libvirt.libvirtError as error:
-            # A domain that ends meanwhile is told by many codes, none of them its own.
             ended = error.get_int1() in _NO_PROCESS or self._ended(change.domain)
-            if _connection_lost(error) or (handle.isActive() and not ended):
-                raise
-            raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
+            raise _or_gone(error, handle, ended) from None
 
 
 def _stall_s(domains: int) -> float:
@@ -696,13 +693,20 @@ def _stall_s(domains: int) -> float:
 
 
 def _asked(work: Callable[[Sequence[Any], Any], dict[str, T]], chunk: Sequence[Any], connection: Any) -> dict[str, T]:
-    """work(chunk, connection); a domain that ended meanwhile is _Gone, for which libvirt has many codes."""
+    """work(chunk, connection); a domain that is asked alone and ended meanwhile is _Gone."""
     try:
         return work(chunk, connection)
     except libvirt.libvirtError as error:
-        if len(chunk) > 1 or _connection_lost(error) or _here(connection, chunk[0]).isActive():
+        if len(chunk) > 1 or _connection_lost(error):
             raise
-        raise _Gone(f"it ended meanwhile: {_one_line(error)}") from None
+        raise _or_gone(error, _here(connection, chunk[0]), ended=False) from None
+
+
+def _or_gone(error: Exception, handle: Any, ended: bool) -> Exception:
+    """*error*, or where the domain ended meanwhile _Gone: that is told by many codes, none of them its own."""
+    if _connection_lost(error) or (handle.isActive() and not ended):
+        return error
+    return _Gone(f"it ended meanwhile: {_one_line(error)}")
 
 
 def _inventory(local: bool, last: Optional[_Inventory], whole: bool, connection: Any) -> _Inventory:

@@ -158,7 +158,8 @@ class Process:
 
     @property
     def memory_max_kib(self) -> Optional[int]:
-        return min(filter(None, map(_limit_kib, _memory_groups(self._cgroups)[:1])), default=None)
+        own = _memory_groups(self._cgroups)[:1]
+        return _limit_kib(own[0]) if own else None
 
     @property
     def rooms(self) -> tuple[str, ...]:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from ..config import VcpuPolicy
-from ..model import Domain, PinMove, Snapshot
-from ..units import CpuSet, format_cpuset
-from .vcpu_turns import Masks, Turns
+from ...config import VcpuPolicy
+from ...model import Domain, PinMove, Snapshot
+from ...units import CpuSet, format_cpuset
+from .allowed import Masks
+from .definition import definitions
+from .eligibility import Turns
 
 _WHY = {
     "spread": "emulator: spread over all pCPUs that the domain's vCPUs may use",
@@ -17,7 +19,7 @@ _WHY = {
 
 
 def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, turns: Turns, masks: Masks) -> list[PinMove]:
-    """The pins of the emulator and I/O threads of all domains that get a turn."""
+    """The pins of the emulator and I/O threads of all domains that get a turn, but for those that a definition pins."""
     if policy.emulator == "float":
         return []
     domains: dict[str, tuple[Domain, CpuSet]] = {}
@@ -29,8 +31,9 @@ def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, turns: Turns, masks: Ma
         wanted = allowed if policy.emulator == "spread" else policy.reserved & masks.online
         if domain.cgroup_pcpus is not None:
             wanted &= domain.cgroup_pcpus
+        pinned = definitions(domain)
         for thread in domain.threads:
-            if wanted and thread.pin != wanted:
+            if wanted and thread.pin != wanted and (thread.kind, thread.id) not in pinned:
                 reason = f"{_WHY[policy.emulator]} ({format_cpuset(wanted)})"
                 moves.append(
                     PinMove(domain.name, domain.uuid, thread.id, thread.pin, wanted, reason, thread=thread.kind)

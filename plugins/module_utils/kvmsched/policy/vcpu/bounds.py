@@ -1,103 +1,21 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The placement problem in numbers: items (vCPUs) in bins (a pCPU, or a group of them), and what no plan can beat.
-
-The *pressure* on a bin is its load per pCPU, plus kappa times that of each SMT sibling: two busy
-threads of a core slow each other down. Without SMT it is the load per pCPU.
-"""
+"""What no assignment can beat: the fullest bin, the moves to a target; and the pressure to aim at."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
-# What a second busy thread adds to the work that a core gets done (numad: 20 %, vendors: 20-30 %).
-SMT_GAIN = 0.25
-
-# Loads below this difference are equal: far below any measurement, far above rounding.
-EPSILON = 1e-9
-
-# An item up to this load counts as idle: it is not worth a place of its own (decision 27 says 2 %; but guests that
-# did nothing at all were measured at 2.5 to 3.4 % under TCG, with statistics every second).
-IDLE = 0.05
-
-NOWHERE = -1
-
-
-def kappa(threads: int) -> float:
-    """How much a busy sibling weighs, so that *threads* busy ones share a capacity of 1 + SMT_GAIN per extra thread.
-
-    For two threads this is (1 - g) / (1 + g).
-    """
-    return 0.0 if threads < 2 else (threads / (1 + SMT_GAIN * (threads - 1)) - 1) / (threads - 1)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Items and bins, by index. Loads are in pCPUs.
-
-    Per bin: ``capacity`` (its number of pCPUs), ``fixed`` (load that no move changes), ``mates``
-    (SMT siblings that are bins too), ``kappa``. Per item: ``load``, ``reach`` (index in ``classes``,
-    which list the bins that an item may be given), ``now`` (its bin, one of those, or NOWHERE if it
-    has none), ``owner`` (its domain) and ``held`` (it stays where it is).
-    """
-
-    capacity: Sequence[int]
-    fixed: Sequence[float]
-    mates: Sequence[Sequence[int]]
-    kappa: Sequence[float]
-    load: Sequence[float]
-    now: Sequence[int]
-    owner: Sequence[int]
-    reach: Sequence[int]
-    classes: Sequence[Sequence[int]]
-    held: Sequence[bool]
-
-    @property
-    def smt(self) -> bool:
-        return any(self.mates)
-
-    def on_bins(self, where: Sequence[int], load: Optional[Sequence[float]] = None) -> list[float]:
-        """The load of each bin, in pCPUs, if every item is *where*; *load* replaces the items' own."""
-        totals = list(self.fixed)
-        for bin_, weight in zip(where, self.load if load is None else load):
-            if bin_ != NOWHERE:
-                totals[bin_] += weight
-        return totals
-
-    def pressures(self, totals: Sequence[float]) -> list[float]:
-        """The pressure on each bin that holds *totals*."""
-        if not self.smt:
-            return [total / size for total, size in zip(totals, self.capacity)]
-        return [
-            totals[b] / self.capacity[b] + self.kappa[b] * sum(totals[mate] for mate in self.mates[b])
-            for b in range(len(totals))
-        ]
-
-    def imbalance(self, totals: Sequence[float], among: Optional[Sequence[int]] = None) -> float:
-        """Standard deviation of the pressure over the pCPUs of the bins *among* (None: of all bins).
-
-        Scaled so that an even host shows its plain load.
-        """
-        bins = range(len(totals)) if among is None else among
-        pressures = self.pressures(totals)
-        shown = [(pressures[b] / (1 + self.kappa[b] * len(self.mates[b])), self.capacity[b]) for b in bins]
-        pcpus = sum(size for _pressure, size in shown)
-        if not pcpus:
-            return 0.0
-        mean = sum(x * size for x, size in shown) / pcpus
-        return math.sqrt(sum(size * (x - mean) ** 2 for x, size in shown) / pcpus)
-
-
-# ---------------------------------------------------------------- lower bounds
+from .idle import IDLE
+from .problem import EPSILON, NOWHERE, Problem
 
 
 def load_bound(problem: Problem) -> float:
-    """A load per pCPU that the fullest bin has in any assignment of the items within their classes."""
+    """Return a load per pCPU that the fullest bin has in any assignment of the items within their classes."""
     bound = max((fixed / size for fixed, size in zip(problem.fixed, problem.capacity)), default=0.0)
     for bins, loads in _confined(problem):
         bound = max(bound, _fluid(problem, bins, sum(loads)), *_pigeonholes(problem, bins, loads))
@@ -125,9 +43,9 @@ def _confined(problem: Problem) -> Iterator[tuple[Sequence[int], list[float]]]:
 
 
 def _fluid(problem: Problem, bins: Iterable[int], load: float) -> float:
-    """The level to which *load* fills *bins* above what is fixed there, were it a fluid."""
+    """Return the level to which *load* fills *bins* above what is fixed there, were it a fluid."""
     filled = sorted((problem.fixed[b] / problem.capacity[b], problem.capacity[b]) for b in bins)
-    size, volume = 0, load
+    size, volume = 0.0, load
     level = math.inf
     for fixed, capacity in filled:
         if level <= fixed:
@@ -175,7 +93,7 @@ def _fewest_out(problem: Problem, bin_: int, loads: list[float], target: float) 
 
 
 def reached_target(problem: Problem, where: Sequence[int]) -> float:
-    """The least target, as moves_bound() means it, that the assignment *where* meets."""
+    """Return the least target, as moves_bound() means it, that the assignment *where* meets."""
     totals = problem.on_bins(where)
     awake = [0] * len(totals)
     for load, bin_ in zip(problem.load, where):
@@ -188,7 +106,7 @@ def reached_target(problem: Problem, where: Sequence[int]) -> float:
 
 
 def targets(problem: Problem, slack: float) -> list[float]:
-    """The pressure to aim at, per bin: the lexicographic lower bound plus *slack* (decision 26).
+    """Return the pressure to aim at, per bin: the lexicographic lower bound plus *slack* (decision 26).
 
     The set of bins whose own items fill it highest sets the level of its bins; then the level is
     taken again over the rest. Items that fill a pCPU alone are set aside with it first.
@@ -209,7 +127,7 @@ def targets(problem: Problem, slack: float) -> list[float]:
 
 
 def _by_class(problem: Problem) -> dict[int, list[float]]:
-    """The loads of each class that has items."""
+    """Return the loads of each class that has items."""
     loads: dict[int, list[float]] = defaultdict(list)
     for load, reach in zip(problem.load, problem.reach):
         loads[reach].append(load)
@@ -219,7 +137,7 @@ def _by_class(problem: Problem) -> dict[int, list[float]]:
 def _highest(
     problem: Problem, left: frozenset[int], reach: Mapping[int, frozenset[int]], loads: Mapping[int, list[float]]
 ) -> tuple[float, frozenset[int]]:
-    """The level and the set of bins, among those *left*, that is filled highest by the items it confines."""
+    """Return the level and the set of bins, among those *left*, that is filled highest by the items it confines."""
     sets = sorted({left, *reach.values()}, key=lambda s: (-len(s), sorted(s)))[:_MOST_CLASSES]
     best, best_bins = -1.0, left
     for bins in sets:
@@ -243,54 +161,3 @@ def _level(problem: Problem, bins: Iterable[int], loads: list[float]) -> float:
             break
         loads, free = loads[alone:], free[alone:]
     return max(level, *_pigeonholes(problem, free, loads))
-
-
-# ---------------------------------------------------------------- parts that have nothing to do with each other
-
-
-def components(problem: Problem) -> list[tuple[list[int], list[int]]]:
-    """(bins, items) of each part of the problem that shares no bin with another one."""
-    parent = list(range(len(problem.capacity)))
-
-    def root(b: int) -> int:
-        while parent[b] != b:
-            parent[b] = parent[parent[b]]
-            b = parent[b]
-        return b
-
-    def join(bins: Sequence[int]) -> None:
-        for b in bins[1:]:
-            parent[root(b)] = root(bins[0])
-
-    for bins in problem.classes:
-        join(bins)
-    for b, mates in enumerate(problem.mates):
-        join([b, *mates])
-    parts: dict[int, tuple[list[int], list[int]]] = {}
-    for b in range(len(problem.capacity)):
-        parts.setdefault(root(b), ([], []))[0].append(b)
-    for i, reach in enumerate(problem.reach):
-        parts[root(problem.classes[reach][0])][1].append(i)
-    return [parts[key] for key in sorted(parts)]
-
-
-def part_of(problem: Problem, bins: Sequence[int], items: Sequence[int]) -> Problem:
-    """The sub-problem of *bins* and *items*, indexed anew in their order."""
-    if len(bins) == len(problem.capacity):
-        return problem
-    new_bin = {b: index for index, b in enumerate(bins)}
-    used = sorted({problem.reach[i] for i in items})
-    new_class = {c: index for index, c in enumerate(used)}
-    return replace(
-        problem,
-        capacity=[problem.capacity[b] for b in bins],
-        fixed=[problem.fixed[b] for b in bins],
-        mates=[[new_bin[mate] for mate in problem.mates[b]] for b in bins],
-        kappa=[problem.kappa[b] for b in bins],
-        load=[problem.load[i] for i in items],
-        now=[new_bin.get(problem.now[i], NOWHERE) for i in items],
-        owner=[problem.owner[i] for i in items],
-        reach=[new_class[problem.reach[i]] for i in items],
-        classes=[[new_bin[b] for b in problem.classes[c]] for c in used],
-        held=[problem.held[i] for i in items],
-    )

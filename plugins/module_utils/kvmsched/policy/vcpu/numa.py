@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Optional, Sequence
 
-from ..model import Topology
-from ..units import CpuSet
-from .vcpu_placement import NOWHERE, Problem
+from ...model import Topology
+from ...units import CpuSet
+from .problem import NOWHERE, Problem
+from .world import Classes, World
 
 # Below this load per pCPU a cell has no contention that would be worth remote memory.
 BUSY_CELL = 0.60
@@ -150,3 +152,26 @@ class _Homes:
                 if relief > 0:
                     changes.append((round(relief, 3), fullest, -demand, -owner, -cool))
         return changes
+
+
+def at_home(world: World, topology: Topology, settled: frozenset[int]) -> Problem:
+    """Return the problem with each item kept in its home cell; owners in *settled* keep the cell that they have."""
+    problem = world.problem
+    cells = Cells(topology, world.bins)
+    if not cells.several:
+        return problem
+    homes = home_cells(problem, cells, settled)
+    classes = Classes(world.bins)
+    narrowed: dict[tuple[int, Optional[int]], tuple[int, frozenset[int]]] = {}
+    reach = []
+    now = list(problem.now)
+    for item, kind in enumerate(zip(problem.reach, homes)):
+        if kind not in narrowed:
+            bins = problem.classes[kind[0]]
+            inside = tuple(b for b in bins if cells.of_bin[b] == kind[1]) or tuple(bins)
+            narrowed[kind] = classes.of_bins(inside), frozenset(inside)
+        number, home = narrowed[kind]
+        if now[item] != NOWHERE and now[item] not in home:
+            now[item] = NOWHERE
+        reach.append(number)
+    return replace(problem, reach=reach, classes=classes.bins, now=now)

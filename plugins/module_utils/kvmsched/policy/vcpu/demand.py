@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
+from typing import Iterable, Mapping, NamedTuple, Optional, Sequence
 
-from ..model import Domain, Snapshot, Vcpu
-from ..units import CpuSet
-from .vcpu_placement import IDLE
+from ...model import Domain, Snapshot, Vcpu
+from ...units import CpuSet
+from .allowed import Affinity
+from .idle import hungry, ramp
+from .served import thread_weight
 
 # A pCPU that was busy for more than the second share of the window could not serve all that was wanted; below the
 # first it could. Between them run-queue delay is believed in part.
@@ -22,6 +24,9 @@ NEARLY_SATURATED, SATURATED = 0.90, 0.97
 
 # vcpu.N.time is utime + stime of the thread, which the kernel reports in ticks (proc_pid_stat(5)).
 TICK_S = 0.01
+
+# A vCPU that waits on a saturated pCPU moves only for at least this much more of a pCPU than it gets where it is.
+BETTER_SHARE = 0.05
 
 VcpuKey = tuple[str, int]
 
@@ -32,8 +37,8 @@ class Demand(NamedTuple):
     It ran for ``run`` and was runnable, but waiting, for ``wait``. ``high`` = run + wait, at most 1
     and its quota: right for a vCPU that never has enough. ``low`` counts the wait only as far as its
     pCPU was saturated: elsewhere a wait is short queueing, and all work was served (decision 25).
-    The wait of an idle vCPU beside busy ones counts in neither: see _bystander(). ``place`` is where
-    the kernel could put it.
+    The wait of a vCPU that got less than its fair share counts in neither: see idle.hungry(). ``place`` is
+    where the kernel could put it.
     """
 
     run: float
@@ -42,11 +47,6 @@ class Demand(NamedTuple):
     high: float
     place: CpuSet
 
-    @property
-    def unsure(self) -> float:
-        """How much of the demand was never seen running."""
-        return self.high - self.run
-
 
 @dataclass(frozen=True)
 class Loads:
@@ -54,7 +54,7 @@ class Loads:
 
     ``busy`` is the non-idle share of each pCPU, ``foreign`` the part of it that no vCPU of any
     domain used: host processes, interrupts, emulator and I/O threads. ``settled``: that is known to
-    stay there; what the kernel can move lies evenly over all pCPUs then.
+    stay there; what the kernel can move lies evenly over the pCPUs that it may use then.
     """
 
     window_s: float = 0.0
@@ -69,31 +69,48 @@ class Loads:
         return TICK_S / self.window_s if self.window_s else 0.0
 
 
-def measure(snapshots: Sequence[Snapshot], runs_on: Callable[[Domain, Vcpu], CpuSet]) -> Loads:
-    """The loads between the first and the last of *snapshots*; *runs_on* says where a vCPU could really run.
+def measure(snapshots: Sequence[Snapshot], confined: bool = True) -> Loads:
+    """Return the loads between the first and the last of *snapshots*.
 
-    Unknown, which is not 0: one snapshot only, a vCPU or domain that is new (a domain that started
-    again has a new id), a counter that is missing or went back.
+    Some loads are unknown, which is not 0: of one snapshot only, of a vCPU or domain that is new, by a counter that is
+    missing or went back. (A domain that started again has a new id.) Without *confined*, foreign load that
+    is not bound to one pCPU is taken to run anywhere.
     """
     first, last = snapshots[0], snapshots[-1]
     window_s = last.monotonic_s - first.monotonic_s
     if window_s <= 0:
         return Loads()
     rates = _rates(first, last, window_s)
+    runs_on = Affinity(last).runs_on
     places = [runs_on(domain, vcpu) for domain, vcpu, _run, _wait in rates]
     pinned, floating = _sum_by_place(zip(places, (run for _domain, _vcpu, run, _wait in rates)))
     online = [pcpu.id for pcpu in last.host.topology.pcpus]
     busy = _busy(first, last, window_s, online, pinned, floating)
     foreign = _foreign(busy, pinned, floating)
     bound = _bound(first, last, window_s)
-    if bound is not None:
-        foreign = _evened(foreign, bound, last.host.topology.isolated)
-    contention = _Contention(busy, zip(places, (run for _domain, _vcpu, run, _wait in rates)))
-    demand = {
-        (domain.uuid, vcpu.id): _demand(run, wait, place, *contention.on(place), domain.vcpu_quota)
-        for (domain, vcpu, run, wait), place in zip(rates, places)
-    }
-    return Loads(window_s, demand, busy, foreign, settled=bound is not None)
+    sets = _confined(first, last, window_s) if confined else {}
+    settled = bound is not None and sets is not None
+    if bound is not None and sets is not None:
+        foreign = _spread(foreign, bound, sets, last.host.topology.isolated)
+    weights = _weights(rates)
+    contention = _Contention(
+        busy, ((place, run / weight) for (_d, _v, run, _w), place, weight in zip(rates, places, weights))
+    )
+    demand = {}
+    for (domain, vcpu, run, wait), place, weight in zip(rates, places, weights):
+        saturation, level = contention.on(place)
+        most = 1.0 if domain.vcpu_quota is None else min(1.0, domain.vcpu_quota)
+        high = max(run, min(most, run + wait * hungry(run, level * weight)))
+        demand[domain.uuid, vcpu.id] = Demand(run, wait, run + saturation * (high - run), high, place)
+    return Loads(window_s, demand, busy, foreign, settled=settled)
+
+
+def _weights(rates: Sequence[tuple[Domain, Vcpu, float, float]]) -> list[float]:
+    """Return the weight of each vCPU beside those of others: see thread_weight()."""
+    wanted: dict[str, float] = defaultdict(float)
+    for domain, _vcpu, run, wait in rates:
+        wanted[domain.uuid] += min(1.0, run + wait)
+    return [thread_weight(d.cpu_weight, min(1.0, run + wait), wanted[d.uuid]) for d, _vcpu, run, wait in rates]
 
 
 def _rates(first: Snapshot, last: Snapshot, window_s: float) -> list[tuple[Domain, Vcpu, float, float]]:
@@ -114,14 +131,14 @@ def _rates(first: Snapshot, last: Snapshot, window_s: float) -> list[tuple[Domai
 
 
 def _grown(before: Optional[int], after: Optional[int]) -> Optional[int]:
-    """The growth of a counter; None if it is not known or went back."""
+    """Return the growth of a counter; None if it is not known or went back."""
     if before is None or after is None or after < before:
         return None
     return after - before
 
 
 def _sum_by_place(runs: Iterable[tuple[CpuSet, float]]) -> tuple[dict[int, float], dict[CpuSet, float]]:
-    """What ran on one pCPU for sure, by pCPU; what floated, by the set that it floats over."""
+    """Return what ran on one pCPU for sure, by pCPU; what floated, by the set that it floats over."""
     pinned: dict[int, float] = defaultdict(float)
     floating: dict[CpuSet, float] = defaultdict(float)
     for place, run in runs:
@@ -141,7 +158,7 @@ def _busy(
     pinned: Mapping[int, float],
     floating: Mapping[CpuSet, float],
 ) -> dict[int, float]:
-    """The non-idle share of each pCPU; where the host does not tell, what its vCPUs ran."""
+    """Return the non-idle share of each pCPU; where the host does not tell, what its vCPUs ran."""
     managed = dict.fromkeys(online, 0.0)
     for pcpu, run in pinned.items():
         if pcpu in managed:
@@ -173,28 +190,55 @@ def _foreign(
 
 
 def _bound(first: Snapshot, last: Snapshot, window_s: float) -> Optional[dict[int, float]]:
-    """The share of each pCPU that interrupts and processes confined to it took, where that is known."""
+    """Return the share of each pCPU that interrupts and processes confined to it took, where that is known."""
     before, after = first.host.bound_ns, last.host.bound_ns
     if before is None or after is None:
         return None
     return {pcpu: (_grown(before.get(pcpu), ns) or 0) / (window_s * 1e9) for pcpu, ns in after.items()}
 
 
-def _evened(foreign: Mapping[int, float], bound: Mapping[int, float], isolated: CpuSet) -> dict[int, float]:
-    """*foreign*, but what is not *bound* lies evenly: the kernel moves it to wherever the vCPUs leave room.
+def _confined(first: Snapshot, last: Snapshot, window_s: float) -> Optional[dict[CpuSet, float]]:
+    """Set of pCPUs -> the load of work that may run on all of these and nowhere else, where that is known."""
+    if first.host.foreign_ns is None or last.host.foreign_ns is None:
+        return None
+    before = {part.pcpus: part.time_ns for part in first.host.foreign_ns}
+    grown = ((part.pcpus, _grown(before.get(part.pcpus, 0), part.time_ns)) for part in last.host.foreign_ns)
+    return {pcpus: ns / (window_s * 1e9) for pcpus, ns in grown if ns}
 
-    It was seen where they left room in this window, so counting it there would keep them where they are.
+
+def _spread(
+    foreign: Mapping[int, float], bound: Mapping[int, float], confined: Mapping[CpuSet, float], isolated: CpuSet
+) -> dict[int, float]:
+    """*foreign*, but what is not *bound* to its pCPU lies evenly over where it may run: the kernel moves it there.
+
+    It was seen where vCPUs left room in this window, so counting it there would keep them where they are.
+    What is not *confined* may run anywhere. No part counts for more than was seen where it may run.
     """
-    stays = {pcpu: min(share, bound.get(pcpu, 0.0)) for pcpu, share in foreign.items()}
-    shared = [pcpu for pcpu in foreign if pcpu not in isolated]
-    each = sum(foreign[pcpu] - stays[pcpu] for pcpu in shared) / len(shared) if shared else 0.0
-    return {pcpu: stays[pcpu] + each if pcpu not in isolated else share for pcpu, share in foreign.items()}
+    placed = {pcpu: min(share, bound.get(pcpu, 0.0)) for pcpu, share in foreign.items()}
+    left = {pcpu: share - placed[pcpu] for pcpu, share in foreign.items()}
+    anywhere = frozenset(foreign) - isolated
+    for pcpus, load in sorted(confined.items(), key=lambda part: (len(part[0]), sorted(part[0]))):
+        _take(left, placed, (pcpus & frozenset(foreign)) - isolated or pcpus & frozenset(foreign), load)
+    _take(left, placed, anywhere, sum(left[pcpu] for pcpu in anywhere))
+    return {pcpu: share + left[pcpu] for pcpu, share in placed.items()}
+
+
+def _take(left: dict[int, float], placed: dict[int, float], pcpus: CpuSet, load: float) -> None:
+    """Count *load*, as far as it was seen on *pcpus*, evenly on them."""
+    seen = sum(left[pcpu] for pcpu in pcpus)
+    part = min(load, seen)
+    if part <= 0:
+        return
+    for pcpu in pcpus:
+        left[pcpu] *= 1 - part / seen
+        placed[pcpu] += part / len(pcpus)
 
 
 class _Contention:
-    """How far the pCPUs of a set could not serve what was wanted: 0 (they could) to 1; and the most that one vCPU got.
+    """How far the pCPUs of a set could not serve what was wanted: 0 (they could) to 1; and its level.
 
-    Of the latter the least over the set: what floats may have run where others got little.
+    The level is the most that one vCPU ran there for its weight: the kernel gives each as much, if it asks
+    for it. Of a set it is the least: what floats may have run where others got little.
     """
 
     def __init__(self, busy: Mapping[int, float], runs: Iterable[tuple[CpuSet, float]]) -> None:
@@ -211,26 +255,17 @@ class _Contention:
     def on(self, place: CpuSet) -> tuple[float, float]:
         if place not in self._known:
             mean = sum(self._busy.get(pcpu, 0.0) for pcpu in place) / len(place) if place else 0.0
-            saturation = _ramp(mean, NEARLY_SATURATED, SATURATED)
+            saturation = ramp(mean, NEARLY_SATURATED, SATURATED)
             self._known[place] = saturation, min((self._most[pcpu] for pcpu in place), default=0.0)
         return self._known[place]
 
 
-def _demand(run: float, wait: float, place: CpuSet, saturation: float, most: float, quota: Optional[float]) -> Demand:
-    wanted = run + wait * (1 - _bystander(run, most)) if run < 2 * IDLE else run + wait
-    high = max(run, min(1.0, wanted, 1.0 if quota is None else quota))
-    return Demand(run, wait, run + saturation * (high - run), high, place)
+def has_room(pcpus: CpuSet, loads: Loads) -> bool:
+    """Return whether *pcpus* could serve all that runs there, and all that may run there among others."""
+    wanted = sum(demand.low for demand in loads.demand.values() if not pcpus.isdisjoint(demand.place))
+    return wanted + sum(loads.foreign.get(pcpu, 0.0) for pcpu in pcpus) < SATURATED * len(pcpus)
 
 
-def _bystander(run: float, most: float) -> float:
-    """How surely a vCPU that waited wants no more than it ran: 0 (not at all) to 1.
-
-    The kernel shares a pCPU fairly: what ran next to nothing, and far less than a neighbour got, did
-    not ask for more. Its waits are those of short wake-ups behind the busy ones.
-    """
-    return 1 - max(_ramp(run, IDLE, 2 * IDLE), _ramp(run, most / 4, most / 2) if most else 1.0)
-
-
-def _ramp(value: float, none: float, full: float) -> float:
-    """0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
-    return min(1.0, max(0.0, (value - none) / (full - none)))
+def contended(demand: Demand) -> bool:
+    """Return whether a vCPU waited on a saturated pCPU: what it wants is known only to be more than it got."""
+    return demand.low > demand.run + BETTER_SHARE

@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import insort
 from typing import Iterator, Optional, Sequence
 
-from .vcpu_placement import EPSILON, IDLE, NOWHERE, Problem
+from .idle import IDLE
+from .problem import EPSILON, NOWHERE, Problem
 
 # Only where a search can end soon, and never for longer than this.
 SEARCH_ITEMS = 80
@@ -22,7 +23,7 @@ _Where = list[int]
 
 
 def fewest_moves(problem: Problem, aim: Sequence[float], slack: float, found: Optional[int]) -> Optional[_Where]:
-    """An assignment that meets *aim* with fewer than *found* moves (None: no plan met it), or None.
+    """Return an assignment that meets *aim* with fewer than *found* moves (None: no plan met it), or None.
 
     *slack* is added to what one large item puts on a bin. Problems with SMT, or with items that have
     no place yet, are left to the planners.
@@ -126,7 +127,7 @@ class _Trials:
         return [item for item in out if self._where[item] == NOWHERE]
 
     def _tightest(self, item: int) -> int:
-        """The fullest bin that has room for *item*, or NOWHERE."""
+        """Return the fullest bin that has room for *item*, or NOWHERE."""
         load, best, where = self._problem.load[item], -1.0, NOWHERE
         for bin_ in self._problem.classes[self._problem.reach[item]]:
             after = self._total[bin_] + load
@@ -141,7 +142,7 @@ class _Trials:
         return any(b == bin_ and owner[i] == owner[item] and i != item for i, b in enumerate(self._where))
 
     def _fewest_to_eject(self, item: int) -> tuple[list[int], int]:
-        """The fewest items, all smaller than *item*, that make room for it, and their bin."""
+        """Return the fewest items, all smaller than *item*, that make room for it, and their bin."""
         problem, load = self._problem, self._problem.load
         on: dict[int, list[tuple[float, int]]] = {b: [] for b in problem.classes[problem.reach[item]]}
         for other, bin_ in enumerate(self._where):
@@ -185,8 +186,8 @@ def _sequence() -> Iterator[float]:
 class _Search:
     """Iterative deepening on the number of moves, from its lower bound up (IDA*, Korf 1985).
 
-    Some item must leave an overfull bin, so only the moves off one such bin are tried at each step;
-    a branch is cut where the lower bound on the moves still needed is more than is left. Bins of
+    Some item must leave an overfull bin, so only the moves off one such bin are tried at each step.
+    A branch is cut where the lower bound on the moves still needed is more than is left. Bins of
     equal load are taken for equal, and no item moves twice. For problems without SMT.
     """
 
@@ -207,7 +208,7 @@ class _Search:
                 insort(self._on[bin_], (-problem.load[item], item))
 
     def fewest(self, found: Optional[int]) -> Optional[_Where]:
-        """An assignment on target with fewer moves than *found*, or None. *found* None: none was found yet."""
+        """Return an assignment on target with fewer moves than *found*, or None. *found* None: none was found yet."""
         if NOWHERE in self._where:
             return None
         need = [self._fewest_out(b) for b in range(len(self._on))]
@@ -220,7 +221,7 @@ class _Search:
         return None
 
     def _fewest_out(self, bin_: int) -> int:
-        """A lower bound on the moves off *bin_*."""
+        """Return a lower bound on the moves off *bin_*."""
         excess = self._total[bin_] - self._aim[bin_]
         items = self._on[bin_]
         if excess <= 0 or not items or self._total[bin_] <= self._alone(bin_, *items[0]):
@@ -234,7 +235,7 @@ class _Search:
         return max(1, min(enough, awake - 1))
 
     def _descend(self, need: list[int], needed: int, left: int, last_bin: int, last_rank: int) -> bool:
-        """Whether at most *left* more moves can bring *need*, which sums to *needed*, to nothing."""
+        """Return whether at most *left* more moves can bring *need*, which sums to *needed*, to nothing."""
         if not needed:
             return True
         source = max((b for b, count in enumerate(need) if count), key=lambda b: self._total[b] - self._aim[b])
@@ -265,7 +266,7 @@ class _Search:
         return [seen[key] for key in sorted(seen, reverse=True)]
 
     def _alone(self, bin_: int, weight: float, item: int) -> float:
-        """What *item* (of load -*weight*) alone may bring a bin of this size to."""
+        """Return what *item* (of load -*weight*) alone may bring a bin of this size to."""
         return self._lowest[item] * self._problem.capacity[bin_] - weight + EPSILON
 
     def _limit(self, bin_: int, load: float, item: int) -> float:

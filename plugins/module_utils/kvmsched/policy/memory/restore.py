@@ -6,40 +6,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
-from .. import baseline
-from ..model import BALLOON_TOLERANCE_KIB, PAGE_KIB, BalloonMove, Domain, MemoryRecord, PeriodMove
-from ..units import mib
-from .memory_reading import Guest, human, memory_record, set_by_human
-from .memory_strategies import Draft, Take, pay
-from .memory_supply import HostState, Need
+from ... import baseline
+from ...model import BALLOON_TOLERANCE_KIB, PAGE_KIB, BalloonMove, Domain, Left, MemoryCode, MemoryRecord, PeriodMove
+from ...units import mib
+from .eligibility import human
+from .guest import Guest
+from .limits import most_kib
+from .requests import memory_record, set_by_human
+from .sharing import Draft, Need, Take, pay
+from .supply import HostState
 
 # Reasons to leave a domain alone for now, whichever way it would have to go.
-_UNREACHABLE = ("not-running", "busy", "record")
+_UNREACHABLE: tuple[MemoryCode, ...] = ("not-running", "busy")
 # Reasons why nothing is known of what a domain uses, however long one waits.
-_SILENT = ("no-stats", "no-driver", "stale")
+_SILENT: tuple[MemoryCode, ...] = ("no-stats", "no-driver", "stale")
+
+# Reasons to leave a domain alone that end with its way home.
+_SHRUNK_ANYWAY: tuple[MemoryCode, ...] = ("stuck", "inhibited")
+
+# No guest whose kernel drives a balloon lives in less: a record that says so was forged.
+LEAST_ORIGINAL_KIB = 64 * 1024
+
+
+class Why(NamedTuple):
+    """Why a domain is not home yet; ``limited`` and ``command_told`` as in Left."""
+
+    reason: str
+    limited: bool = False
+    command_told: bool = False
 
 
 @dataclass
 class WayBack:
-    """``retargets`` call back requests that are under way, or make them again; ``left`` maps UUID to why a domain is
-    not home yet.
+    """``retargets`` call back requests that are under way, or make them again. ``left`` maps UUID to why a domain is
+    not home yet. ``adopted`` are those whose size somebody else set: that is their original from now on.
     """
 
     draft: Draft = field(default_factory=Draft)
     retargets: list[BalloonMove] = field(default_factory=list)
     periods: list[PeriodMove] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
+    left: dict[str, Left] = field(default_factory=dict)
+    adopted: dict[str, Guest] = field(default_factory=dict)
 
 
 def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
-    """What brings *guests* home: takes at once down to L, gives by what the host has, periods last."""
+    """Return what brings *guests* home: takes at once down to L, gives by what the host has, periods last."""
     back = WayBack()
     for guest in guests:
         why = _plan_one(guest, back)
         if why is not None:
-            back.left[guest.uuid] = f"{guest.domain.name}: {why}"
+            back.left[guest.uuid] = Left(guest.domain.name, guest.uuid, *why)
     pay(back.draft, host)
     granted = {grant.need.guest.uuid: grant.kib for grant in back.draft.grants}
     for need in back.draft.needs:
@@ -48,25 +66,29 @@ def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
             if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
                 back.retargets.append(again(need.guest, need.guest.held_kib))
             line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
-            back.left.setdefault(need.guest.uuid, f"{need.guest.domain.name}: {line}")
+            # That goes before a limit: the host may have it later.
+            back.left[need.guest.uuid] = Left(need.guest.domain.name, need.guest.uuid, line)
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
     return back
 
 
 def _home(guest: Guest) -> int:
     record = memory_record(guest.domain)
-    return min(record.original_kib, guest.balloon.maximum_kib) if record else guest.actual_kib
+    return min(record.original_kib, most_kib(guest.balloon)) if record else guest.actual_kib
 
 
-def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
+def _plan_one(guest: Guest, back: WayBack) -> Optional[Why]:
     """Add what *guest* needs to *back*; return why that does not bring it home, if so."""
     record = memory_record(guest.domain)
+    if guest.domain.record_error:
+        left = baseline.left_of(None, guest.domain, memory=True, pins=False)
+        return Why(left.reason, left.limited, left.command_told) if left else None
     if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
-        return guest.skip[1] if _owed(guest.domain) else None
+        return Why(guest.skip[1]) if _owed(guest.domain) else None
     if record is None:
         return None
     if set_by_human(record, guest.balloon):
-        return _leave(guest, record)
+        return _leave(guest, record, back)
     home_kib = _home(guest)
     away_kib = home_kib - guest.actual_kib
     if abs(away_kib) <= BALLOON_TOLERANCE_KIB:
@@ -77,28 +99,34 @@ def _plan_one(guest: Guest, back: WayBack) -> Optional[str]:
 
 
 def _owed(domain: Domain) -> bool:
-    """Whether its memory or its period is not back, or its record can't be read."""
+    """Return whether its memory or its period is not back."""
     record = domain.record and baseline.without_restored(domain.record, domain, memory=True, pins=False)
     return baseline.left_over(record, domain, memory=True, pins=False) is not None
 
 
-def _leave(guest: Guest, record: MemoryRecord) -> Optional[str]:
-    """What somebody set is where it belongs from now on, once it is known to be that and not a guest that boots."""
+def _leave(guest: Guest, record: MemoryRecord, back: WayBack) -> Optional[Why]:
+    """Leave a size that somebody set where it is, once it is known to be that, and not a guest that boots."""
     code = guest.skip[0] if guest.skip is not None else ""
-    if code == "human":
+    if code == "human" and guest.settled:
         return None
-    booting = abs(guest.actual_kib - guest.balloon.maximum_kib) <= BALLOON_TOLERANCE_KIB
-    if booting or code not in _SILENT or not guest.still:
-        return f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
-    guest.skip = human(guest, record)
+    booting = abs(guest.actual_kib - most_kib(guest.balloon)) <= BALLOON_TOLERANCE_KIB
+    if booting or not _silent(guest) or not guest.still:
+        line = f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
+        return Why(line, limited=_silent(guest))
+    back.adopted[guest.uuid] = guest._replace(skip=human(guest.balloon, record))
     return None
+
+
+def _silent(guest: Guest) -> bool:
+    """Return whether its use is not known, and waiting does not help: what it has is the least then."""
+    return guest.skip is not None and guest.skip[0] in _SILENT
 
 
 def _why_not_judged(guest: Guest) -> str:
     return guest.skip[1] if guest.skip is not None else "no two equal readings a tick apart"
 
 
-def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[str]:
+def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[Why]:
     """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
     if abs(record.intended_kib - home_kib) < PAGE_KIB:
         return None
@@ -108,8 +136,8 @@ def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> O
     return None
 
 
-def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
-    """Why what is on its way to a guest is not called back: it may have that already, and need it.
+def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
+    """Return why what is on its way to a guest is not called back: it may have that already, and need it.
 
     Of a guest that has no driver nothing is on its way.
     """
@@ -120,10 +148,10 @@ def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     if min(guest.pending_kib, needs_kib) <= home_kib:
         return None
     back.retargets.append(again(guest, guest.pending_kib))
-    return f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}, and may need that"
+    return Why(f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}, and may need that")
 
 
-def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     """Growing needs no statistics: what the host has is enough.
 
     What was promised already is asked for again: whether it ever was is not known, should its pass have died.
@@ -134,28 +162,28 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     if target_kib > guest.held_kib + BALLOON_TOLERANCE_KIB:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
     if target_kib < home_kib:
-        return f"its limits allow {mib(target_kib)} of its {mib(home_kib)}"
+        return Why(f"its limits allow {mib(target_kib)} of its {mib(home_kib)}", limited=True)
     if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
         move = again(guest, home_kib)
         back.retargets.append(move)
         if move.after_kib != home_kib:
             told = f"{mib(guest.held_kib)} was asked before, {mib(guest.actual_kib)} is told of it"
-            return f"{told}: asked for a page less, which its driver answers"
+            return Why(f"{told}: asked for a page less, which its driver answers")
     return None
 
 
 def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
-    survive_kib = max(0, guest.lower_kib - guest.held_kib) if guest.starved else 0
-    need = Need(guest, 0, survive_kib, kib, f"back to its original {mib(home_kib)}")
+    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.held_kib) if guest.starved else 0
+    need = Need(guest, survive_kib, 0, max(0, kib - survive_kib), 0, f"back to its original {mib(home_kib)}")
     return need.at_most(kib)
 
 
-def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     """Down to its original at once, but never below L, and only where L is known."""
     if not _at_rest(guest):
         return _move_on(guest, home_kib, back)
     if guest.limits.mode == "grow-only":
-        return f"not shrunk to its {mib(home_kib)}: mode grow-only"
+        return Why(f"not shrunk to its {mib(home_kib)}: mode grow-only", limited=True)
     target_kib = max(home_kib, guest.lower_kib)
     kib = guest.actual_kib - target_kib
     if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
@@ -163,20 +191,21 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     return None if target_kib == home_kib else _too_small(guest, home_kib)
 
 
-def _too_small(guest: Guest, home_kib: int) -> str:
+def _too_small(guest: Guest, home_kib: int) -> Why:
     line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
-    return f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
+    text = f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
+    return Why(text, limited=home_kib < LEAST_ORIGINAL_KIB)
 
 
 def _at_rest(guest: Guest) -> bool:
-    """Whether L is known. A take that may never have been made, should its pass have died, is made again."""
+    """Return whether L is known. A take that may never have been made, should its pass have died, is made again."""
     given = guest.pending_kib is not None and guest.pending_kib > guest.actual_kib
     # Of one whose memory the host keeps it gets nothing back, but that one is home then.
-    willing = guest.skip is None or guest.skip[0] in ("stuck", "inhibited")
+    willing = guest.skip is None or guest.skip[0] in _SHRUNK_ANYWAY
     return guest.fresh and guest.settled and not given and willing
 
 
-def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
+def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     """It may not be shrunk now; but what leads it too far is called back.
 
     Where its use is not known, to what it has: should its request never have been made, anything less would shrink it.
@@ -190,17 +219,17 @@ def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[str]:
     elif guest.pending_kib is not None and guest.fresh:
         if guest.pending_kib > guest.actual_kib:
             back.retargets.append(again(guest, guest.pending_kib))
-        return f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}"
+        return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}")
     if guest.fresh and guest.lower_kib > home_kib:
         return _too_small(guest, home_kib)
-    return f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}"
+    return Why(f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}", limited=_silent(guest))
 
 
 def again(guest: Guest, target_kib: int) -> BalloonMove:
     """Ask once more for what was promised: it may never have been asked, should its pass have died.
 
-    If it was asked more than once, or long ago, not for exactly the same: a driver that has it, but did not say so
-    (see memory_reading._stuck), would go on saying nothing.
+    If it was asked more than once, or long ago, do not ask for exactly the same. A driver that has it, but did not
+    say so (see requests.stuck), would go on saying nothing.
     """
     record = memory_record(guest.domain)
     if record is not None and (guest.unheard or record.reach_kib) and abs(record.intended_kib - target_kib) < PAGE_KIB:
@@ -216,7 +245,7 @@ def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> Balloon
 
 
 def _period(guest: Guest) -> list[PeriodMove]:
-    """The statistics period back, unless somebody else set it since, or it is back."""
+    """Set the statistics period back, unless somebody else set it since, or it is back."""
     record = guest.domain.record.period if guest.domain.record else None
     current_s = guest.balloon.period_s
     if record is None or current_s == record.original_s or current_s not in (record.previous_s, record.intended_s):

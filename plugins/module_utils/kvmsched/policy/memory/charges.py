@@ -1,0 +1,79 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each domain may still touch: memory that was promised to it, and that must not be given twice."""
+
+from __future__ import annotations
+
+from typing import Mapping, Optional
+
+from ...model import Balloon, Domain, Snapshot
+from .guest import QEMU_OVERHEAD_KIB, Guest
+from .history import Seen
+from .limits import most_kib
+from .requests import pending
+from .safeties import Safeties
+
+
+def risks(
+    snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen], safeties: Safeties
+) -> dict[str, int]:
+    """Return at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen."""
+    if not safeties.promises:
+        return dict.fromkeys([domain.uuid for domain in snapshot.domains], 0)
+    unobserved = {
+        skip.uuid: seen[skip.uuid].at_risk_kib if skip.uuid in seen else skip.untouched_kib for skip in snapshot.skips
+    }
+    observed = {domain.uuid: at_risk(domain, guests.get(domain.uuid), safeties) for domain in snapshot.domains}
+    return {**unobserved, **observed}
+
+
+def at_risk(domain: Domain, guest: Optional[Guest], safeties: Safeties) -> int:
+    """Return what *domain* may still touch beyond what QEMU holds, in KiB.
+
+    rss holds QEMU's own memory too, so that is part of the charge: without it a host with many
+    domains would sink below its reserve by as much for each.
+    A domain that boots is charged at its maximum (decision 22). Where rss is not known nothing counts as touched.
+    Nobody is charged for more than his balloon can have, whatever he says or a record asks for (decision 44).
+    """
+    balloon = domain.balloon
+    if balloon is None:
+        return 0
+    charge_kib = guest.held_kib if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
+    if guest is not None and guest.skip is not None and guest.skip[0] == "booting":
+        charge_kib = max(charge_kib, most_kib(balloon))
+    elif guest is not None:
+        charge_kib = promised_kib(guest)
+    if safeties.bounds:
+        charge_kib = min(charge_kib, most_kib(balloon))
+    return max(0, _plain_kib(balloon, charge_kib) + QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
+
+
+def _plain_kib(balloon: Balloon, charge_kib: int) -> int:
+    """Return the part of a charge that may lie on plain pages. Huge ones are the host's to give no more, nor in rss."""
+    if "hugepages" in balloon.inhibitors:
+        return 0
+    return min(charge_kib, max(0, most_kib(balloon) - balloon.huge_kib)) if balloon.huge_kib else charge_kib
+
+
+def promised_kib(guest: Guest) -> int:
+    """Return what *guest* is charged for: what it holds, or of what it did not take in time a part.
+
+    What is resident beyond its size proves that it has all of it (decision 46).
+    """
+    rss_kib = guest.balloon.rss_kib
+    overdue = guest.unanswered and (guest.late or guest.unheard)
+    if not overdue or rss_kib is None or rss_kib > guest.actual_kib + QEMU_OVERHEAD_KIB:
+        return guest.held_kib
+    return max(guest.actual_kib, min(rss_kib + QEMU_OVERHEAD_KIB + guest.rise_kib, guest.held_kib))
+
+
+def uncharged_kib(guests: Mapping[str, Guest]) -> int:
+    """Return the sum of what guests were promised and are not charged for."""
+    return sum(guest.held_kib - promised_kib(guest) for guest in guests.values())
+
+
+def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:
+    """Return what a domain has, or was promised, that QEMU does not hold yet, as far as is known."""
+    promised_kib = max(balloon.actual_kib, target_kib)
+    return max(0, _plain_kib(balloon, min(promised_kib, most_kib(balloon))) - (rss_kib or 0))

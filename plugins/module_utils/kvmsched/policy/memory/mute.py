@@ -1,0 +1,41 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests that starved and then fell silent: the memory they lack may be why they don't answer (decision 47)."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ...units import mib
+from .guest import Guest
+from .history import Seen
+from .sharing import Need
+
+# After its original, each step is this share of its size; after so many steps without an answer it is left alone.
+STEP_SHARE = 0.25
+STEPS = 3
+# It uses all that it has: less of its size is not resident.
+RESIDENT_SHARE = 0.95
+
+
+def mute_need(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Need]:
+    """Return the next step of a guest that was in need at its last reading and does not answer any more."""
+    if not is_mute(guest, seen) or seen is None or seen.fed_times >= STEPS:
+        return None
+    resident = (guest.balloon.rss_kib or 0) >= guest.actual_kib * RESIDENT_SHARE
+    early = wall_s - seen.fed_s < 2 * guest.balloon.period_s
+    if early or not resident or guest.pending_kib is not None:
+        return None
+    step_kib = guest.debt_kib or int(guest.actual_kib * STEP_SHARE)
+    kib = min(step_kib, guest.ceiling_kib - guest.held_kib)
+    if kib < guest.limits.min_change_kib:
+        return None
+    age_s = wall_s - guest.balloon.last_update_s
+    why = f"it was in need and has not answered for {age_s:.0f} s, step {seen.fed_times + 1} of {STEPS}"
+    return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.held_kib + kib)}")
+
+
+def is_mute(guest: Guest, seen: Optional[Seen]) -> bool:
+    """Return whether *guest* was in need at its last reading and does not answer any more."""
+    return guest.skip is not None and guest.skip[0] == "stale" and seen is not None and seen.pressed

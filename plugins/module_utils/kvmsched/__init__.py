@@ -5,8 +5,11 @@
 
 The package imports itself by relative imports only, so it runs unchanged from inside the Ansible
 collection and from a host's library directory.
+
+It is internal to this collection: what others may rely on are the modules, the role, the playbooks, the command and
+the documents that it reads and writes. Semantic versioning covers those, and nothing in here.
 """
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "1.0.0-rc.1"

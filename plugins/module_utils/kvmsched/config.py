@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The policy document: its schema, its defaults, and the settings that hold for one domain.
 
-``SCHEMA`` is the one description of every option; modules and role are held against it by a test.
+``SCHEMA`` is the one description of every option: the modules take theirs from it, and a test holds all documentation
+and the role against it.
 ``load`` turns a document into a Policy and reports all mistakes at once, one line each.
 """
 
@@ -12,42 +13,86 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-from .model import Domain, Owner, Snapshot, parse_json
-from .units import AMOUNT_HELP, CPUSET_HELP, Amount, CpuSet, parse_amount, parse_cpuset
+from .model import Domain, Left, Owner, RoomRequest, Snapshot, parse_json
+from .units import (
+    AMOUNT_HELP,
+    CPUSET_HELP,
+    SIZE_HELP,
+    Amount,
+    CpuSet,
+    one_line,
+    parse_amount,
+    parse_cpuset,
+    parse_size,
+    shown,
+)
 
 # ---------------------------------------------------------------- the policy, parsed
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which domains a pass may touch: case-sensitive globs on names, or exact UUIDs; ``exclude`` wins."""
+    """Which domains a pass may touch: names, case-sensitive globs on names, or UUIDs; ``exclude`` wins.
+
+    ``names_first``: a pattern that is a domain's name means that domain alone, for what a person asks for once. In a
+    policy it must not: whoever names a domain ``db*`` would take the rule away from ``db1``. ``exact`` are those names.
+    """
 
     domains: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    names_first: bool = False
+    exact: frozenset[str] = frozenset()
 
     def matches(self, domain: Domain) -> bool:
         if self.domains == ("*",) and not self.exclude:
             return True
-        return _matches_any(self.domains, domain) and not _matches_any(self.exclude, domain)
+        return self._any(self.domains, domain) and not self._any(self.exclude, domain)
 
-    def unseen(self, snapshot: Snapshot) -> tuple[str, ...]:
-        """A line for each domain that a pass may touch and that could not be observed, though it runs."""
+    def _any(self, patterns: Iterable[str], domain: Domain) -> bool:
+        return any(matches(pattern, domain, pattern in self.exact) for pattern in patterns)
+
+    def among(self, snapshot: Snapshot) -> Selection:
+        """Return the same selection, knowing which of its patterns are names of domains in *snapshot*."""
+        if not self.names_first:
+            return self
+        names = {domain.name for domain in snapshot.domains} | {skip.domain for skip in snapshot.skips}
+        return replace(self, exact=frozenset(names.intersection(self.domains)))
+
+    def names(self, domain: Domain) -> bool:
+        """Return whether it chooses *domain* by more than "*"."""
+        return self._any([p for p in self.domains if p != "*"], domain)
+
+    def unseen(self, snapshot: Snapshot) -> tuple[Left, ...]:
+        """Return the domains that a pass may touch and that could not be observed, though they run."""
         lost = (skip for skip in snapshot.skips if skip.code != "gone")
-        return tuple(f"{s.domain}: {s.reason}" for s in lost if self.matches(Domain(s.uuid, s.domain, 0)))
+        mine = (skip for skip in lost if self.matches(Domain(skip.uuid, skip.domain, 0)))
+        return tuple(Left(s.domain, s.uuid, s.reason, limited=s.code == "unreadable") for s in mine)
 
     def unmatched(self, domains: Iterable[Domain]) -> tuple[str, ...]:
-        """The patterns that match no domain at all; ``*`` is no such pattern."""
+        """Return the patterns that match no domain at all; ``*`` is no such pattern."""
         known = list(domains)
         patterns = [p for p in (*self.domains, *self.exclude) if p != "*"]
-        return tuple(p for p in patterns if not any(_matches_any((p,), d) for d in known))
+        return tuple(p for p in patterns if not any(matches(p, d, p in self.exact) for d in known))
 
 
-def _matches_any(patterns: Iterable[str], domain: Domain) -> bool:
-    return any(p.lower() == domain.uuid or fnmatchcase(domain.name, p) for p in patterns)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def matches(pattern: str, domain: Domain, exact: bool = False) -> bool:
+    """Return whether *pattern* names *domain*: by its UUID, its name, or, unless *exact*, as a glob.
+
+    A UUID names no domain by its name: anybody may give a domain another's UUID as its name.
+    """
+    if pattern.lower() == domain.uuid:
+        return True
+    if _UUID.fullmatch(pattern):
+        return False
+    return pattern == domain.name or (not exact and fnmatchcase(domain.name, pattern))
 
 
 @dataclass(frozen=True)
@@ -55,7 +100,8 @@ class MemorySettings:
     """What holds for one domain's memory. Percentages are of the domain's maximum (decision 21).
 
     ``floor`` None: max(128M, 10 % of the maximum). ``ceiling`` None: the maximum. ``mode``: auto,
-    grow-only (never shrunk) or ignore (never touched).
+    grow-only (never shrunk) or ignore (never touched). ``reclaim`` idle: a daemon takes what it left unused for
+    long, by the word of its owner or of a rule. ``reclaim`` auto: only where autodeflate was seen to take it back.
     """
 
     starvation: Amount = Amount(kib=150 * 1024)
@@ -64,6 +110,7 @@ class MemorySettings:
     ceiling: Optional[Amount] = None
     weight: float = 1.0
     mode: str = "auto"
+    reclaim: str = "auto"
 
     def starvation_kib(self, maximum_kib: int) -> int:
         return self.starvation.of(maximum_kib)
@@ -81,9 +128,14 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class VcpuSettings:
-    """What holds for one domain's vCPUs: auto, ignore (left alone), dedicated (its pCPUs are given to no other)."""
+    """What holds for one domain's vCPUs. ``mode``: auto, ignore (left alone), dedicated (its pCPUs are its own).
+
+    ``pcpus`` are all that it may use, if not None. ``widen``: a live pin of others is widened to what is allowed.
+    """
 
     mode: str = "auto"
+    pcpus: Optional[CpuSet] = None
+    widen: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,34 +146,37 @@ class Rule:
     memory: Mapping[str, Any] = field(default_factory=dict)
     vcpu: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def specificity(self) -> tuple[int, int]:
-        """Exact UUID or name before globs; among globs the one with more literal characters."""
+    def specificity(self, domain: Domain) -> tuple[int, int]:
+        """Return how closely it names *domain*: name or UUID before globs, among globs the most literal characters."""
         literal = sum(1 for char in self.pattern if char not in "*?[]!")
-        return (0 if any(char in self.pattern for char in "*?[") else 1, literal)
+        return (int(self.pattern == domain.name or self.pattern.lower() == domain.uuid), literal)
 
 
 @dataclass(frozen=True)
 class MemoryPolicy:
     """How memory is balanced. ``host_reserve`` None: max(1G, 5 % of MemTotal); a percentage is of MemTotal.
 
+    ``reclaim`` None: ``pairwise`` is eager, ``fair`` is auto (decision 42): see takes.
     ``arrival_timeout_s`` bounds the wait for memory that was taken, and then for what was given, to arrive.
+    ``grow_only``: no domain is ever shrunk, whatever rules and owners say. ``room`` is kept for a guest to start.
     """
 
     strategy: str = "fair"
-    reclaim: str = "eager"
-    cache: str = "share"
+    reclaim: Optional[str] = None
+    cache: str = "keep"
     host_reserve: Optional[Amount] = None
     stats_period_s: int = 5
     arrival_timeout_s: float = 10.0
     grace_s: int = 600
     min_change: Optional[Amount] = None
+    grow_only: bool = False
+    room: Optional[RoomRequest] = None
     settings: MemorySettings = MemorySettings()
     selection: Selection = Selection()
     rules: tuple[Rule, ...] = ()
 
     def settings_for(self, domain: Domain) -> MemorySettings:
-        """The settings of one domain: host-wide, then rules from general to special, then its owner's word.
+        """Return the settings of one domain: host-wide, then rules from general to special, then its owner's word.
 
         ValueError, in one line, where they contradict each other or the owner's XML can't be understood.
         """
@@ -131,8 +186,15 @@ class MemoryPolicy:
         if domain.owner != Owner():
             settings = replace(settings, **owner_memory(domain))
         for contradiction in _contradictions(settings, domain.balloon.maximum_kib if domain.balloon else None):
-            raise ValueError(contradiction)
+            raise ValueError(str(contradiction))
+        if self.grow_only and settings.mode == "auto":
+            settings = replace(settings, mode="grow-only")
         return settings
+
+    @property
+    def takes(self) -> str:
+        """When waste is taken: auto, lazy or eager."""
+        return self.reclaim or ("eager" if self.strategy == "pairwise" else "auto")
 
     def reserve_kib(self, total_kib: int) -> int:
         if self.host_reserve is None:
@@ -144,18 +206,23 @@ class MemoryPolicy:
 class VcpuPolicy:
     """How vCPUs are placed. ``pcpus`` None: all that are online and not isolated; ``max_moves`` None: no limit.
 
-    ``avg_change_pct`` is the seed's gate, change of the average load per pCPU since the last pass
-    (0: off); ``hold`` the number of passes in a row that must find a reason before one acts;
-    ``interval_s`` how long load is measured where no earlier sample exists.
+    ``work_moves`` stands in no policy file: what a plan may move that serves clearly more; None: ``max_moves``.
+
+    ``avg_change_pct`` is the gate of the first kvmsched, change of the average load per pCPU since the last pass
+    (0: off). ``hold`` is the number of passes in a row that must find a reason before one acts.
+    ``floating``: what becomes of vCPUs that the kernel may move: place (pinned), leave, or auto (pinned
+    only where that serves them). ``interval_s`` how long load is measured where no earlier sample exists.
     """
 
     interval_s: float = 2.0
     threshold_pct: float = 5.0
     avg_change_pct: float = 0.0
     granularity: str = "pcpu"
+    floating: str = "place"
     pcpus: Optional[CpuSet] = None
     reserved: CpuSet = frozenset()
     max_moves: Optional[int] = None
+    work_moves: Optional[int] = None
     emulator: str = "float"
     hold: int = 1
     half_life_s: float = 0.0
@@ -166,7 +233,7 @@ class VcpuPolicy:
     rules: tuple[Rule, ...] = ()
 
     def settings_for(self, domain: Domain) -> VcpuSettings:
-        """The settings of one domain, in the same order of precedence as for memory."""
+        """Return the settings of one domain, in the same order of precedence as for memory."""
         settings = self.settings
         for rule in _rules_for(self.rules, domain):
             settings = replace(settings, **rule.vcpu)
@@ -180,10 +247,11 @@ class VcpuPolicy:
 class DaemonPolicy:
     """How the daemon runs. A pass of memory every ``memory_period_s``, of the vCPUs every ``vcpu_period_s``.
 
-    ``mode``: act, or observe (decides, logs and exports, but writes nothing; it sets a statistics
-    period only if ``observe_sets_stats_period``). ``on_stop``: leave, or release all domains.
-    ``metrics_listen`` is "address:port" or none; ``metrics_textfile`` a file for node_exporter's
-    textfile collector.
+    ``mode``: act; grow-only (memory is given and never taken, pins are only planned); or observe (decides, logs and
+    exports, but writes nothing; it sets a statistics period only if ``observe_sets_stats_period``).
+    ``on_stop``: leave, or release all domains. ``metrics_listen`` is "address:port" or none; ``metrics_textfile``
+    a file for node_exporter's textfile collector. ``record`` is a directory for the daemon's record of the host,
+    None: none is kept; ``record_size_kib`` what the files in it may have together.
     """
 
     mode: str = "act"
@@ -193,6 +261,8 @@ class DaemonPolicy:
     observe_sets_stats_period: bool = False
     metrics_listen: str = "127.0.0.1:9757"
     metrics_textfile: Optional[str] = None
+    record: Optional[str] = None
+    record_size_kib: int = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -207,13 +277,20 @@ class Policy:
 
 
 def _rules_for(rules: Iterable[Rule], domain: Domain) -> list[Rule]:
-    return sorted((r for r in rules if _matches_any((r.pattern,), domain)), key=lambda r: r.specificity)
+    return sorted((r for r in rules if matches(r.pattern, domain)), key=lambda r: r.specificity(domain))
+
+
+def idle_rules(rules: Iterable[Rule], snapshot: Snapshot) -> tuple[str, ...]:
+    """Return the patterns of those *rules* that match no running domain: a slip, or guests that do not run now."""
+    known = [*snapshot.domains, *(Domain(skip.uuid, skip.domain, 0) for skip in snapshot.skips)]
+    return tuple(rule.pattern for rule in rules if not any(matches(rule.pattern, domain) for domain in known))
 
 
 # ---------------------------------------------------------------- the schema
 
 MEMORY_MODES = ("auto", "grow-only", "ignore")
 VCPU_MODES = ("auto", "ignore", "dedicated")
+DAEMON_MODES = ("act", "grow-only", "observe")
 
 _AMOUNT = {"type": "string", "description": AMOUNT_HELP}
 _PATTERN = {"type": "string", "pattern": r"\S", "description": "a name, a shell pattern for names, or a UUID"}
@@ -227,12 +304,19 @@ _MEMORY_SETTINGS: dict[str, Any] = {
     "weight": {"type": "number", "minimum": 0.01, "maximum": 1000, "default": 1.0},
     "mode": {"enum": list(MEMORY_MODES), "default": "auto"},
 }
+# What a rule or an owner may say of one domain beside that; for the host ``reclaim`` means more.
+_MEMORY_DOMAIN: dict[str, Any] = {**_MEMORY_SETTINGS, "reclaim": {"enum": ["auto", "idle"], "default": "auto"}}
 _VCPU_SETTINGS: dict[str, Any] = {"mode": {"enum": list(VCPU_MODES), "default": "auto"}}
+_VCPU_RULE: dict[str, Any] = {
+    **_VCPU_SETTINGS,
+    "pcpus": {"type": "string", "description": CPUSET_HELP},
+    "widen": {"type": "boolean", "default": False},
+}
 
 _MEMORY_HOST: dict[str, Any] = {
     "strategy": {"enum": ["fair", "pairwise"], "default": "fair"},
-    "reclaim": {"enum": ["eager", "lazy"], "default": "eager"},
-    "cache": {"enum": ["share", "keep"], "default": "share"},
+    "reclaim": {"enum": ["auto", "eager", "lazy"]},
+    "cache": {"enum": ["keep", "share"], "default": "keep"},
     "host_reserve": _AMOUNT,
     "stats_period": {"type": "integer", "minimum": 0, "maximum": 3600, "default": 5},
     "arrival_timeout": {"type": "number", "minimum": 0, "maximum": 600, "default": 10.0},
@@ -243,6 +327,7 @@ _VCPU_HOST: dict[str, Any] = {
     "threshold": {"type": "number", "minimum": 0, "maximum": 100, "default": 5.0},
     "avg_change_pct": {"type": "number", "minimum": 0, "maximum": 1000, "default": 0.0},
     "granularity": {"enum": ["pcpu", "core", "llc", "cell"], "default": "pcpu"},
+    "floating": {"enum": ["place", "leave", "auto"], "default": "place"},
     "pcpus": {"type": "string", "description": CPUSET_HELP},
     "reserved": {"type": "string", "description": CPUSET_HELP},
     "max_moves": {"type": "integer", "minimum": 0, "maximum": 1000000},
@@ -254,7 +339,7 @@ _VCPU_HOST: dict[str, Any] = {
 }
 _PERIOD: dict[str, Any] = {"type": "number", "minimum": 1, "maximum": 3600}
 _DAEMON: dict[str, Any] = {
-    "mode": {"enum": ["act", "observe"], "default": "act"},
+    "mode": {"enum": list(DAEMON_MODES), "default": "act"},
     "period": {**_PERIOD, "default": 5.0},
     "memory_period": {**_PERIOD, "description": "seconds between passes of memory; default: period"},
     "vcpu_period": {**_PERIOD, "description": "seconds between passes of the vCPUs; default: period"},
@@ -271,9 +356,16 @@ _DAEMON: dict[str, Any] = {
         "pattern": r"^/.*\.prom$(?!\n)",
         "description": "an absolute path that ends in .prom",
     },
+    "record": {
+        "type": "string",
+        "pattern": r"^/[^\x00-\x1f]*[^/\x00-\x1f]$(?!\n)",
+        "description": "the absolute path of a directory",
+    },
+    "record_size": {"type": "string", "description": f"{SIZE_HELP}, at least 1M", "default": "1G"},
 }
+_LEAST_RECORD_KIB = 1024
 # What the daemon takes where its policy is silent: it looks often, so it can wait for certainty (decision 28).
-DAEMON_VCPU = {"hold": 3, "half_life": 30.0, "cooldown": 60.0}
+DAEMON_VCPU = {"floating": "auto", "hold": 3, "half_life": 30.0, "cooldown": 60.0}
 _PASS: dict[str, Any] = {
     "deadline": {"type": "number", "minimum": 0.1, "maximum": 600, "default": 10.0},
     "lock_timeout": {"type": "number", "minimum": 0, "maximum": 3600, "default": 10.0},
@@ -300,8 +392,8 @@ SCHEMA: dict[str, Any] = {
                 "items": _object(
                     {
                         "match": _PATTERN,
-                        "memory": _object(_MEMORY_SETTINGS),
-                        "vcpu": _object(_VCPU_SETTINGS),
+                        "memory": _object(_MEMORY_DOMAIN),
+                        "vcpu": _object(_VCPU_RULE),
                     },
                     required=["match"],
                 ),
@@ -312,7 +404,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def defaults(schema: Mapping[str, Any] = SCHEMA) -> dict[str, Any]:
-    """The document of all the defaults that the schema names: it means the same as an empty one."""
+    """Return the document of all the defaults that the schema names: it means the same as an empty one."""
     found = {}
     for key, part in schema["properties"].items():
         if "default" in part:
@@ -325,12 +417,40 @@ def defaults(schema: Mapping[str, Any] = SCHEMA) -> dict[str, Any]:
 # ---------------------------------------------------------------- reading a document
 
 
-class ConfigError(ValueError):
-    """A policy that is refused; ``mistakes`` holds one line for each, naming the key, what came and what is allowed."""
+class Mistake(NamedTuple):
+    """One mistake in a policy. ``source`` is the file or variable it stands in, where that is known.
 
-    def __init__(self, mistakes: Iterable[str]) -> None:
-        self.mistakes = tuple(mistakes)
+    ``part`` (``memory``, ``rules[2].vcpu``) and ``name`` are its key; ``text`` says what came and what is allowed.
+    """
+
+    part: str
+    name: str
+    text: str
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        return _join(self.part, self.name)
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.source, self.key, self.text)))
+
+
+class ConfigError(ValueError):
+    """A policy that is refused for what was *found*; ``mistakes`` holds a line for each."""
+
+    def __init__(self, found: Iterable[Mistake]) -> None:
+        self.found = tuple(found)
+        self.mistakes = tuple(map(str, self.found))
         super().__init__("; ".join(self.mistakes))
+
+    def of(self, source: str) -> ConfigError:
+        """Return the same, told of the file or variable that the policy came from."""
+        return ConfigError(one._replace(source=source) for one in self.found)
+
+    def of_options(self, part: str) -> ConfigError:
+        """Return the same, told to one whose options are those of *part*."""
+        return ConfigError(one._replace(part="") if one.part == part else one for one in self.found)
 
 
 # Where a host has its own policy; the variable names another file, for commands and modules alike.
@@ -339,18 +459,18 @@ INSTALLED_VARIABLE = "KVMSCHED_POLICY"
 
 
 def installed() -> Optional[str]:
-    """The path of this host's own policy, or None if it has none; what the variable names must be there."""
+    """Return the path of this host's own policy, or None if it has none; what the variable names must be there."""
     path = os.environ.get(INSTALLED_VARIABLE)
     return path or (INSTALLED if os.path.exists(INSTALLED) else None)
 
 
 def load_file(path: str) -> Policy:
-    """The Policy that the file *path* describes; ConfigError names the file with each mistake."""
+    """Return the Policy that the file *path* describes; ConfigError names the file with each mistake."""
     document, _hash = read(path)
     try:
         return load(document)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {line}" for line in error.mistakes) from None
+        raise error.of(path) from None
 
 
 def read(path: str) -> tuple[dict[str, Any], str]:
@@ -362,19 +482,41 @@ def read(path: str) -> tuple[dict[str, Any], str]:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from None
+        raise ConfigError([Mistake("", "", f"can't be read: {error.strerror}", path)]) from None
     return parsed(content, path), hashlib.sha256(content).hexdigest()
 
 
 def parsed(content: bytes, name: str) -> dict[str, Any]:
-    """The document that *content* is, told as *name*: see read()."""
+    """Return the document that *content* is, told as *name*: see read()."""
+    if len(content) > _LONGEST:
+        raise ConfigError([Mistake("", "", f"got {len(content)} bytes, allowed: {_LONGEST}", name)])
     try:
         document = _parse_yaml(content) if name.endswith((".yaml", ".yml")) else parse_json(content)
     except ValueError as error:
-        raise ConfigError([f"{name}: {' '.join(str(error).split())}"]) from None
+        raise ConfigError([Mistake("", "", one_line(error), name)]) from None
     if not isinstance(document, dict):
-        raise ConfigError([f"{name}: got {_shown(document)}, allowed: a mapping"])
+        raise ConfigError([Mistake("", "", f"got {shown(document)}, allowed: a mapping", name)])
     return document
+
+
+# A rule for each of 5,000 domains has 500 KiB, and makes 60,000 values.
+_LONGEST = 4 * 1024 * 1024
+_MOST_VALUES = 500_000
+
+
+def _count_values(node: Any, counted: dict[int, int]) -> int:
+    """Return how many values a YAML node stands for: each anchor counts as often as it is named.
+
+    ValueError where they are too many: a few lines of nested anchors make billions.
+    """
+    if id(node) not in counted:
+        counted[id(node)] = 1  # of one that names a part of itself, which load() refuses
+        parts = node.value if isinstance(node.value, list) else ()
+        inside = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
+        counted[id(node)] += sum(_count_values(part, counted) for part in inside)
+        if counted[id(node)] > _MOST_VALUES:
+            raise ValueError(f"its anchors make more than {_MOST_VALUES} values of it")
+    return counted[id(node)]
 
 
 def _parse_yaml(content: bytes) -> Any:
@@ -388,26 +530,40 @@ def _parse_yaml(content: bytes) -> Any:
 
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
-            keys = [key.value for key, _value in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
-            if twice is not None:
-                raise ValueError(f"the key {twice} stands there twice")
+            seen: set[str] = set()
+            for key, _value in node.value:
+                if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        raise ValueError(f"the key {one_line(key.value, 60)} stands there twice")
+                    seen.add(key.value)
+            return node
+
+        def get_single_node(self) -> Any:
+            node = super().get_single_node()
+            if node is not None:
+                _count_values(node, {})
             return node
 
     try:
         return yaml.load(content, Loader)
     except RecursionError:
         raise ValueError("not valid YAML: nested too deeply") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:  # PyYAML's own on odd scalars
         raise ValueError(f"not valid YAML: {error}") from None
 
 
 def load_daemon(document: Mapping[str, Any]) -> Policy:
-    """The same as load() for the daemon, which has defaults of its own for what makes it calm."""
+    """Return the same as load() for the daemon, which has defaults of its own for what makes it calm."""
     policy = load(document)
     given = document.get("vcpu", {})
     calm = {key: value for key, value in DAEMON_VCPU.items() if key not in given}
-    return replace(policy, vcpu=replace(policy.vcpu, **_renamed(calm, {**_VCPU_NAMES, "hold": "hold"})))
+    names = {**_VCPU_NAMES, "hold": "hold", "floating": "floating"}
+    return in_its_mode(replace(policy, vcpu=replace(policy.vcpu, **_renamed(calm, names))))
+
+
+def in_its_mode(policy: Policy) -> Policy:
+    """Return *policy*, taking nothing from any guest where the daemon of this policy takes nothing."""
+    return replace(policy, memory=replace(policy.memory, grow_only=policy.daemon.mode == "grow-only"))
 
 
 def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
@@ -418,10 +574,17 @@ def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
     """
     try:
         errors = [] if typed else _structure_errors(document)
-        reader = _Reader([line for error in errors for line in _explained(error)])
+        reader = _Reader([mistake for error in errors for mistake in _explained(error)])
         policy = reader.policy(_without(errors, document))
     except RecursionError:  # YAML can name a part of itself
-        raise ConfigError(["policy: got a document that is nested without end, allowed: keys and values"]) from None
+        endless = "got a document that is nested without end, allowed: keys and values"
+        raise ConfigError([Mistake("", "policy", endless)]) from None
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        # Python 3.11 and later, which jsonschema has write it, writes no number of so many digits.
+        odd = f"got a number that is none ({one_line(error)}), allowed: see the schema"
+        raise ConfigError([Mistake("", "policy", odd)]) from None
     if reader.mistakes:
         raise ConfigError(reader.mistakes)
     return policy
@@ -435,14 +598,13 @@ def _structure_errors(document: Any) -> list[Any]:
         # To import it takes longer than most passes do, which need it only where a policy document is read.
         import jsonschema
     except ImportError:
-        raise ConfigError(
-            ["policy: reading a policy document needs the Python package jsonschema (python3-jsonschema)"]
-        ) from None
+        missing = "reading a policy document needs the Python package jsonschema (python3-jsonschema)"
+        raise ConfigError([Mistake("", "", missing)]) from None
     return sorted(jsonschema.Draft7Validator(SCHEMA).iter_errors(document), key=lambda e: [str(p) for p in e.path])
 
 
 def _without(errors: Iterable[Any], document: Any) -> Any:
-    """*document* without what the errors are in, so that the values of all the rest can be judged as well."""
+    """Return *document* without what the errors are in, so that the values of all the rest can be judged as well."""
     paths = {tuple(e.absolute_path) for e in errors if e.validator not in ("additionalProperties", "required")}
     return _pruned(document, paths, ()) if () not in paths else {}
 
@@ -456,17 +618,37 @@ def _pruned(value: Any, paths: set[tuple[Any, ...]], here: tuple[Any, ...]) -> A
     return value
 
 
-def _explained(error: Any) -> list[str]:
-    """A jsonschema error in our words: the key, what came, what is allowed."""
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+def _explained(error: Any) -> list[Mistake]:
+    """Return a jsonschema error in our words: the key, what came, what is allowed."""
+    path = list(error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = ", ".join(error.schema["properties"])
-        unknown = [str(child) for child in error.instance if child not in error.schema["properties"]]
-        return [f"{_join(key, child)}: unknown key, allowed: {allowed}" for child in unknown]
+        unknown = [one_line(child, 60) for child in error.instance if child not in error.schema["properties"]]
+        return [Mistake(_path(path), child, f"unknown key, allowed: {allowed}") for child in unknown]
     if error.validator == "required":
         missing = [child for child in error.validator_value if child not in error.instance]
-        return [f"{_join(key, child)}: missing, required here" for child in missing]
-    return [f"{key or 'policy'}: got {_shown(error.instance)}, allowed: {_allowed(error.schema)}"]
+        return [Mistake(_path(path), child, "missing, required here") for child in missing]
+    # An entry of a list goes by the list's name.
+    names = next((n for n in range(len(path) - 1, -1, -1) if not isinstance(path[n], int)), 0)
+    name = _path(path[names:]) or "policy"
+    return [Mistake(_path(path[:names]), name, _refusal(error.instance, error.schema))]
+
+
+def _path(path: Sequence[Any]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def no_pattern(key: str, value: object) -> Mistake:
+    """Return the mistake that *value* is no text and so no pattern for domains."""
+    return Mistake("", key, _refusal(value, _PATTERN))
+
+
+def _refusal(value: object, schema: Mapping[str, Any]) -> str:
+    """Return one line, with how to spell a text that YAML takes for a number, a date or a word such as ``no``."""
+    line = f"got {shown(value)}, allowed: {_allowed(schema)}"
+    if schema.get("type") != "string" or value is None or isinstance(value, (str, list, dict)):
+        return line
+    return f"{line}; what looks like a number, a date, yes or no needs quotes in YAML: {shown(str(value), 40)}"
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -488,11 +670,6 @@ _TYPE_NAMES = {
 }
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _join(key: str, child: str) -> str:
     return f"{key}.{child}" if key else str(child)
 
@@ -500,7 +677,7 @@ def _join(key: str, child: str) -> str:
 class _Reader:
     """Turns a document of the right types into a Policy, collecting what is wrong with its values."""
 
-    def __init__(self, mistakes: list[str]) -> None:
+    def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = mistakes
 
     def policy(self, document: Mapping[str, Any]) -> Policy:
@@ -520,18 +697,23 @@ class _Reader:
         )
 
     def _check_patterns(self, patterns: Sequence[Any], key: str) -> None:
-        """A blank pattern, as an unset variable makes one, would match nothing without a word."""
+        """Refuse a blank pattern, as an unset variable makes one: it would match nothing without a word."""
         for index, pattern in enumerate(patterns):
             if isinstance(pattern, str) and not pattern.strip():
-                self.mistakes.append(f"{key}[{index}]: got {_shown(pattern)}, allowed: {_PATTERN['description']}")
+                text = f"got {shown(pattern)}, allowed: {_PATTERN['description']}"
+                self.mistakes.append(Mistake("", f"{key}[{index}]", text))
 
     def _rule(self, index: int, rule: Mapping[str, Any]) -> Rule:
         where = f"rules[{index}]"
         memory = self._memory_settings(rule.get("memory", {}), f"{where}.memory")
+        memory.update(_only(rule.get("memory", {}), ("reclaim",)))
         # What it says of one of a pair alone, another rule may set right.
         whole = [key for pair in _PAIRS for key in pair if memory.keys() >= set(pair)]
         self._check_thresholds(MemorySettings(**_only(memory, whole)), f"{where}.memory")
-        return Rule(rule.get("match", ""), memory, dict(rule.get("vcpu", {})))
+        vcpu = dict(rule.get("vcpu", {}))
+        if "pcpus" in vcpu:
+            vcpu["pcpus"] = self._parsed(parse_cpuset, vcpu["pcpus"], f"{where}.vcpu", "pcpus", frozenset())
+        return Rule(rule.get("match", ""), memory, vcpu)
 
     def _memory(self, part: Mapping[str, Any]) -> MemoryPolicy:
         part = _whole(part, _MEMORY_HOST)
@@ -540,7 +722,7 @@ class _Reader:
         self._check_thresholds(settings, "memory")
         policy = MemoryPolicy(settings=settings, **_only(part, ("strategy", "reclaim", "cache")))
         if "host_reserve" in part:
-            policy = replace(policy, host_reserve=self._amount(part["host_reserve"], "memory.host_reserve"))
+            policy = replace(policy, host_reserve=self._amount(part["host_reserve"], "memory", "host_reserve"))
         names = {"stats_period": "stats_period_s", "arrival_timeout": "arrival_timeout_s", "grace": "grace_s"}
         return replace(policy, **_renamed(part, names))
 
@@ -549,50 +731,57 @@ class _Reader:
         settings = _only(part, ("weight", "mode"))
         for key in ("starvation", "waste", "floor", "ceiling"):
             if key in part:
-                settings[key] = self._amount(part[key], f"{where}.{key}")
+                settings[key] = self._amount(part[key], where, key)
         return settings
 
     def _check_thresholds(self, settings: MemorySettings, where: str) -> None:
-        keys = tuple(f"{where}.{key}: " for pair in _PAIRS for key in pair)
-        if not any(mistake.startswith(keys) for mistake in self.mistakes):  # else they may contradict its stand-in
-            self.mistakes += [f"{where}.{line}" for line in _contradictions(settings, None)]
+        names = {name for pair in _PAIRS for name in pair}
+        # Of one that is wrong by itself the stand-in may contradict another.
+        if not any(mistake.part == where and mistake.name in names for mistake in self.mistakes):
+            self.mistakes += [mistake._replace(part=where) for mistake in _contradictions(settings, None)]
 
     def _vcpu(self, part: Mapping[str, Any]) -> VcpuPolicy:
         part = _whole(part, _VCPU_HOST)
         self._check_ranges(part, _VCPU_HOST, "vcpu")
-        values = _only(part, ("avg_change_pct", "granularity", "max_moves", "emulator", "hold"))
+        values = _only(part, ("avg_change_pct", "granularity", "floating", "max_moves", "emulator", "hold"))
         values.update(_renamed(part, _VCPU_NAMES))
         for key in ("pcpus", "reserved"):
             if key in part:
-                values[key] = self._parsed(parse_cpuset, part[key], f"vcpu.{key}", frozenset())
+                values[key] = self._parsed(parse_cpuset, part[key], "vcpu", key, frozenset())
         return VcpuPolicy(settings=VcpuSettings(**_only(part, ("mode",))), **values)
 
     def _daemon(self, part: Mapping[str, Any]) -> DaemonPolicy:
         self._check_ranges(part, _DAEMON, "daemon")
-        names = ("mode", "on_stop", "observe_sets_stats_period", "metrics_listen", "metrics_textfile")
+        names = ("mode", "on_stop", "observe_sets_stats_period", "metrics_listen", "metrics_textfile", "record")
         values = _only(part, names)
+        if "record_size" in part:
+            size_kib = self._parsed(parse_size, part["record_size"], "daemon", "record_size", _LEAST_RECORD_KIB)
+            if size_kib < _LEAST_RECORD_KIB:
+                few = f"got {shown(part['record_size'])}, allowed: at least 1M"
+                self.mistakes.append(Mistake("daemon", "record_size", few))
+            values["record_size_kib"] = size_kib
         for key in ("memory_period", "vcpu_period"):
             values[f"{key}_s"] = part.get(key, part.get("period", _DAEMON["period"]["default"]))
         port = str(values.get("metrics_listen")).rpartition(":")[2]
         if port.isdigit() and not 1 <= int(port) <= 65535:
-            self.mistakes.append(f"daemon.metrics_listen: got port {port}, allowed: 1 to 65535")
+            self.mistakes.append(Mistake("daemon", "metrics_listen", f"got port {port}, allowed: 1 to 65535"))
         return DaemonPolicy(**values)
 
     def _check_ranges(self, part: Mapping[str, Any], schemas: Mapping[str, Any], where: str) -> None:
         for key, schema in schemas.items():
             # Not "value < minimum": a NaN is outside every range.
             if key in part and "minimum" in schema and not schema["minimum"] <= part[key] <= schema["maximum"]:
-                self.mistakes.append(f"{_join(where, key)}: got {part[key]!r}, allowed: {_allowed(schema)}")
+                self.mistakes.append(Mistake(where, key, f"got {shown(part[key])}, allowed: {_allowed(schema)}"))
 
-    def _amount(self, text: str, key: str) -> Amount:
-        amount: Amount = self._parsed(parse_amount, text, key, Amount(kib=0))
+    def _amount(self, text: str, part: str, name: str) -> Amount:
+        amount: Amount = self._parsed(parse_amount, text, part, name, Amount(kib=0))
         return amount
 
-    def _parsed(self, parse: Any, text: str, key: str, fallback: Any) -> Any:
+    def _parsed(self, parse: Any, text: str, part: str, name: str, fallback: Any) -> Any:
         try:
             return parse(text)
         except ValueError as error:
-            self.mistakes.append(f"{key}: got {_shown(text)}, allowed: {error}")
+            self.mistakes.append(Mistake(part, name, f"got {shown(text)}, allowed: {error}"))
             return fallback
 
 
@@ -610,7 +799,7 @@ def _only(part: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _whole(part: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    """*part* with its whole numbers as such: for JSON Schema 5.0 is one, and templates write it so."""
+    """Return *part* with its whole numbers as such: for JSON Schema 5.0 is one, and templates write it so."""
     whole = {key for key in part if schemas.get(key, {}).get("type") == "integer"}
     return {key: int(value) if key in whole and value % 1 == 0 else value for key, value in part.items()}
 
@@ -626,20 +815,20 @@ def _renamed(part: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 _PAIRS = (("starvation", "waste"), ("floor", "ceiling"))
 
 
-def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Iterator[str]:
+def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Iterator[Mistake]:
     """Thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
     low, high = settings.starvation, settings.waste
     whole = maximum_kib or 100 * 1024 * 1024
     if low.of(whole) <= 0:
-        yield f"starvation: got {low}, allowed: more than 0"
+        yield Mistake("", "starvation", f"got {low}, allowed: more than 0")
     elif not _one_kind(low, high):
-        yield f"waste: got {high} beside starvation {low}, allowed: both sizes or both percentages"
+        yield Mistake("", "waste", f"got {high} beside starvation {low}, allowed: both sizes or both percentages")
     elif high.of(whole) <= low.of(whole):
-        yield f"waste: got {high}, allowed: more than starvation ({low})"
+        yield Mistake("", "waste", f"got {high}, allowed: more than starvation ({low})")
     floor, ceiling = settings.floor, settings.ceiling
     if floor is not None and ceiling is not None and (maximum_kib or _one_kind(floor, ceiling)):
         if floor.of(whole) > ceiling.of(whole):
-            yield f"floor: got {floor}, allowed: at most the ceiling ({ceiling})"
+            yield Mistake("", "floor", f"got {floor}, allowed: at most the ceiling ({ceiling})")
 
 
 def _one_kind(one: Amount, other: Amount) -> bool:
@@ -647,24 +836,28 @@ def _one_kind(one: Amount, other: Amount) -> bool:
 
 
 def owner_memory(domain: Domain) -> dict[str, Any]:
-    """The owner's memory settings, from attributes of the same names; ``memory`` is the mode."""
+    """Return the owner's memory settings, from attributes of the same names; ``memory`` is the mode."""
     if domain.owner.error:
         raise ValueError(f"metadata: {domain.owner.error}")
     written = domain.owner.settings
     unknown = sorted(set(written) - OWNER_KEYS)
     if unknown:
-        raise ValueError(f"metadata: unknown attribute {unknown[0]}, allowed: {', '.join(sorted(OWNER_KEYS))}")
+        raise ValueError(
+            f"metadata: unknown attribute {one_line(unknown[0], 60)}, allowed: {', '.join(sorted(OWNER_KEYS))}"
+        )
     settings: dict[str, Any] = {}
     for key in ("starvation", "waste", "floor", "ceiling"):
         if key in written:
             try:
                 settings[key] = parse_amount(written[key])
             except ValueError as error:
-                raise ValueError(f"metadata {key}: got {written[key]!r}, allowed: {error}") from None
+                raise ValueError(f"metadata {key}: got {shown(written[key])}, allowed: {error}") from None
     if "weight" in written:
         settings["weight"] = _weight(written["weight"])
     if "memory" in written:
         settings["mode"] = _choice(written["memory"], MEMORY_MODES, "memory")
+    if "reclaim" in written:
+        settings["reclaim"] = _choice(written["reclaim"], ("auto", "idle"), "reclaim")
     return settings
 
 
@@ -677,11 +870,11 @@ def _weight(text: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0.01 <= weight <= 1000:
-        raise ValueError(f"metadata weight: got {text!r}, allowed: 0.01 to 1000")
+        raise ValueError(f"metadata weight: got {shown(text)}, allowed: 0.01 to 1000")
     return weight
 
 
 def _choice(text: str, allowed: tuple[str, ...], key: str) -> str:
     if text not in allowed:
-        raise ValueError(f"metadata {key}: got {text!r}, allowed: {', '.join(allowed)}")
+        raise ValueError(f"metadata {key}: got {shown(text)}, allowed: {', '.join(allowed)}")
     return text

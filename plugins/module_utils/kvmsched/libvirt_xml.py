@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import functools
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
-from typing import Iterable, Optional
+from dataclasses import dataclass, replace
+from typing import Container, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from .baseline import OWNER_URI, STATE_URI, decode
 from .model import Cell, Owner, Pcpu, Record, Thread, Topology
-from .units import CpuSet, parse_cpuset
+from .units import CpuSet, CpuSets, one_line, parse_cpuset
 
-# From pass to pass most XML is the same. Some 10 KiB each: enough for a large host, and no more than 20 MiB.
-_PARSED = 1024
+# A domain's XML has some 10 KiB, with 1,024 pinned vCPUs 70 KiB; libvirt's RPC carries at most 4 MiB of it
+# (VIR_NET_MESSAGE_STRING_MAX), and each character costs some ten bytes while it is parsed.
+LONGEST = 1024 * 1024
+# The longest word that an owner has to say is "dedicated", the longest number "99.999999%".
+_LONGEST_WORD, _MOST_WORDS = 64, 32
 
 # ---------------------------------------------------------------- the host's capabilities
 
@@ -41,8 +44,11 @@ def parse_capabilities(text: str, online: CpuSet, isolated: CpuSet) -> Capabilit
         places.update({pcpu.id: pcpu for pcpu in members if pcpu.id in online})
         cells.append(_cell(element, cell_id, frozenset(pcpu.id for pcpu in members) & online))
     for cpu in sorted(online - set(places)):
-        places[cpu] = Pcpu(cpu, core=cpu, siblings=frozenset({cpu}), llc=online)
-    pcpus = tuple(_within(places[cpu], online) for cpu in sorted(places))
+        places[cpu] = Pcpu(cpu, core=cpu, siblings=frozenset({cpu}))
+    shared = _shared_caches(places.values())
+    pcpus = tuple(
+        replace(places[cpu], siblings=places[cpu].siblings & online, llc=shared[cpu]) for cpu in sorted(places)
+    )
     return Capabilities(root.findtext("host/uuid", ""), Topology(pcpus, tuple(cells), isolated & online))
 
 
@@ -58,8 +64,23 @@ def _last_level_caches(root: ET.Element) -> dict[int, CpuSet]:
     return shared
 
 
+def _shared_caches(pcpus: Iterable[Pcpu]) -> dict[int, CpuSet]:
+    """pCPU id -> those of its cell that share its last-level cache.
+
+    pCPUs without such a cache in the document (large ARM, POWER, the low-power cores of a hybrid) share one with those
+    of their die that have none either. A cache that spans cells is cut: the kernel shares it by cell, too
+    (sub-NUMA clustering).
+    """
+    groups: dict[object, set[int]] = {}
+    keys = {pcpu.id: (pcpu.cell, pcpu.llc or (pcpu.socket, pcpu.die)) for pcpu in pcpus}
+    for number, key in keys.items():
+        groups.setdefault(key, set()).add(number)
+    whole = {key: frozenset(group) for key, group in groups.items()}
+    return {number: whole[key] for number, key in keys.items()}
+
+
 def _pcpu(cpu: ET.Element, cell_id: int, llc: dict[int, CpuSet]) -> Pcpu:
-    """An offline pCPU has an id and nothing else."""
+    """Return a pCPU; an offline one has an id and nothing else."""
     number = int(cpu.get("id", "0"))
     return Pcpu(
         number,
@@ -69,12 +90,6 @@ def _pcpu(cpu: ET.Element, cell_id: int, llc: dict[int, CpuSet]) -> Pcpu:
         core=int(cpu.get("core_id", str(number))),
         siblings=_cpus(cpu.get("siblings")) or frozenset({number}),
         llc=llc.get(number, frozenset()),
-    )
-
-
-def _within(pcpu: Pcpu, online: CpuSet) -> Pcpu:
-    return Pcpu(
-        pcpu.id, pcpu.cell, pcpu.socket, pcpu.die, pcpu.core, pcpu.siblings & online, (pcpu.llc & online) or online
     )
 
 
@@ -108,22 +123,31 @@ class DomainDefinition:
     autodeflate: bool
     period_s: int
     hard_limit_kib: Optional[int]
+    soft_limit_kib: Optional[int]
+    fixed_kib: int
+    huge_kib: int
     inhibitors: tuple[str, ...]
     owner: Owner
     record: Optional[Record]
     record_error: Optional[str]
+    thread_pins: Mapping[tuple[str, int], CpuSet]
+    vcpu_cells: Mapping[int, CpuSet]
+    guest_threads: int
+    cachetune: bool
+    managed_by: str
 
 
-@functools.lru_cache(maxsize=_PARSED)
 def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
-    """Read a domain's live XML, the same text once. *online* is where a thread may run that nothing confines."""
+    """Read a domain's live XML. *online* is where a thread may run that nothing confines."""
     root = ET.fromstring(text)
     vcpu = root.find("vcpu")
     cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
     memory, memnodes = _numa_memory(root)
     balloon = _part(root, "devices").find("memballoon")
     stats = None if balloon is None else balloon.find("stats")
-    owner, record, error = _metadata(root)
+    devices = _part(root, "devices").findall("memory")
+    huge_kib, plain_kib = _page_sizes(root)
+    metadata = _metadata(root)
     return DomainDefinition(
         cpuset=cpuset,
         placement_auto=vcpu is not None and vcpu.get("placement") == "auto",
@@ -136,15 +160,23 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
         vcpu_quota=_vcpu_quota(root),
         maximum_kib=_kib(root.find("memory")) or 0,
         current_kib=_kib(root.find("currentMemory")),
-        virtio_mem=any(device.get("model") == "virtio-mem" for device in _part(root, "devices").findall("memory")),
+        virtio_mem=any(device.get("model") == "virtio-mem" for device in devices),
         balloon_device=balloon is not None and balloon.get("model") != "none",
         autodeflate=balloon is not None and balloon.get("autodeflate") == "on",
         period_s=0 if stats is None else int(stats.get("period", "0")),
-        hard_limit_kib=_hard_limit(root),
-        inhibitors=_inhibitors(root),
-        owner=owner,
-        record=record,
-        record_error=error,
+        hard_limit_kib=_memory_limit(root, "hard_limit"),
+        soft_limit_kib=_memory_limit(root, "soft_limit"),
+        fixed_kib=sum(_device_kib(device) for device in devices if device.get("model") in _FIXED),
+        huge_kib=huge_kib,
+        inhibitors=_inhibitors(root, plain_kib),
+        owner=metadata.owner,
+        record=metadata.record,
+        record_error=metadata.record_error,
+        thread_pins=_thread_pins(root),
+        vcpu_cells=_vcpu_cells(root, memory, memnodes),
+        guest_threads=_guest_threads(root),
+        cachetune=any(tuned.find("cache") is not None for tuned in _part(root, "cputune").findall("cachetune")),
+        managed_by=metadata.managed_by,
     )
 
 
@@ -152,117 +184,290 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
 class InactiveDefinition:
     """What a persistent definition says: its pins, and the record that it carries.
 
-    Such a record is a copy, for ours is never written there.
+    Such a record is a copy, for ours is never written there. ``thread_pins`` are those of the emulator and of I/O
+    threads, by kind and id.
     """
 
     pins: dict[int, CpuSet]
     record: Optional[Record]
+    thread_pins: Mapping[tuple[str, int], CpuSet]
 
 
-@functools.lru_cache(maxsize=_PARSED)
 def parse_inactive(text: str) -> InactiveDefinition:
-    """Read a domain's inactive XML, the same text once, and only if it holds what is looked for."""
-    if "<vcpupin" not in text and STATE_URI not in text:
-        return InactiveDefinition({}, None)
+    """Read a domain's inactive XML, and only if it holds what is looked for."""
+    if "pin " not in text and STATE_URI not in text:
+        return InactiveDefinition({}, None, {})
     root = ET.fromstring(text)
-    _owner, record, _error = _metadata(root)
-    return InactiveDefinition(parse_pins(root), record)
+    return InactiveDefinition(parse_pins(root), _metadata(root).record, _thread_pins(root))
+
+
+class Parsed:
+    """Domains' definitions by their XML: from pass to pass most of it is the same.
+
+    It keeps the last text of each domain and no other, however often an owner changes it.
+    """
+
+    def __init__(self) -> None:
+        self._live: dict[str, tuple[str, CpuSet, DomainDefinition]] = {}
+        self._inactive: dict[str, tuple[str, InactiveDefinition]] = {}
+
+    def live(self, uuid: str, text: str, online: CpuSet) -> DomainDefinition:
+        """Return the same as parse_domain(), of the domain *uuid*."""
+        last = self._live.get(uuid)
+        if last is None or last[:2] != (text, online):
+            last = self._live[uuid] = (text, online, parse_domain(text, online))
+        return last[2]
+
+    def inactive(self, uuid: str, text: str) -> InactiveDefinition:
+        """Return the same as parse_inactive(), of the domain *uuid*."""
+        last = self._inactive.get(uuid)
+        if last is None or last[0] != text:
+            last = self._inactive[uuid] = (text, parse_inactive(text))
+        return last[1]
+
+    def keep(self, uuids: Container[str]) -> None:
+        """Forget all others."""
+        # A call that was abandoned may go on at any time, and add to these.
+        self._live = {uuid: one for uuid, one in list(self._live.items()) if uuid in uuids}
+        self._inactive = {uuid: one for uuid, one in list(self._inactive.items()) if uuid in uuids}
 
 
 def parse_pins(root: ET.Element) -> dict[int, CpuSet]:
     """vCPU id -> its ``<vcpupin>``; a vCPU without one is not in it."""
-    pins = _part(root, "cputune").findall("vcpupin")
-    return {int(pin.get("vcpu", "0")): cpus for pin in pins if (cpus := _cpus(pin.get("cpuset")))}
+    pins = [(int(pin.get("vcpu", "0")), pin.get("cpuset")) for pin in _part(root, "cputune").findall("vcpupin")]
+    read = CpuSets()
+    return {number: read(text) for number, text in pins if text}
+
+
+# A thread each. QEMU itself takes thousands, nobody has as many as that.
+_MOST_IOTHREADS = 1024
 
 
 def _threads(root: ET.Element, default: CpuSet) -> tuple[Thread, ...]:
-    tuned = _part(root, "cputune")
-    emulator = tuned.find("emulatorpin")
-    threads = [Thread("emulator", 0, _cpus(None if emulator is None else emulator.get("cpuset")) or default)]
-    pins = {int(pin.get("iothread", "0")): pin.get("cpuset") for pin in tuned.findall("iothreadpin")}
+    pins = _thread_pins(root)
+    threads = [Thread("emulator", 0, pins.get(("emulator", 0), default))]
     listed = [int(thread.get("id", "0")) for thread in _part(root, "iothreadids").findall("iothread")]
-    for number in listed or range(1, int(root.findtext("iothreads", "0")) + 1):
-        threads.append(Thread("iothread", number, _cpus(pins.get(number)) or default))
+    for number in listed or range(1, min(_MOST_IOTHREADS, int(root.findtext("iothreads", "0"))) + 1):
+        threads.append(Thread("iothread", number, pins.get(("iothread", number), default)))
     return tuple(threads)
+
+
+def _thread_pins(root: ET.Element) -> dict[tuple[str, int], CpuSet]:
+    """(kind, id) -> the ``<emulatorpin>`` or ``<iothreadpin>`` of the threads that have one."""
+    tuned = _part(root, "cputune")
+    elements = {("iothread", int(pin.get("iothread", "0"))): pin for pin in tuned.findall("iothreadpin")}
+    elements.update((("emulator", 0), pin) for pin in tuned.findall("emulatorpin"))
+    texts = ((thread, pin.get("cpuset")) for thread, pin in elements.items())
+    read = CpuSets()
+    return {thread: read(text) for thread, text in texts if text}
 
 
 def _schedulers(root: ET.Element) -> dict[int, str]:
     """vCPU id -> its real-time class (fifo, rr) by ``<vcpusched>``."""
     schedulers: dict[int, str] = {}
-    for element in _part(root, "cputune").findall("vcpusched"):
-        if element.get("scheduler") in ("fifo", "rr"):
-            schedulers.update(dict.fromkeys(_cpus(element.get("vcpus")) or (), element.get("scheduler", "")))
+    elements = _part(root, "cputune").findall("vcpusched")
+    read = CpuSets()
+    for vcpus, scheduler in dict.fromkeys((e.get("vcpus"), e.get("scheduler")) for e in elements):
+        if scheduler in ("fifo", "rr") and vcpus:
+            schedulers.update(dict.fromkeys(read(vcpus), scheduler))
     return schedulers
 
 
 def _numa_memory(root: ET.Element) -> tuple[ET.Element, list[ET.Element]]:
-    """Where ``<numatune>`` has the memory: of the whole domain, and of single guest cells."""
+    """Return where ``<numatune>`` has the memory: of the whole domain, and of single guest cells."""
     tuned = _part(root, "numatune")
     return _part(tuned, "memory"), tuned.findall("memnode")
 
 
+def _vcpu_cells(root: ET.Element, memory: ET.Element, memnodes: Iterable[ET.Element]) -> dict[int, CpuSet]:
+    """vCPU id -> the host's cells where the memory of its guest cell is, where guest cells have cells of their own.
+
+    A guest cell without a ``<memnode>`` has its memory where the whole domain has it.
+    """
+    nodes = {int(node.get("cellid", "0")): _cpus(node.get("nodeset")) for node in memnodes}
+    if not nodes:
+        return {}
+    found = {}
+    read = CpuSets()
+    for position, cell in enumerate(_part(_part(root, "cpu"), "numa").findall("cell")):
+        number = int(cell.get("id", str(position)))
+        cells = nodes.get(number) or _cpus(memory.get("nodeset"))
+        vcpus = cell.get("cpus")
+        if cells and vcpus:
+            found.update(dict.fromkeys(read(vcpus), cells))
+    return found
+
+
+def _guest_threads(root: ET.Element) -> int:
+    """Return how many vCPUs in a row the guest takes for threads of one core: ``<topology threads=>``."""
+    return max(1, int(_part(_part(root, "cpu"), "topology").get("threads", "1")))
+
+
 def _is_strict(node: ET.Element) -> bool:
-    """Whether the kernel takes the memory from there or not at all."""
+    """Return whether the kernel takes the memory from there or not at all."""
     return node is not _NOTHING and node.get("mode", "strict") in ("strict", "restrictive")
 
 
 def _union(nodes: Iterable[ET.Element]) -> Optional[CpuSet]:
-    named = [cells for node in nodes if (cells := _cpus(node.get("nodeset"))) is not None]
+    read = CpuSets()
+    named = [read(text) for node in nodes if (text := node.get("nodeset"))]
     return frozenset().union(*named) if named else None
 
 
 def _vcpu_quota(root: ET.Element) -> Optional[float]:
-    """The share of a pCPU that ``<quota>`` leaves each vCPU; not positive is no limit, the default period 0.1 s."""
+    """Return the share of a pCPU that ``<quota>`` leaves each vCPU; not positive is no limit, the period 0.1 s."""
     tuned = _part(root, "cputune")
     quota_us = int(tuned.findtext("quota", "0"))
     period_us = int(tuned.findtext("period", "100000"))
     return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
 
-def _hard_limit(root: ET.Element) -> Optional[int]:
-    """``<memtune><hard_limit>``; libvirt's "unlimited" (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED) is no limit."""
-    limit_kib = _kib(_part(root, "memtune").find("hard_limit"))
+def _memory_limit(root: ET.Element, name: str) -> Optional[int]:
+    """Return a limit of ``<memtune>``; libvirt's "unlimited" (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED) is no limit."""
+    limit_kib = _kib(_part(root, "memtune").find(name))
     return limit_kib if limit_kib is not None and limit_kib < 9007199254740991 else None
 
 
-def _inhibitors(root: ET.Element) -> tuple[str, ...]:
-    """What makes the host keep the pages that a balloon gives back (QEMU's virtio_balloon_inhibited, and libvirt's)."""
+# Memory devices that count in ``<memory>``, and that no balloon reaches.
+_FIXED = ("nvdimm", "virtio-pmem", "sgx-epc")
+
+
+def _device_kib(device: ET.Element) -> int:
+    return _kib(_part(device, "target").find("size")) or 0
+
+
+def _page_sizes(root: ET.Element) -> tuple[int, int]:
+    """Return how much of the guest's memory lies on huge pages, and how much does not; KiB.
+
+    Its cells do as ``<hugepages>`` says, a DIMM does as its cell unless it names a page of its own.
+    """
+    pages = _huge_pages(root)
+    devices = _part(root, "devices").findall("memory")
+    parts = [(_page_of(number, pages), kib) for number, kib in _guest_cells(root, devices)]
+    parts += [
+        (_page_of_dimm(device, pages), _device_kib(device)) for device in devices if device.get("model") == "dimm"
+    ]
+    huge_kib = sum(kib for page_kib, kib in parts if page_kib > _PLAIN_PAGE_KIB)
+    return huge_kib, sum(kib for _page_kib, kib in parts) - huge_kib
+
+
+def _guest_cells(root: ET.Element, devices: Sequence[ET.Element]) -> list[tuple[int, int]]:
+    """Return the id and KiB of the guest's cells, without memory devices; without cells one with all of it."""
+    cells = _part(_part(root, "cpu"), "numa").findall("cell")
+    if cells:
+        return [(int(cell.get("id", "0")), _scaled(cell.get("memory", "0"), cell.get("unit"))) for cell in cells]
+    return [(0, (_kib(root.find("memory")) or 0) - sum(map(_device_kib, devices)))]
+
+
+_Pages = list[tuple[Optional[CpuSet], int]]
+
+
+def _huge_pages(root: ET.Element) -> _Pages:
+    """Return what ``<hugepages>`` says: the guest's cells (None: all others) and the size of their pages."""
+    element = _part(root, "memoryBacking").find("hugepages")
+    if element is None:
+        return []
+    pages = [(_cpus(page.get("nodeset")), _scaled(page.get("size", "0"), page.get("unit"))) for page in element]
+    return pages or [(None, _SOME_HUGE_PAGE_KIB)]
+
+
+def _page_of(cell: int, pages: _Pages) -> int:
+    named = [kib for cells, kib in pages if cells is not None and cell in cells]
+    return (named or [kib for cells, kib in pages if cells is None] or [0])[0]
+
+
+def _page_of_dimm(dimm: ET.Element, pages: _Pages) -> int:
+    own_kib = _kib(_part(dimm, "source").find("pagesize"))
+    return own_kib or _page_of(int(_part(dimm, "target").findtext("node", "0")), pages)
+
+
+# The largest of plain pages (arm64, ppc64), and a huge one where only the host knows of what size.
+_PLAIN_PAGE_KIB = 64
+_SOME_HUGE_PAGE_KIB = 2048
+
+
+def _inhibitors(root: ET.Element, plain_kib: int) -> tuple[str, ...]:
+    """Return why the host keeps pages that a balloon gives back (QEMU's virtio_balloon_inhibited, libvirt's)."""
+    devices = _part(root, "devices")
     found = []
-    if any(device.get("type") in ("pci", "mdev") for device in _part(root, "devices").findall("hostdev")):
+    if any(map(_is_vfio, devices.findall("hostdev"))):
         found.append("hostdev (VFIO)")
     found += [f"interface type {kind}" for kind in ("hostdev", "vdpa") if _has_interface(root, kind)]
-    backing = root.find("memoryBacking")
-    found += [name for name in ("hugepages", "locked") if backing is not None and backing.find(name) is not None]
+    # A disk may be so only in its backing store, or in the mirror that it is copied to.
+    disks = {element.get("type") for disk in devices.findall("disk") for element in disk.iter()}
+    found += [f"disk type {kind}" for kind in ("nvme", "vhostvdpa") if kind in disks]
+    backing = _part(root, "memoryBacking")
+    # Where a part of its memory is on plain pages, the balloon gets some of that.
+    found += [name for name in ("hugepages", "locked") if backing.find(name) is not None]
+    if plain_kib and "hugepages" in found:
+        found.remove("hugepages")
     if root.find("launchSecurity") is not None:
         found.append("launchSecurity")
+    arguments = [argument.get("value", "") for argument in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg")]
+    found += [f"qemu:commandline {word}" for word in _PINNING if any(word in argument for argument in arguments)]
     return tuple(found)
+
+
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+# Of mlock, the older word; on-fault begins with on.
+_PINNING = ("vfio-pci", "vhost-vdpa", "mem-lock=on", "mlock=on")
+
+
+def _is_vfio(hostdev: ET.Element) -> bool:
+    """Return whether a host device pins the guest's memory: s390's crypto and channels don't (QEMU, hw/vfio)."""
+    mediated = hostdev.get("type") == "mdev" and hostdev.get("model") not in ("vfio-ap", "vfio-ccw")
+    return mediated or hostdev.get("type") == "pci"
 
 
 def _has_interface(root: ET.Element, kind: str) -> bool:
     return any(interface.get("type") == kind for interface in _part(root, "devices").findall("interface"))
 
 
-def _metadata(root: ET.Element) -> tuple[Owner, Optional[Record], Optional[str]]:
-    """The owner's settings and our record, or why that record can't be read."""
-    owner, record, error = Owner(), None, None
+# What programs that place guests themselves write into a domain's metadata: the start of its namespace.
+_MANAGERS = {
+    "http://openstack.org/xmlns/libvirt/nova/": "nova",
+    "http://ovirt.org/vm/": "ovirt",
+    "http://kubevirt.io": "kubevirt",
+}
+
+
+class _Metadata(NamedTuple):
+    """The owner's settings, our record or why it can't be read, and the program that manages the domain."""
+
+    owner: Owner
+    record: Optional[Record]
+    record_error: Optional[str]
+    managed_by: str
+
+
+def _metadata(root: ET.Element) -> _Metadata:
+    owner, record, error, managed_by = Owner(), None, None, ""
     for element in _part(root, "metadata"):
         uri = element.tag.rpartition("}")[0].lstrip("{")
         if uri == OWNER_URI:
             owner = _owner(element)
-        elif uri == STATE_URI:
+        elif uri == STATE_URI and record is None and error is None:
             try:
                 record = decode(element)
             except ValueError as problem:
                 error = str(problem)
         elif uri.startswith(STATE_URI.rpartition("/")[0] + "/"):
             error = f"its record is of a newer kvmsched ({uri})"
-    return owner, record, error
+        managed_by = managed_by or next((name for start, name in _MANAGERS.items() if uri.startswith(start)), "")
+    return _Metadata(owner, record, error, managed_by)
 
 
 def _owner(element: ET.Element) -> Owner:
-    children = [child.tag.rpartition("}")[2] for child in element]
-    error = f"got element <{children[0]}>, allowed: attributes only" if children else None
-    return Owner(dict(element.attrib), error)
+    words = {key: text for key, text in element.attrib.items() if len(key) <= _LONGEST_WORD}
+    long = [key for key, text in element.attrib.items() if max(len(key), len(text)) > _LONGEST_WORD]
+    error = None
+    if len(element):
+        error = f"got element <{one_line(element[0].tag.rpartition('}')[2], 40)}>, allowed: attributes only"
+    elif long or len(words) > _MOST_WORDS:
+        what = f"attribute {one_line(long[0], 40)}" if long else f"{len(words)} attributes"
+        error = f"got {what}, allowed: at most {_MOST_WORDS} attributes of at most {_LONGEST_WORD} characters"
+    words = {key: text for key, text in words.items() if len(text) <= _LONGEST_WORD}
+    return Owner(dict(list(words.items())[:_MOST_WORDS]), error)
 
 
 # ---------------------------------------------------------------- text forms
@@ -289,14 +494,18 @@ _BYTES_PER_UNIT = {
 def _kib(element: Optional[ET.Element]) -> Optional[int]:
     if element is None or not element.text:
         return None
-    return int(element.text) * _BYTES_PER_UNIT.get(element.get("unit", "KiB"), 1024) // 1024
+    return _scaled(element.text, element.get("unit"))
+
+
+def _scaled(text: str, unit: Optional[str]) -> int:
+    return int(text) * _BYTES_PER_UNIT.get(unit or "KiB", 1024) // 1024
 
 
 _NOTHING = ET.Element("nothing")
 
 
 def _part(root: ET.Element, name: str) -> ET.Element:
-    """A child; without paths such as ``cputune/vcpupin``, which ElementTree walks in Python."""
+    """Return a child; without paths such as ``cputune/vcpupin``, which ElementTree walks in Python."""
     part = root.find(name)
     return _NOTHING if part is None else part
 
@@ -306,11 +515,11 @@ def _cpus(text: Optional[str]) -> Optional[CpuSet]:
 
 
 def cells_of(pcpus: CpuSet, topology: Topology) -> CpuSet:
-    """The NUMA cells that have *pcpus*."""
+    """Return the NUMA cells that have *pcpus*."""
     return frozenset(cell.id for cell in topology.cells if cell.pcpus & pcpus)
 
 
-def cells_pcpus(nodeset: Iterable[int], topology: Topology) -> CpuSet:
-    """The pCPUs of the NUMA cells in *nodeset*."""
+def cells_pcpus(nodeset: Iterable[int], topology: Topology) -> Optional[CpuSet]:
+    """Return the pCPUs of the cells in *nodeset*; None where these have memory only (CXL, a GPU's): no limit."""
     wanted = set(nodeset)
-    return frozenset().union(*(cell.pcpus for cell in topology.cells if cell.id in wanted))
+    return frozenset().union(*(cell.pcpus for cell in topology.cells if cell.id in wanted)) or None

@@ -9,11 +9,13 @@ Both are a flock that root and the daemon's user share; the kernel lets go of it
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import grp
 import os
 import re
 import stat
+import tempfile
 import time
 from typing import Callable, Iterator, Optional, TextIO
 
@@ -21,6 +23,8 @@ SYSTEM_DIRECTORY = "/run/kvmsched"
 # Members of libvirt's group may act on qemu:///system, so they may hold its lock.
 GROUP = "libvirt"
 _POLL_S = 0.1
+# A holder says what it is, and its pid.
+_LONGEST_NAME = 200
 # Whoever only looks whether a daemon is there holds its file for an instant.
 _LOOK_S = 1.0
 
@@ -30,7 +34,7 @@ class LockError(Exception):
 
 
 def directory_for(uri: str) -> str:
-    """Where the lock of *uri* lives: one for the host's system libvirt, one for each user's session (and tests)."""
+    """Return the path of the lock of *uri*: one for the system's libvirt, one for each user's session (and tests)."""
     if uri.startswith("qemu:///system"):
         return SYSTEM_DIRECTORY
     return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache"), "kvmsched")
@@ -72,12 +76,13 @@ def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
 
 
 def daemon(uri: str) -> Optional[tuple[str, int]]:
-    """The mode and the pid of the daemon on this host, or None if there is none.
+    """Return the mode and the pid of the daemon on this host, or None if there is none.
 
     ("act", 0) if it did not say (yet) who it is. Never waits, writes nothing. OSError if we may not look.
     """
     try:
-        with open(os.path.join(directory_for(uri), "daemon"), encoding="utf-8", errors="replace") as file:
+        descriptor = open_regular(os.path.join(directory_for(uri), "daemon"), os.O_RDONLY)
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
             if _try(file, fcntl.LOCK_SH):
                 return None  # whoever wrote the file is gone
             said = re.search(r"mode (\w+) \(pid (\d+)\)", _said(file))
@@ -87,7 +92,7 @@ def daemon(uri: str) -> Optional[tuple[str, int]]:
 
 
 def acting_daemon(uri: str) -> Optional[int]:
-    """The pid of the daemon that acts on this host, or None if there is none, it only observes, or it is this process.
+    """Return the pid of the acting daemon of this host; None if there is none, it observes, or is this process.
 
     0 if it did not say (yet) who it is. Never waits, never fails, writes nothing: who may not look may not
     take the lock, either.
@@ -102,19 +107,56 @@ def acting_daemon(uri: str) -> Optional[int]:
 
 
 def _open(path: str) -> TextIO:
-    directory = os.path.dirname(path)
     try:
-        if not os.path.isdir(directory):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            _share(directory, 0o770)
+        _make(os.path.dirname(path))
         # Neither created nor followed through a link that somebody else laid.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         if os.fstat(descriptor).st_uid == os.geteuid():
             _share(path, 0o660)
-        return os.fdopen(descriptor, "r+", encoding="utf-8")
+        return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
     except OSError as error:
         hint = "; run as root, or with become" if isinstance(error, PermissionError) else ""
         raise LockError(f"the host's lock {path} can't be opened ({error.strerror}){hint}") from None
+
+
+def make_directory(uri: str) -> None:
+    """Make the directory of *uri*'s lock, if it is not there. OSError if that can't be."""
+    _make(directory_for(uri))
+
+
+def _make(directory: str) -> None:
+    if not os.path.isdir(directory):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        _share(directory, 0o770)
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Return a descriptor of the file *path*; OSError where it is a link, or anything else that is no file.
+
+    Never waits: a FIFO in its place would, for ever.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
+
+
+def write_atomically(path: str, text: str, mode: int) -> None:
+    """Let *path*, of its directory's group, hold *text*: all of it, or what was there before. OSError if not."""
+    directory = os.path.dirname(path)
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=f".{os.path.basename(path)}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), -1, os.stat(directory).st_gid)
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _share(path: str, mode: int) -> None:
@@ -150,9 +192,9 @@ def _try(file: TextIO, kind: int) -> bool:
 
 
 def _said(file: TextIO) -> str:
-    """What its holder said of itself."""
+    """Return what its holder said of itself."""
     file.seek(0)
-    return file.readline().strip()
+    return file.readline(_LONGEST_NAME).strip()
 
 
 def _say(file: TextIO, text: str) -> None:

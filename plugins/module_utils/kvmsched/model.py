@@ -10,17 +10,66 @@ which is never the same as 0. ``to_json`` and ``from_json`` turn any of them int
 
 from __future__ import annotations
 
+import functools
 import json
 import typing
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, NoReturn, Optional, TypeVar, Union
+from typing import Any, Literal, NamedTuple, NoReturn, Optional, TypeVar, Union
 
-from .units import CpuSet, format_cpuset, mib, parse_cpuset
+from .units import CpuSet, format_cpuset, mib, parse_cpuset, shown
 
 SNAPSHOT_FORMAT = 1
 
 # The threads of a QEMU process that libvirt can pin.
 ThreadKind = Literal["vcpu", "emulator", "iothread"]
+
+# What can go wrong with one domain, whatever is read or changed; docs/reliability.md explains each code.
+FailureCode = Literal["gone", "busy", "hung", "denied", "unsupported", "away", "unreadable", "error"]
+# Why its memory is left alone; docs/memory.md explains each of them.
+MemoryCode = Literal[
+    # none of this policy's business
+    "bad-policy",
+    "ignored",
+    "no-balloon",
+    # what it uses is not known
+    "busy",
+    "not-running",
+    "record",
+    "no-stats",
+    "no-driver",
+    "stale",
+    # it is known, and may not be acted on
+    "booting",
+    "human",
+    "settling",
+    "inhibited",
+    "stuck",
+    # it is acted on, and yet its waste stays
+    "at-floor",
+    "band",
+    "resting",
+    "grow-only",
+    "slow-stats",
+]
+# Why its pins are left alone; docs/vcpu.md explains each of them.
+VcpuCode = Literal[
+    "busy",
+    "not-running",
+    "ignored",
+    "managed",
+    "realtime",
+    "cachetune",
+    "dedicated",
+    "overlapping",
+    "bad-policy",
+    "record",
+    "foreign-pin",
+    "human",
+    "empty-set",
+    "unknown-load",
+    "offline",
+]
+SkipCode = Literal[FailureCode, MemoryCode, VcpuCode]
 
 # ---------------------------------------------------------------- observed: the host
 
@@ -29,8 +78,11 @@ ThreadKind = Literal["vcpu", "emulator", "iothread"]
 class Pcpu:
     """One online pCPU and its place in the host, as libvirt's capabilities tell it.
 
-    ``core`` is unique only within (socket, die), as in the kernel; ``siblings`` are the hardware
-    threads of its core and ``llc`` the pCPUs that share its last-level cache, itself included.
+    ``core`` is unique only within (socket, die), as in the kernel. ``siblings`` are the hardware
+    threads of its core and ``llc`` the pCPUs of its cell that share its last-level cache, itself included.
+    ``kind`` tells classes of pCPUs apart where the kernel calls the host hybrid: ``cpu_core`` and
+    ``cpu_atom`` (Intel), or ``capacity-446``; empty where all are alike. ``capacity`` is the kernel's
+    cpu_capacity, 1024 for the strongest, where pCPUs differ in it.
     """
 
     id: int
@@ -40,56 +92,93 @@ class Pcpu:
     core: int = 0
     siblings: CpuSet = frozenset()
     llc: CpuSet = frozenset()
+    kind: str = ""
+    capacity: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One NUMA cell; it may hold memory without any pCPU. ``distances`` maps cell id to ACPI SLIT distance."""
+    """One NUMA cell; it may hold memory without any pCPU. ``distances`` maps cell id to ACPI SLIT distance.
+
+    ``low_kib`` is the part of ``free_kib`` that the kernel keeps for itself (the zones' low watermarks).
+    ``clean_cache_kib`` are file pages that are neither mapped nor dirty nor under writeback, ``slab_kib``
+    what the kernel could reclaim of its own (SReclaimable).
+    """
 
     id: int
     pcpus: CpuSet = frozenset()
     memory_kib: Optional[int] = None
     free_kib: Optional[int] = None
     distances: dict[int, int] = field(default_factory=dict)
+    low_kib: Optional[int] = None
+    clean_cache_kib: Optional[int] = None
+    slab_kib: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The online pCPUs. ``isolated`` are those the kernel was told to keep free (isolcpus, nohz_full)."""
+    """The online pCPUs.
+
+    ``isolated`` are those on which the kernel balances no load (isolcpus, isolated cpuset partitions).
+    ``nohz_full`` are those without a tick that are not isolated: the kernel uses them as any other.
+    """
 
     pcpus: tuple[Pcpu, ...]
     cells: tuple[Cell, ...] = ()
     isolated: CpuSet = frozenset()
+    nohz_full: CpuSet = frozenset()
 
-    @property
+    @functools.cached_property
     def online(self) -> CpuSet:
         return frozenset(pcpu.id for pcpu in self.pcpus)
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Host memory: MemTotal, MemAvailable and, where the kernel has it, PSI ``some``/``full`` avg10 in percent."""
+    """Host memory: MemTotal, MemAvailable and, where the kernel has it, PSI ``some``/``full`` avg10 in percent.
+
+    ``arc_kib`` is what the ZFS cache can give back, which MemAvailable leaves out: its evictable part, at most
+    its size above its minimum. ``swap_in_kib`` is what the host ever read back from its own swap.
+    """
 
     total_kib: int
     available_kib: int
     psi_some_avg10_pct: Optional[float] = None
     psi_full_avg10_pct: Optional[float] = None
+    arc_kib: Optional[int] = None
+    swap_in_kib: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Room:
-    """A cgroup with a memory limit that QEMU processes share; ``left_kib`` is what is left of it, caches dropped."""
+    """A cgroup with a memory limit that QEMU processes share; ``left_kib`` is what is left of it, caches dropped.
+
+    ``high_left_kib`` is the same for its memory.high, above which the kernel throttles: it bounds growth only.
+    One of the two may not be set.
+    """
 
     name: str
-    left_kib: int
+    left_kib: Optional[int] = None
+    high_left_kib: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class ForeignTime:
+    """Cumulative time of host work that no vCPU did, by threads that may run on ``pcpus`` only."""
+
+    pcpus: CpuSet
+    time_ns: int
 
 
 @dataclass(frozen=True)
 class Host:
     """The hypervisor. ``busy_ns`` maps pCPU id to its cumulative non-idle time; empty if it is not known.
 
-    ``bound_ns`` is the part of it that no scheduler can move elsewhere: interrupts, and processes
-    that are confined to that one pCPU; None if that is not known.
+    ``bound_ns`` is the part of it that no scheduler can move elsewhere: interrupts, and threads
+    that are confined to that one pCPU; None if that is not known. ``foreign_ns`` is the part that can
+    be moved within a set of two pCPUs or more, but not everywhere: one entry a set; None if that is
+    not known. What is in neither may run anywhere. ``pinners`` names running programs that set
+    affinities, too (numad, cset...).
     """
 
     uuid: str
@@ -101,6 +190,8 @@ class Host:
     bound_ns: Optional[dict[int, int]] = None
     memory: Optional[HostMemory] = None
     rooms: tuple[Room, ...] = ()
+    foreign_ns: Optional[tuple[ForeignTime, ...]] = None
+    pinners: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- observed: the domains
@@ -111,9 +202,11 @@ class Vcpu:
     """One online vCPU.
 
     ``pin`` is the configured live affinity, ``affinity`` what the kernel really has (both include
-    every pCPU where the vCPU floats); ``definition`` is the ``<vcpupin>`` of the persistent
-    definition, which is the administrator's will; ``scheduler`` a real-time class by ``<vcpusched>``.
-    ``delay_ns`` is time spent runnable but waiting for a pCPU.
+    every pCPU where the vCPU floats). ``definition`` is the ``<vcpupin>`` of the persistent
+    definition, which is the administrator's will, and of a transient domain the pin that stood when it
+    was first seen (None: not known). ``scheduler`` is a real-time class by ``<vcpusched>``. ``delay_ns`` is
+    time spent runnable but waiting for a pCPU. ``numa_pcpus`` are the pCPUs of the cells where the memory
+    of its guest cell is (``<memnode>``), where that is told; it goes before the domain's own.
     """
 
     id: int
@@ -123,15 +216,20 @@ class Vcpu:
     affinity: Optional[CpuSet] = None
     definition: Optional[CpuSet] = None
     scheduler: Optional[str] = None
+    numa_pcpus: Optional[CpuSet] = None
 
 
 @dataclass(frozen=True)
 class Thread:
-    """The emulator threads of a domain (id 0) or one I/O thread: where they are configured to run."""
+    """The emulator threads of a domain (id 0) or one I/O thread: where they are configured to run.
+
+    ``definition`` is their pin in the persistent definition, as a vCPU has one.
+    """
 
     kind: Literal["emulator", "iothread"]
     id: int
     pin: CpuSet
+    definition: Optional[CpuSet] = None
 
 
 @dataclass(frozen=True)
@@ -139,14 +237,18 @@ class Balloon:
     """A domain's memory, by libvirt's names.
 
     ``actual`` is what the guest has now, ``unused`` its free memory (MemFree), ``usable`` what it
-    could still get without swapping (MemAvailable; may be below ``unused``), ``rss`` what QEMU holds
+    could still get without swapping (MemAvailable). It may be below ``unused``. ``rss`` is what QEMU holds
     on the host. Swap and fault counters are cumulative. ``last_update_s`` is when the guest's driver
     last answered (0: never); ``period_s`` how often it is asked (0: never).
     ``inhibitors`` name what makes the host keep pages that the guest gives back (VFIO, locked
-    memory, hugepages, SEV...); ``limit_kib`` is the ceiling that its own cgroup or memtune sets on the
-    QEMU process, ``rooms`` names the Rooms that it shares, ``cells`` are the NUMA cells that a strict
+    memory, hugepages, SEV...). ``limit_kib`` is the ceiling that its own cgroup or memtune sets on the
+    QEMU process. ``rooms`` names the Rooms that it shares. ``cells`` are the NUMA cells that a strict
     numatune binds the memory to. ``virtio_mem``: it has memory devices of that kind, whose size libvirt
-    adds to ``actual`` while a target leaves it out.
+    adds to ``actual`` while a target leaves it out. ``fixed_kib`` is the part of ``maximum_kib`` that no balloon
+    can have (NVDIMM, virtio-pmem, SGX EPC), ``huge_kib`` the part of the guest's memory that lies on huge pages.
+    Of the QEMU process: ``locked_kib`` can't be given back (VmLck and VmPin), ``swapped_kib`` is in the host's
+    swap (VmSwap). ``high_kib`` is its own memory.high, above which the kernel throttles it. ``void``: one of the sizes
+    that the guest told can't be, so none of them is known.
     """
 
     actual_kib: int
@@ -167,6 +269,12 @@ class Balloon:
     cells: Optional[CpuSet] = None
     virtio_mem: bool = False
     rooms: tuple[str, ...] = ()
+    fixed_kib: int = 0
+    huge_kib: int = 0
+    locked_kib: Optional[int] = None
+    swapped_kib: Optional[int] = None
+    high_kib: Optional[int] = None
+    void: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +293,9 @@ class MemoryRecord:
     """What a domain's memory was before our first change, and what we wrote last.
 
     ``reach_kib``: the lowest and the highest value that requests from before the last one may still
-    bring, or that the balloon is at on its way; empty where it had arrived.
+    bring, or that the balloon is at on its way. It is empty where it had arrived. ``ordered_kib`` is the part of what
+    it lacks to its original that was taken because somebody asked for it (``eager``, ``pairwise``, a ceiling, idle
+    memory). The rest is owed to the guest.
     """
 
     original_kib: int
@@ -193,14 +303,15 @@ class MemoryRecord:
     intended_kib: int
     when_s: int
     reach_kib: tuple[int, ...] = ()
+    ordered_kib: int = 0
 
     def span_kib(self) -> tuple[int, int]:
-        """The lowest and the highest value that our requests may bring."""
+        """Return the lowest and the highest value that our requests may bring."""
         values_kib = (self.previous_kib, self.intended_kib, *self.reach_kib)
         return min(values_kib), max(values_kib)
 
     def foreign(self, current_kib: int) -> bool:
-        """Whether somebody else set *current_kib*: it is no value of ours, nor on the way to one (decision 12)."""
+        """Return whether somebody else set *current_kib*: it is neither ours nor on the way there (decision 12)."""
         low_kib, high_kib = self.span_kib()
         near = abs(current_kib - self.original_kib) <= BALLOON_TOLERANCE_KIB
         return not (near or low_kib - BALLOON_TOLERANCE_KIB <= current_kib <= high_kib + BALLOON_TOLERANCE_KIB)
@@ -218,7 +329,11 @@ class PeriodRecord:
 
 @dataclass(frozen=True)
 class PinRecord:
-    """The affinity of one thread before our first pin of it, and what we wrote last."""
+    """The affinity of one thread before our first pin of it, and what we wrote last.
+
+    ``defined`` is the pin that its definition had before that, if it had one: it stays its owner's, also where we
+    wrote the same.
+    """
 
     thread: ThreadKind
     id: int
@@ -226,9 +341,10 @@ class PinRecord:
     previous: CpuSet
     intended: CpuSet
     when_s: int
+    defined: Optional[CpuSet] = None
 
     def foreign(self, current: CpuSet) -> bool:
-        """Whether somebody else set *current* (decision 12)."""
+        """Return whether somebody else set *current* (decision 12)."""
         return current not in (self.original, self.previous, self.intended)
 
 
@@ -236,8 +352,8 @@ class PinRecord:
 class Record:
     """The baseline kept in the running domain's own metadata.
 
-    ``domain_id`` is the run of the domain, by libvirt's id, that it was begun on: a save and restore or a migration
-    keep the record and all that it tells of (decision 13), so it only tells a copy that a domain began with.
+    ``domain_id`` is the run of the domain, by libvirt's id, that it was begun on. A save and restore or a migration
+    keep the record and all that it tells of (decision 13). So it only tells a copy that a domain began with.
     """
 
     host_uuid: str
@@ -253,7 +369,7 @@ class Record:
         return max((part.when_s for part in parts if part is not None), default=0)
 
     def pin(self, thread: str, number: int) -> Optional[PinRecord]:
-        """The record of one thread, if it has one."""
+        """Return the record of one thread, if it has one."""
         return next((p for p in self.pins if p.thread == thread and p.id == number), None)
 
 
@@ -267,12 +383,18 @@ PAGE_KIB = 4
 class Domain:
     """One active domain.
 
-    ``state`` is libvirt's word (running, paused...); ``busy`` says why a write would have to wait
-    (migration, backup, a monitor that does not answer); ``record_error`` why the record on the
+    ``state`` is libvirt's word (running, paused...). ``busy`` says why a write would have to wait
+    (migration, backup, a monitor that does not answer). ``record_error`` says why the record on the
     domain can't be used. ``cpuset`` is ``<vcpu cpuset>``, ``numa_pcpus`` the pCPUs of its numatune or
     automatic nodeset, ``cgroup_pcpus`` the effective cpuset of its machine cgroup; None: no limit.
     ``started_s`` is the start of its QEMU process, wall clock. ``vcpu_quota`` is the share of a pCPU that
-    each vCPU may use at most (``<cputune><quota>``), where it is limited.
+    each vCPU may use at most (``<cputune><quota>``), where it is limited. ``cpu_weight`` is the weight of its
+    cgroup beside others (cgroup v2's cpu.weight, 100 is the default); None where it has none, so that its
+    threads compete one by one. ``guest_threads`` is how many of its vCPUs, by consecutive ids, the guest
+    takes for hardware threads of one core. ``cachetune``: a part of the cache is allocated to its vCPUs.
+    ``managed_by`` names the program whose metadata it carries (nova, ovirt, kubevirt).
+    ``start_unknown``: it is transient, and it ran for a while when it was first seen, so that the pins of its
+    start are not known.
     """
 
     uuid: str
@@ -292,6 +414,11 @@ class Domain:
     owner: Owner = Owner()
     record: Optional[Record] = None
     record_error: Optional[str] = None
+    cpu_weight: Optional[float] = None
+    guest_threads: int = 1
+    cachetune: bool = False
+    managed_by: str = ""
+    start_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,7 +431,7 @@ class Skip:
 
     domain: str
     uuid: str
-    code: str
+    code: SkipCode
     reason: str
     untouched_kib: int = 0
 
@@ -321,11 +448,27 @@ class Snapshot:
     format: int = SNAPSHOT_FORMAT
 
     def domain(self, uuid: str) -> Optional[Domain]:
-        """The domain of that UUID, if it was observed."""
+        """Return the domain of that UUID, if it was observed."""
         return next((d for d in self.domains if d.uuid == uuid), None)
 
 
 # ---------------------------------------------------------------- planned
+
+
+class Sides(NamedTuple):
+    """A move for people: of what or whom, which setting if that does not go without saying, before and after."""
+
+    whose: str
+    before: str
+    after: str
+    setting: str = ""
+
+    @property
+    def what(self) -> str:
+        return f"{self.whose} {self.setting}".rstrip()
+
+    def __str__(self) -> str:
+        return f"{self.whose}: {self.setting} ".rstrip() + f" {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True)
@@ -342,14 +485,21 @@ class PinMove:
     thread: ThreadKind = "vcpu"
     kind: Literal["pin"] = "pin"
 
-    def __str__(self) -> str:
+    @property
+    def sides(self) -> Sides:
         thread = "emulator" if self.thread == "emulator" else f"{self.thread} {self.id}".replace("vcpu", "vCPU")
-        return f"{self.domain} {thread}: {format_cpuset(self.before)} -> {format_cpuset(self.after)}"
+        return Sides(f"{self.domain} {thread}", format_cpuset(self.before), format_cpuset(self.after))
+
+    def __str__(self) -> str:
+        return str(self.sides)
 
 
 @dataclass(frozen=True)
 class BalloonMove:
-    """Change a domain's balloon target; ``on_credit`` if it is given beyond the supply formula (decision 19)."""
+    """Change a domain's balloon target; ``on_credit`` if it is given beyond the supply formula (decision 45).
+
+    ``ordered_kib`` is the part of a take that somebody asked for: it is not owed to the guest.
+    """
 
     domain: str
     uuid: str
@@ -357,14 +507,19 @@ class BalloonMove:
     after_kib: int
     reason: str
     on_credit: bool = False
+    ordered_kib: int = 0
     kind: Literal["balloon"] = "balloon"
 
     @property
     def gives(self) -> bool:
         return self.after_kib > self.before_kib
 
+    @property
+    def sides(self) -> Sides:
+        return Sides(self.domain, mib(self.before_kib), mib(self.after_kib))
+
     def __str__(self) -> str:
-        return f"{self.domain}: {mib(self.before_kib)} -> {mib(self.after_kib)}"
+        return str(self.sides)
 
 
 @dataclass(frozen=True)
@@ -378,19 +533,15 @@ class PeriodMove:
     reason: str
     kind: Literal["stats_period"] = "stats_period"
 
+    @property
+    def sides(self) -> Sides:
+        return Sides(self.domain, str(self.before_s), str(self.after_s), "stats_period")
+
     def __str__(self) -> str:
-        return f"{self.domain}: stats_period {self.before_s} -> {self.after_s}"
+        return str(self.sides)
 
 
 Move = Union[PinMove, BalloonMove, PeriodMove]
-
-
-def sides(move: Move) -> tuple[str, str, str]:
-    """What *move* changes, and how that looks before and after, for people."""
-    what, change = str(move).rsplit(": ", 1)
-    before, after = change.split(" -> ")
-    *setting, before = before.split(" ")
-    return " ".join((what, *setting)), before, after
 
 
 @dataclass(frozen=True)
@@ -398,7 +549,10 @@ class MemoryFigures:
     """A host's memory in figures; ``unused_kib`` and ``usable_kib`` are sums over the domains that report them.
 
     ``limited`` counts the starved and wasteful domains that no move can help: at their floor, at
-    their maximum, or with thresholds closer to each other than their readings are.
+    their maximum, or with thresholds closer to each other than their readings are. ``wasted_kib`` is unused
+    memory above the waste thresholds, ``owed_kib`` what guests lack to their originals by our doing.
+    ``host_available_kib`` is MemAvailable, ``host_arc_kib`` what the ZFS cache could give beside it.
+    ``credit_kib`` is what guests were given beyond what the host can give, to survive, and is not covered yet.
     """
 
     starved: int
@@ -410,6 +564,10 @@ class MemoryFigures:
     host_available_kib: Optional[int] = None
     host_reserve_kib: Optional[int] = None
     limited: int = 0
+    wasted_kib: int = 0
+    owed_kib: int = 0
+    host_arc_kib: int = 0
+    credit_kib: int = 0
 
 
 @dataclass(frozen=True)
@@ -417,7 +575,8 @@ class VcpuFigures:
     """pCPU load in figures, in percent of one pCPU.
 
     ``imbalance_pct`` is the standard deviation of demand over the usable pCPUs, in points (decision
-    26); ``bound_pct`` is a proven lower bound on ``max_pct`` for any assignment of these vCPUs.
+    26); ``bound_pct`` is a proven lower bound on ``max_pct`` for any assignment of these vCPUs. All but
+    ``max_all_pct``, the load of the fullest pCPU that is online, are of the usable pCPUs.
     """
 
     pcpus: int
@@ -425,6 +584,7 @@ class VcpuFigures:
     max_pct: float
     imbalance_pct: float
     bound_pct: float
+    max_all_pct: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -449,10 +609,60 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class RoomRequest:
+    """Memory to be kept for a guest that is to start: in *cells*, or wherever the host has it.
+
+    ``since_s`` is when it was asked for, wall clock: domains that started since then are what it was for.
+    """
+
+    kib: int
+    cells: Optional[CpuSet] = None
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoomFigures:
+    """What is kept for a guest that is to start: ``kib`` of it still, ``there_kib`` of that before the plan.
+
+    ``lacks_kib`` is what still lacks once the plan's takes arrived, and ``why`` that is so.
+    """
+
+    kib: int
+    cells: Optional[CpuSet]
+    there_kib: int
+    lacks_kib: int
+    why: str = ""
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Left:
+    """A domain that a release leaves changed, or may, and why, in one plain line.
+
+    ``limited``: what its record asks for is not allowed now, or nobody can tell what that is, so its part that is
+    allowed was all there was to do. Who may write metadata may write a record: that fails no release of a whole host.
+    ``command_told``: the reason names the command that ends this.
+    """
+
+    domain: str
+    uuid: str
+    reason: str
+    limited: bool = False
+    command_told: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.domain}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """What should change in memory. Takes come before gives in ``moves``.
 
     ``supply_kib`` is what the host could give at once; ``not_restored`` names domains that a release leaves changed.
+    ``room`` is what is kept for a guest that is to start, if that was asked for. ``owed_kib`` what was taken from
+    domains below their originals and nobody asked for, by UUID, before the plan.
+    ``unmatched`` are the patterns of the selection, ``idle_rules`` those of rules, that match no domain here.
+    ``note`` says in one line which option takes the waste that the plan leaves.
     """
 
     before: MemoryFigures
@@ -462,9 +672,13 @@ class MemoryPlan:
     unmet: tuple[Unmet, ...] = ()
     adoptions: tuple[Adoption, ...] = ()
     unmatched: tuple[str, ...] = ()
+    idle_rules: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    not_restored: tuple[str, ...] = ()
+    not_restored: tuple[Left, ...] = ()
     supply_kib: Optional[int] = None
+    room: Optional[RoomFigures] = None
+    owed_kib: dict[str, int] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def headline(self) -> str:
@@ -489,8 +703,9 @@ class VcpuPlan:
     skips: tuple[Skip, ...] = ()
     adoptions: tuple[Adoption, ...] = ()
     unmatched: tuple[str, ...] = ()
+    idle_rules: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    not_restored: tuple[str, ...] = ()
+    not_restored: tuple[Left, ...] = ()
     placed: int = 0
     moves_bound: int = 0
     target_pct: float = 0.0
@@ -518,7 +733,7 @@ class Failure:
 
     domain: str
     uuid: str
-    code: str
+    code: FailureCode
     reason: str
 
 
@@ -528,10 +743,6 @@ class Outcome:
 
     moves: tuple[Move, ...] = ()
     failures: tuple[Failure, ...] = ()
-
-    @property
-    def changed(self) -> bool:
-        return bool(self.moves)
 
 
 # ---------------------------------------------------------------- to and from JSON
@@ -581,6 +792,11 @@ def from_json(cls: type[T], data: Any) -> T:
     """Rebuild a *cls* from to_json()'s data. Missing keys take their defaults; ValueError names what does not fit."""
     value: T = _decode(cls, data, cls.__name__)
     return value
+
+
+def decoded(wanted: Any, data: Any, where: str) -> Any:
+    """Return the same for a value of any type that a field may have; *where* names it."""
+    return _decode(wanted, data, where)
 
 
 # Whoever writes a bundle by hand need not know Python.
@@ -641,16 +857,15 @@ def _converted(convert: Any, text: str, where: str) -> Any:
     try:
         return convert(text)
     except ValueError as error:
-        raise ValueError(f"{where}: got {text!r}, expected {'a number' if convert is int else error}") from None
+        raise ValueError(f"{where}: got {shown(text)}, expected {'a number' if convert is int else error}") from None
 
 
 def required(of: Field[Any]) -> bool:
-    """Whether a field has no default."""
+    """Return whether a field has no default."""
     return of.default is MISSING and of.default_factory is MISSING
 
 
 def _require(fits: bool, data: Any, where: str, allowed: str) -> Any:
     if not fits:
-        shown = repr(data)
-        raise ValueError(f"{where}: got {shown if len(shown) <= 80 else shown[:77] + '...'}, expected {allowed}")
+        raise ValueError(f"{where}: got {shown(data, 80)}, expected {allowed}")
     return data

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+import traceback
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Collection, Generic, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
-from . import baseline, lock
-from .config import MemoryPolicy, Selection, VcpuPolicy
+from . import baseline, leases, lock
+from .config import MemoryPolicy, Policy, Selection, VcpuPolicy
 from .hypervisor import ALL_PARTS, Change, Hypervisor, Reading, Unavailable, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
@@ -19,29 +21,63 @@ from .model import (
     BalloonMove,
     Domain,
     Failure,
+    FailureCode,
+    Left,
     MemoryPlan,
     Move,
     Outcome,
     PeriodMove,
     Record,
     Skip,
+    SkipCode,
     Snapshot,
     VcpuPlan,
 )
 from .policy import memory, vcpu
-from .policy.memory_reading import EVENT_S
+from .policy.memory.sampling import EVENT_S, LONGEST_TICK_S, next_tick_s, ripe, ticked
+from .units import one_line
 
-# The statistics of a domain that reports less often than this can't be sampled twice within one pass.
-_LONGEST_TICK_S = 10
 # Guests answer a little after their period is over, and last_update counts whole seconds.
 _TICK_SLACK_S = 0.7
 _POLL_S = 0.5
 # A standing pass takes the domains' XML for what it was, unless something happened, for no longer than this.
 _ANEW_S = 60.0
+# Who could not be asked may answer another time.
+_UNREACHED: tuple[SkipCode, ...] = ("busy", "hung")
 
 
 class PassError(Exception):
     """A pass that failed as a whole (decision 9); the text is one line for people."""
+
+
+def told(error: Exception) -> str:
+    """Return what ended a pass, in one line: a foreseen error says it itself, any other is a mistake of ours."""
+    if isinstance(error, (PassError, Unavailable, lock.LockError)) or error.__class__ is ValueError:
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(where.filename)}:{where.lineno}"
+    return (
+        f"a mistake of kvmsched: {type(error).__name__} at {place}: {one_line(error, 200)}; KVMSCHED_DEBUG=1 tells more"
+    )
+
+
+def trace(error: Exception) -> str:
+    """Return where a mistake of kvmsched happened, for who debugs it; empty for what was foreseen."""
+    if isinstance(error, (PassError, Unavailable)):
+        return ""
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why one resource's pass failed: ``reason`` is one line, ``away``: libvirt was, ``trace``: see trace().
+
+    It holds no exception: that would keep all of its pass alive, and libvirt's connection with it.
+    """
+
+    reason: str
+    away: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +86,8 @@ class Conduct:
 
     ``daemon_pid`` is that of another process that acts on this host (0: its pid is not known): nothing
     is written then either, and the result says so. ``sets_periods``: statistics periods are set even
-    in ``check``, for without statistics nothing can be planned (decision 14).
+    in ``check``, for without statistics nothing can be planned (decision 14). Without ``pins``, pins are only planned.
+    ``standing``: it is the daemon's own.
     """
 
     uri: str = "qemu:///system"
@@ -60,6 +97,8 @@ class Conduct:
     holder: str = "kvmsched"
     daemon_pid: Optional[int] = None
     sets_periods: bool = False
+    pins: bool = True
+    standing: bool = False
 
     @property
     def writes(self) -> bool:
@@ -80,8 +119,9 @@ class Result(Generic[P, H]):
     """What a pass planned and what came of it; ``history`` is what the next pass should be handed.
 
     ``timings_s`` is seconds by phase, waiting for samples included in observe; ``failed`` is why the
-    pass as a whole failed (decision 9), though single moves may have been made. ``not_restored`` is a line for
-    each domain that a release leaves changed: as it planned, or as it then was.
+    pass as a whole failed (decision 9), though single moves may have been made. ``not_restored`` are the
+    domains that a release leaves changed: as it planned, or as they then were. Where its record asks for more than is
+    allowed, or can't be read, that is a warning. It fails the release of a domain that was named, never of a host.
     """
 
     snapshot: Snapshot
@@ -89,7 +129,7 @@ class Result(Generic[P, H]):
     history: H
     outcome: Outcome
     timings_s: dict[str, float]
-    not_restored: tuple[str, ...] = ()
+    not_restored: tuple[Left, ...] = ()
     warnings: tuple[str, ...] = ()
     failed: Optional[str] = None
 
@@ -101,6 +141,7 @@ class Result(Generic[P, H]):
 
 MemoryResult = Result[MemoryPlan, memory.MemoryHistory]
 VcpuResult = Result[VcpuPlan, vcpu.VcpuHistory]
+AnyResult = Result[Any, Any]
 
 # ---------------------------------------------------------------- the passes
 
@@ -113,6 +154,7 @@ def run_memory(
 ) -> MemoryResult:
     """Balance (or *release*) the memory of the domains of one host, once. Raises PassError."""
     how = _beside_daemon(how, release)
+    policy = policy if release else _with_room(how, policy)
     with _session(how, "memory") as (host, watch):
         samples = _sample_memory(host, EVENT_S if release else 0.0)
         watch.lap("observe")
@@ -154,11 +196,29 @@ def run_rescue(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
             watch.lap("apply")
         result = _result(plan, learnt, work, watch)
         # Nobody comes back to them but another rescue.
-        missed = [skip for skip in result.skips if skip.code in ("busy", "hung")] or result.outcome.failures
+        missed = [skip for skip in result.skips if skip.code in _UNREACHED] or result.outcome.failures
         if missed and not result.failed:
             names = ", ".join(one.domain for one in missed)
             result = replace(result, failed=f"not all were looked after, run it again: {names}")
         return result
+
+
+def run_repay(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
+    """Give domains back what is owed to them, as far as the host has it, and change nothing else. Raises PassError."""
+    # To look is allowed beside a daemon, too: it says what could go back.
+    how = _beside_daemon(how, release=not how.check)
+    policy = _with_room(how, policy)
+    with _session(how, "memory") as (host, watch):
+        samples = _sample_memory(host)
+        watch.lap("observe")
+        plan, learnt = memory.repay(samples, policy)
+        watch.lap("decide")
+        work = _Work(host, samples[-1], how)
+        if how.writes:
+            with work.accounted():
+                _move_memory(work, plan, policy, release=False)
+        watch.lap("apply")
+        return _result(plan, learnt, work, watch)
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
@@ -189,13 +249,13 @@ def _memory_pass(
     if work.how.writes:
         with work.accounted():
             work.adopt(plan.adoptions)
-            _move_memory(work, plan, policy, release)
+            _move_memory(work, plan, policy, release, history)
             if release:
                 _strike_restored(work, plan, policy.selection, memory=True, pins=False)
     elif work.how.sets_periods:
         work.make(move for move in plan.moves if isinstance(move, PeriodMove))
     watch.lap("apply")
-    return _result(plan, learnt, work, watch)
+    return _result(plan, learnt, work, watch, policy.selection)
 
 
 def _vcpu_pass(
@@ -209,14 +269,14 @@ def _vcpu_pass(
     judge = vcpu.release if release else vcpu.decide
     plan, learnt = judge(samples, policy, history)
     watch.lap("decide")
-    if work.how.writes:
+    if work.how.writes and (work.how.pins or release):
         with work.accounted():
             work.adopt(plan.adoptions)
             work.make(plan.moves)
             if release:
                 _strike_restored(work, plan, policy.selection, memory=False, pins=True)
     watch.lap("apply")
-    return _result(plan, learnt, work, watch)
+    return _result(plan, learnt, work, watch, policy.selection)
 
 
 # ---------------------------------------------------------------- pass after pass
@@ -236,12 +296,12 @@ class Turn(Generic[Q, H]):
 
 @dataclass(frozen=True)
 class Tick:
-    """What came of a tick. A resource that had no turn, or whose pass failed as ``failed`` tells, has no result."""
+    """What came of a tick. A resource that had no turn, or whose pass failed, has no result."""
 
     snapshot: Snapshot
     memory: Optional[MemoryResult] = None
     vcpu: Optional[VcpuResult] = None
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Trouble] = field(default_factory=dict)
 
 
 class _Outdated(Exception):
@@ -274,16 +334,16 @@ class Standing:
         self,
         memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
         vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
-        quiet: bool = False,
+        changed: Optional[Collection[str]] = None,
     ) -> Tick:
         """Observe once, and let each resource that is given a turn have its pass. PassError if nothing can be seen.
 
-        *quiet*: nothing is known to have happened to any domain since the last tick.
+        *changed* are the UUIDs of the domains that something happened to since the last tick; None: not known.
         """
         with _held(self.how):
-            if quiet and time.monotonic() < self._anew_s:
+            if changed is not None and time.monotonic() < self._anew_s:
                 with contextlib.suppress(_Outdated):
-                    return self._tick("new", memory_turn, vcpu_turn)
+                    return self._tick("new", memory_turn, vcpu_turn, changed)
             return self._tick("all", memory_turn, vcpu_turn)
 
     def _tick(
@@ -291,21 +351,22 @@ class Standing:
         reading: Reading,
         memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
         vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
+        anew: Collection[str] = (),
     ) -> Tick:
         watch = _Watch()
-        now = self._host.observe(reading)
+        now = self._host.observe(reading, anew)
         watch.lap("observe")
         # One for both: what memory wrote into a domain's record, the pins' part must find there.
         work = _Work(self._host, now, self.how, outdated=reading != "all")
         results: dict[str, Any] = {}
-        failed: dict[str, str] = {}
+        failed: dict[str, Trouble] = {}
         if memory_turn is not None:
-            at_once = replace(memory_turn.policy, arrival_timeout_s=0.0)
+            at_once = replace(_with_room(self.how, memory_turn.policy), arrival_timeout_s=0.0)
             with _noted(failed, "memory"):
                 samples = memory_turn.samples(now)
                 results["memory"] = _memory_pass(work, samples, at_once, memory_turn.history, False, watch)
         if vcpu_turn is not None:
-            calm = budgeted(vcpu_turn.policy, now)
+            calm = vcpu.budgeted(vcpu_turn.policy, now)
             with _noted(failed, "vcpu"):
                 samples, watch = vcpu_turn.samples(now), watch.again()
                 results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
@@ -316,20 +377,15 @@ class Standing:
         return Tick(now, **results, failed=failed)
 
 
-def budgeted(policy: VcpuPolicy, now: Snapshot) -> VcpuPolicy:
-    """What a daemon may move in one pass unless its policy says so: max(2, 3 % of the vCPUs) (decision 28)."""
-    if policy.max_moves is not None:
-        return policy
-    return replace(policy, max_moves=max(2, round(0.03 * sum(len(domain.vcpus) for domain in now.domains))))
-
-
 @contextlib.contextmanager
-def _noted(failed: dict[str, str], resource: str) -> Iterator[None]:
-    """Note why the pass of one resource failed: the other one has its turn all the same."""
+def _noted(failed: dict[str, Trouble], resource: str) -> Iterator[None]:
+    """Note why the pass of one resource failed, whatever it was: the other one has its turn all the same."""
     try:
         yield
-    except (Unavailable, ValueError) as error:
-        failed[resource] = str(error)
+    except _Outdated:
+        raise
+    except Exception as error:
+        failed[resource] = Trouble(told(error), isinstance(error, Unavailable), trace(error))
 
 
 # ---------------------------------------------------------------- observe
@@ -347,49 +403,20 @@ def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
     They are at least *least_s* apart.
     """
     first = host.observe()
-    end_s = time.monotonic() + 2 * _LONGEST_TICK_S
+    end_s = time.monotonic() + 2 * LONGEST_TICK_S
     while True:
         time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
         # A run that began meanwhile is read whole: without its XML it would seem to have no record, and get a new one.
         last = host.observe("new")
-        if time.monotonic() >= end_s or not _unripe(first, last):
+        if time.monotonic() >= end_s or ripe(first, last):
             return [first, last]
-        if _ticked(first, last):
+        if ticked(first, last):
             first = last
 
 
-def _ticking(snapshot: Snapshot) -> list[Domain]:
-    """The domains whose driver answers, often enough to wait for it."""
-    return [
-        domain
-        for domain in snapshot.domains
-        if domain.state == "running"
-        and domain.balloon is not None
-        and 0 < domain.balloon.period_s <= _LONGEST_TICK_S
-        and snapshot.wall_s - domain.balloon.last_update_s <= 2 * domain.balloon.period_s + 2
-    ]
-
-
 def _until_tick_s(snapshot: Snapshot) -> float:
-    ticks = [d.balloon.last_update_s + d.balloon.period_s for d in _ticking(snapshot) if d.balloon]
-    wait_s = max(ticks, default=0) + _TICK_SLACK_S - time.time()
-    return min(max(wait_s, _POLL_S), _LONGEST_TICK_S)  # the wall clock may have been set back
-
-
-def _unripe(first: Snapshot, last: Snapshot) -> bool:
-    return any(not _same_balloon(first, domain) for domain in _ticking(last)) or not _ticked(first, last)
-
-
-def _ticked(first: Snapshot, last: Snapshot) -> bool:
-    before = {d.uuid: d.balloon.last_update_s for d in first.domains if d.balloon}
-    return all(d.balloon.last_update_s > before.get(d.uuid, 0) for d in _ticking(last) if d.balloon)
-
-
-def _same_balloon(first: Snapshot, domain: Domain) -> bool:
-    before = first.domain(domain.uuid)
-    if before is None or before.balloon is None or domain.balloon is None:
-        return True
-    return abs(before.balloon.actual_kib - domain.balloon.actual_kib) <= BALLOON_TOLERANCE_KIB
+    wait_s = next_tick_s(snapshot) + _TICK_SLACK_S - time.time()
+    return min(max(wait_s, _POLL_S), LONGEST_TICK_S)  # the wall clock may have been set back
 
 
 # ---------------------------------------------------------------- apply
@@ -407,13 +434,13 @@ class _Work:
         self._outdated = outdated
         self.moves: list[Move] = []
         self.failures: list[Failure] = []
-        self.not_restored: Optional[list[str]] = None
+        self.not_restored: Optional[list[Left]] = None
         self.broken: Optional[str] = None
         self._domains = {domain.uuid: domain for domain in planned.domains}
 
     @contextlib.contextmanager
     def accounted(self) -> Iterator[None]:
-        """Where libvirt goes away while changes are made, the pass fails, and still tells what it changed."""
+        """Have the pass fail where libvirt goes away while changes are made, and still tell what it changed."""
         try:
             yield
         except Unavailable as error:
@@ -453,11 +480,11 @@ class _Work:
         return list(outcome.moves)
 
     def current(self) -> Snapshot:
-        """What was planned from, with the records as they are by now."""
+        """Return what was planned from, with the records as they are now."""
         return replace(self.planned, domains=tuple(self._domains.get(d.uuid, d) for d in self.planned.domains))
 
     def memory_is_back(self, uuid: str, now: Snapshot) -> bool:
-        """Whether a domain has its original memory again."""
+        """Return whether a domain has its original memory again."""
         domain, here = self._domains.get(uuid), now.domain(uuid)
         if domain is None or domain.record is None or here is None:
             return False
@@ -465,7 +492,7 @@ class _Work:
         return left is None or left.memory is None
 
     def outcome(self) -> Outcome:
-        """What came of all that was tried since the last call."""
+        """Return what came of all that was tried since the last call."""
         outcome = Outcome(tuple(self.moves), tuple(self.failures))
         self.moves, self.failures, self.broken = [], [], None
         return outcome
@@ -480,7 +507,13 @@ class _Work:
         return record
 
 
-def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: bool) -> None:
+def _move_memory(
+    work: _Work,
+    plan: MemoryPlan,
+    policy: MemoryPolicy,
+    release: bool,
+    history: Optional[memory.MemoryHistory] = None,
+) -> None:
     """Take, see it arrive, then give what is proven to be there; statistics periods first, or last in a release."""
     if not plan.moves:
         return
@@ -490,11 +523,11 @@ def _move_memory(work: _Work, plan: MemoryPlan, policy: MemoryPolicy, release: b
         work.make(periods)
     taken = work.make(move for move in balloons if not move.gives)
     # What can be paid whole before anything arrived does not wait for it: whoever starves has no time.
-    funded = memory.fund(plan, policy, work.planned, work.planned)
+    funded = memory.fund(plan, policy, work.planned, work.planned, history)
     given = work.make(move for move in funded if taken and move in balloons)
     now = _wait_for(work.host, taken, policy.arrival_timeout_s, work.planned)
     rest = replace(plan, moves=tuple(move for move in plan.moves if move not in given))
-    given += work.make(memory.fund(rest, policy, work.current(), now))
+    given += work.make(memory.fund(rest, policy, work.current(), now, history))
     if policy.arrival_timeout_s:
         now = _wait_for(work.host, given, policy.arrival_timeout_s, now)
     sent = [*taken, *given]
@@ -524,7 +557,7 @@ def _under_way(moves: Sequence[Move], now: Snapshot) -> bool:
 
 
 def _seems_there(move: Move, now: Snapshot) -> bool:
-    """Whether a balloon has the size that *move* gives it, by libvirt's word."""
+    """Return whether a balloon has the size that *move* gives it, by libvirt's word."""
     domain = now.domain(move.uuid)
     if not isinstance(move, BalloonMove) or domain is None or domain.balloon is None:
         return False
@@ -541,28 +574,25 @@ def _strike_restored(
 ) -> None:
     """Take off the record what is back at its original; tell of what is not, in the words of *plan* if it knew."""
     now = work.host.observe()
-    left: dict[str, str] = {}
+    selection = selection.among(now)
+    left: dict[str, Left] = {}
     changes = []
     for domain in filter(selection.matches, now.domains):
         record = domain.record
         if record is not None:
             record = baseline.without_restored(record, domain, memory=memory, pins=pins)
             changes.append(Change(domain, record))
-        why = baseline.left_over(record, domain, memory=memory, pins=pins)
-        if why is not None:
-            left[domain.name] = why
+        owed = baseline.left_of(record, domain, memory=memory, pins=pins)
+        if owed is not None:
+            left[domain.uuid] = owed
     before = len(work.failures)
     work.write(change for change in changes if change.record != change.domain.record)
-    failed = {failure.domain: failure.reason for failure in work.failures if failure.code != "gone"}
-    unstruck = {failure.domain for failure in work.failures[before:]} & failed.keys()
-    told = [line for line in plan.not_restored if _name(line) in left and _name(line) not in failed]
-    untold = (left.keys() | unstruck) - {_name(line) for line in told}
-    lines = [f"{name}: {failed.get(name) or left[name]}" for name in sorted(untold)]
-    work.not_restored = [*told, *lines, *selection.unseen(now)]
-
-
-def _name(line: str) -> str:
-    return line.partition(": ")[0]
+    failed = {f.uuid: Left(f.domain, f.uuid, f.reason) for f in work.failures if f.code != "gone"}
+    unstruck = {failure.uuid for failure in work.failures[before:]} & failed.keys()
+    told = [one for one in plan.not_restored if one.uuid in left and one.uuid not in failed]
+    untold = (left.keys() | unstruck) - {one.uuid for one in told}
+    others = [failed.get(uuid) or left[uuid] for uuid in untold]
+    work.not_restored = [*told, *sorted(others, key=str), *selection.unseen(now)]
 
 
 def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str]:
@@ -589,7 +619,7 @@ class _Watch:
         self._began_s = time.monotonic()
 
     def again(self) -> _Watch:
-        """A watch for another pass on the same observation."""
+        """Return a watch for another pass on the same observation."""
         return _Watch(self.laps_s["observe"])
 
     def lap(self, phase: str) -> None:
@@ -598,20 +628,49 @@ class _Watch:
         self._began_s = now_s
 
 
+def releases(how: Conduct, policy: Policy, selection: Selection) -> list[tuple[str, Callable[[], AnyResult]]]:
+    """Return the passes that give the domains of *selection* back what they had, in their order.
+
+    The policy's own selection does not count: an earlier policy may have changed others.
+    """
+    vcpu, memory = replace(policy.vcpu, selection=selection), replace(policy.memory, selection=selection)
+    return [
+        ("vcpu", lambda: run_vcpu(how, vcpu, release=True)),
+        ("memory", lambda: run_memory(how, memory, release=True)),
+    ]
+
+
 def _beside_daemon(how: Conduct, release: bool) -> Conduct:
-    """*how*, aware of an acting daemon: it alone writes on its host (decision 8). Raises PassError if that can't do."""
+    """Return *how*, aware of an acting daemon: it alone writes on its host (decision 8). Raises PassError."""
     refusal = acting_refusal(how.uri)
     if refusal and not how.check:
         raise PassError(refusal)
     pid = None if refusal else lock.acting_daemon(how.uri)
     if pid is not None and release:
-        raise PassError(f"managed by the daemon (pid {pid}), which would undo it: stop kvmsched or set mode observe")
+        raise PassError(
+            f"managed by the daemon (pid {pid}), which would undo it: stop kvmsched, pause it or set mode observe"
+        )
     return replace(how, daemon_pid=pid)
+
+
+def _with_room(how: Conduct, policy: MemoryPolicy) -> MemoryPolicy:
+    """Return *policy* with what somebody asked to be kept on this host for a guest that is to start."""
+    if policy.room is not None or acting_refusal(how.uri):
+        return policy
+    return replace(policy, room=leases.room(how.uri))
+
+
+def _pauses(how: Conduct) -> Iterable[str]:
+    """Say that the daemon pauses, where this pass is somebody else's: it is not held up by that."""
+    lease = None if how.standing or acting_refusal(how.uri) else leases.read(how.uri, "pause")
+    if lease is not None and how.writes:
+        until = time.strftime("%H:%M", time.localtime(leases.ends_at(lease)))
+        yield f"kvmsched is paused here until {until}: its daemon changes nothing, this pass did"
 
 
 @contextlib.contextmanager
 def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
-    """The host for one pass: see _held()."""
+    """Open the host for one pass: see _held()."""
     host = _host(how, parts)
     with contextlib.closing(host), _held(how):
         yield host, _Watch()
@@ -634,26 +693,40 @@ def _held(how: Conduct) -> Iterator[None]:
         raise PassError(str(error)) from error
 
 
-def _result(plan: P, history: H, work: _Work, watch: _Watch) -> Result[P, H]:
-    how, snapshot, failed, outcome = work.how, work.planned, work.broken, work.outcome()
-    warnings = list(plan.warnings)
+def _result(plan: P, history: H, work: _Work, watch: _Watch, selection: Optional[Selection] = None) -> Result[P, H]:
+    how: Conduct = work.how
+    snapshot, broken, outcome = work.planned, work.broken, work.outcome()
+    warnings = [*plan.warnings, *_pauses(how)]
     if how.daemon_pid is not None:
         warnings.append(f"managed by the daemon (pid {how.daemon_pid}): nothing is written by anybody else")
     if outcome.failures:
         first, number = outcome.failures[0], len(outcome.failures)
-        who = "1 domain did not take its" if number == 1 else f"{number} domains did not take their"
-        warnings.append(f"{who} change, {first.domain}: {first.reason}")
+        count = "1 change failed" if number == 1 else f"{number} changes failed"
+        warnings.append(f"{count}, {first.domain}: {first.reason}")
     left = tuple(plan.not_restored if work.not_restored is None else work.not_restored)
-    failed = failed or _failure(snapshot, outcome, left)
+    # Where libvirt went away meanwhile, nobody knows what is left.
+    left = () if broken else left
+    named = (selection or Selection()).among(snapshot).names
+    lenient = [one for one in left if one.limited and not named(Domain(one.uuid, one.domain, 0))]
+    warnings += map(str, lenient)
+    failed = broken or _failure(snapshot, outcome, [one for one in left if one not in lenient])
     return Result(snapshot, plan, history, outcome, watch.laps_s, left, tuple(warnings), failed)
 
 
-def _failure(snapshot: Snapshot, outcome: Outcome, left: Sequence[str]) -> Optional[str]:
-    """Why the pass failed as a whole, if it did (decision 9)."""
-    if not snapshot.domains and snapshot.skips:
-        return f"no domain could be observed, {snapshot.skips[0].domain}: {snapshot.skips[0].reason}"
-    if outcome.failures and not outcome.moves:
-        return f"every change failed, {outcome.failures[0].domain}: {outcome.failures[0].reason}"
+# Of a domain that starts, ends or migrates in this very moment: the host is well, and so is the pass.
+_PASSING: tuple[FailureCode, ...] = ("gone", "busy")
+# Whose own XML can't be read costs its turn alone, too.
+_ITS_OWN: tuple[FailureCode, ...] = ("unreadable", *_PASSING)
+
+
+def _failure(snapshot: Snapshot, outcome: Outcome, left: Sequence[Left]) -> Optional[str]:
+    """Return why the pass failed as a whole, if it did (decision 9)."""
+    lost = [skip for skip in snapshot.skips if skip.code not in _ITS_OWN]
+    if not snapshot.domains and lost:
+        return f"no domain could be observed, {lost[0].domain}: {lost[0].reason}"
+    refused = [failure for failure in outcome.failures if failure.code not in _PASSING]
+    if refused and not outcome.moves:
+        return f"every change failed, {refused[0].domain}: {refused[0].reason}"
     if left:
-        return "not all could be restored, run it again: " + "; ".join(left)
+        return "not all could be restored, run it again: " + "; ".join(map(str, left))
     return None

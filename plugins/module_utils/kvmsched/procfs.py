@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import time
 import uuid
-from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Optional, Sequence
 
-from .model import HostMemory
+from .model import Cell, HostMemory
 from .units import CpuSet, parse_cpuset
 
 _NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
@@ -21,7 +20,8 @@ _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _PART = 65536
 
 
-def _read(path: str) -> Optional[str]:
+def read(path: str) -> Optional[str]:
+    """Return the text of a file; None where it can't be read."""
     try:
         # Without a file object: a pass reads hundreds of these, most of them shorter than a line.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,67 +38,67 @@ def _read(path: str) -> Optional[str]:
     return text.decode("utf-8", "replace")
 
 
-@dataclass(frozen=True)
-class PcpuTimes:
-    """Cumulative times by pCPU id: ``busy_ns`` neither idle nor stolen, ``bound_ns`` what could run nowhere else."""
-
-    busy_ns: dict[int, int]
-    bound_ns: dict[int, int]
-
-
-def pcpu_times() -> PcpuTimes:
-    """From /proc/stat (proc(5)), where guest time is part of user; and from each process that has one pCPU only."""
-    busy, bound = {}, {}
-    for line in (_read("/proc/stat") or "").splitlines():
-        name, _sep, rest = line.partition(" ")
-        if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in rest.split()[:8])
-            # Stolen time, where the host is itself a guest, was no time to spare.
-            busy[int(name[3:])] = (user + nice + system + irq + softirq + steal) * _NS_PER_TICK
-            bound[int(name[3:])] = (irq + softirq) * _NS_PER_TICK
-    for pid in os.listdir("/proc"):
-        if pid.isdigit():
-            pcpu = _only_pcpu(int(pid))
-            if pcpu in bound:
-                bound[pcpu] += _process_time_ns(pid)
-    return PcpuTimes(busy, bound)
-
-
-def _only_pcpu(pid: int) -> Optional[int]:
-    """The one pCPU that a process is confined to; None if it has a choice, or is gone."""
-    try:
-        affinity = os.sched_getaffinity(pid)
-    except OSError:
-        return None
-    return next(iter(affinity)) if len(affinity) == 1 else None
-
-
-def _process_time_ns(pid: str) -> int:
-    """What all threads of a process used; nothing for a QEMU, whose vCPUs have affinities of their own."""
-    name, _sep, fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")
-    if not fields or "(qemu" in name:
-        return 0
-    utime, stime = fields.split()[11:13]
-    return (int(utime) + int(stime)) * _NS_PER_TICK
+_read = read
 
 
 def memory() -> Optional[HostMemory]:
-    """MemTotal and MemAvailable, with memory pressure where the kernel keeps it."""
-    sizes = {}
-    for line in (_read("/proc/meminfo") or "").splitlines():
-        name, _sep, rest = line.partition(":")
-        if name in ("MemTotal", "MemAvailable"):
-            sizes[name] = int(rest.split()[0])
-    if len(sizes) < 2:
+    """MemTotal and MemAvailable; memory pressure, host swap and the ZFS cache where the kernel has them."""
+    sizes = _kib_by_name(_read("/proc/meminfo"))
+    if not {"MemTotal", "MemAvailable"} <= set(sizes):
         return None
     pressure = _pressure(_read("/proc/pressure/memory") or "")
-    return HostMemory(sizes["MemTotal"], sizes["MemAvailable"], pressure.get("some"), pressure.get("full"))
+    swapped_in = re.search(r"^pswpin (\d+)$", _read("/proc/vmstat") or "", re.MULTILINE)
+    return HostMemory(
+        sizes["MemTotal"],
+        sizes["MemAvailable"],
+        pressure.get("some"),
+        pressure.get("full"),
+        arc_kib=_arc_kib(_read("/proc/spl/kstat/zfs/arcstats") or ""),
+        swap_in_kib=int(swapped_in[1]) * _PAGE_KIB if swapped_in else None,
+    )
 
 
-def cell_free_kib(cell: int) -> Optional[int]:
-    """The free memory of a NUMA cell."""
-    free = re.search(r"MemFree: +(\d+) kB", _read(f"/sys/devices/system/node/node{cell}/meminfo") or "")
-    return int(free[1]) if free else None
+def _kib_by_name(text: Optional[str]) -> dict[str, int]:
+    """Return the sizes of a meminfo file, of the host or of a cell, by the kernel's names."""
+    return {name: int(kib) for name, kib in re.findall(r"([\w()]+): +(\d+) kB", text or "")}
+
+
+# What the ZFS cache could drop at once: no reader holds it, nothing in it waits to be written.
+_ARC_EVICTABLE = tuple(f"{which}_evictable_{what}" for which in ("mru", "mfu") for what in ("data", "metadata"))
+
+
+def _arc_kib(text: str) -> Optional[int]:
+    """Return what the ZFS cache gives back when memory is short: OpenZFS evicts it no further than its c_min."""
+    told = {name: int(value) for name, value in re.findall(r"^(\w+) +\d+ +(\d+)$", text, re.MULTILINE)}
+    if not {"size", "c_min"} <= set(told):
+        return None
+    evictable = [told[name] for name in _ARC_EVICTABLE if name in told]
+    above_least = told["size"] - told["c_min"]
+    return max(0, min(above_least, sum(evictable)) if evictable else above_least) // 1024
+
+
+def cells_memory(cells: Sequence[Cell], bound: bool) -> tuple[Cell, ...]:
+    """Return *cells* with what is free in each; where guests are *bound*, what the kernel could free there, too."""
+    lows_kib = _low_watermarks(_read("/proc/zoneinfo") or "") if bound else {}
+    return tuple(_cell_memory(cell, lows_kib.get(cell.id)) for cell in cells)
+
+
+def _cell_memory(cell: Cell, low_kib: Optional[int]) -> Cell:
+    sizes = _kib_by_name(_read(f"/sys/devices/system/node/node{cell.id}/meminfo"))
+    clean_kib = None
+    if "Active(file)" in sizes and "Inactive(file)" in sizes:
+        kept_kib = sum(sizes.get(name, 0) for name in ("Mapped", "Dirty", "Writeback"))
+        clean_kib = max(0, sizes["Active(file)"] + sizes["Inactive(file)"] - kept_kib)
+    slab_kib = sizes.get("SReclaimable")
+    return replace(cell, free_kib=sizes.get("MemFree"), low_kib=low_kib, clean_cache_kib=clean_kib, slab_kib=slab_kib)
+
+
+def _low_watermarks(text: str) -> dict[int, int]:
+    """Cell -> the sum of its zones' low watermarks (proc(5), zoneinfo): below it the kernel begins to reclaim."""
+    lows_kib: dict[int, int] = {}
+    for cell, pages in re.findall(r"^Node (\d+), zone .*?^ +low +(\d+)$", text, re.MULTILINE | re.DOTALL):
+        lows_kib[int(cell)] = lows_kib.get(int(cell), 0) + int(pages) * _PAGE_KIB
+    return lows_kib
 
 
 def _pressure(text: str) -> dict[str, float]:
@@ -121,14 +121,49 @@ def machine_id() -> Optional[str]:
         return None
 
 
+_CPUS = "/sys/devices/system/cpu"
+
+
+def _listed(path: str) -> CpuSet:
+    """Return a list of CPUs in a file; "(null)" and an empty one are none."""
+    text = (_read(path) or "").strip()
+    return parse_cpuset(text) if text and text[0].isdigit() else frozenset()
+
+
 def isolated() -> CpuSet:
-    """The pCPUs that the kernel was told to keep free of other work (isolcpus=, nohz_full=)."""
-    found: set[int] = set()
-    for name in ("isolated", "nohz_full"):
-        text = (_read(f"/sys/devices/system/cpu/{name}") or "").strip()
-        if text and text[0].isdigit():
-            found |= parse_cpuset(text)
-    return frozenset(found)
+    """Return the pCPUs on which the kernel balances no load (isolcpus=, isolated partitions of cgroup v2's cpuset)."""
+    return _listed(f"{_CPUS}/isolated") | _listed("/sys/fs/cgroup/cpuset.cpus.isolated")
+
+
+def nohz_full() -> CpuSet:
+    """Return the pCPUs that run without a tick while they have one task only (nohz_full=)."""
+    return _listed(f"{_CPUS}/nohz_full")
+
+
+class PcpuKind(NamedTuple):
+    """The class of a pCPU on a hybrid host, see model.Pcpu."""
+
+    kind: str
+    capacity: Optional[int] = None
+
+
+def pcpu_kinds(online: CpuSet) -> dict[int, PcpuKind]:
+    """Return the classes of pCPUs where the kernel calls this host hybrid; empty where all are alike.
+
+    It tells capacities (Documentation/scheduler/sched-capacity.rst), or has a PMU for each class (x86). CPPC's
+    ranks say which one to boost first, not what it is worth.
+    """
+    capacities = {cpu: _capacity(cpu) for cpu in online} if online and _capacity(min(online)) else {}
+    if len(set(capacities.values())) > 1:
+        return {cpu: PcpuKind(f"capacity-{capacity}", capacity) for cpu, capacity in capacities.items() if capacity}
+    names = {name: _listed(f"/sys/devices/{name}/cpus") & online for name in ("cpu_core", "cpu_atom", "cpu_lowpower")}
+    found = {name: cpus for name, cpus in names.items() if cpus}
+    return {cpu: PcpuKind(name) for name, cpus in found.items() for cpu in cpus} if len(found) > 1 else {}
+
+
+def _capacity(cpu: int) -> Optional[int]:
+    text = (_read(f"{_CPUS}/cpu{cpu}/cpu_capacity") or "").strip()
+    return int(text) if text.isdigit() else None
 
 
 # ---------------------------------------------------------------- one QEMU process
@@ -136,11 +171,7 @@ def isolated() -> CpuSet:
 
 @dataclass(frozen=True)
 class Process:
-    """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer.
-
-    ``cpus`` and ``memory_max_kib`` are the limits of its cgroup, ``rooms`` the groups above that have a memory
-    limit, too: these are read when they are asked for.
-    """
+    """A domain's QEMU process. ``stopped``: a SIGSTOP or a debugger holds it, so its monitor can't answer."""
 
     pid: int
     started_s: float
@@ -148,28 +179,16 @@ class Process:
     started_ticks: int = 0
 
     def again(self) -> Optional[Process]:
-        """The same process as it is now; None if it ended."""
+        """Return the same process as it is now; None if it ended."""
         now = _process(self.pid)
         return now if now is not None and now.started_ticks == self.started_ticks else None
 
     @property
-    def cpus(self) -> Optional[CpuSet]:
-        return _cpus_of(self._cgroups)
-
-    @property
-    def memory_max_kib(self) -> Optional[int]:
-        own = _memory_groups(self._cgroups)[:1]
-        return _limit_kib(own[0]) if own else None
-
-    @property
-    def rooms(self) -> tuple[str, ...]:
-        return tuple(group for group in _memory_groups(self._cgroups)[1:] if _limit_kib(group) is not None)
-
-    @property
-    def rss_kib(self) -> Optional[int]:
-        """What it holds of the host's memory, as libvirt tells it, too."""
-        fields = (_read(f"/proc/{self.pid}/statm") or "").split()
-        return int(fields[1]) * _PAGE_KIB if fields else None
+    def memory(self) -> ProcessMemory:
+        """Return what it holds now."""
+        kib = {name: int(number) for name, number in _VM.findall(_read(f"/proc/{self.pid}/status") or "")}
+        locked = [kib[name] for name in ("VmLck", "VmPin") if name in kib]
+        return ProcessMemory(kib.get("VmRSS"), sum(locked) if locked else None, kib.get("VmSwap"))
 
     @property
     def resumed(self) -> bool:
@@ -177,13 +196,20 @@ class Process:
         text = _read(f"/proc/{self.pid}/cmdline")
         return not text or any(f"\0{option}\0" in text for option in ("-incoming", "-loadvm"))
 
-    @functools.cached_property
-    def _cgroups(self) -> dict[str, str]:
-        return _cgroups(_read(f"/proc/{self.pid}/cgroup") or "")
+
+class ProcessMemory(NamedTuple):
+    """What a process holds of the host's memory (proc(5), status): resident; locked or pinned; in the host's swap."""
+
+    rss_kib: Optional[int]
+    locked_kib: Optional[int]
+    swapped_kib: Optional[int]
+
+
+_VM = re.compile(r"\n(VmLck|VmPin|VmRSS|VmSwap):\s+(\d+) kB")
 
 
 def qemu_process(name: str, session: bool) -> Optional[Process]:
-    """The process of the domain *name*, by the pid file that libvirt keeps; None where it can't be seen, or ended."""
+    """Return the process of the domain *name*, by libvirt's pid file; None where it can't be seen, or ended."""
     directory = "/run/libvirt/qemu"
     if session:
         directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "libvirt/qemu/run")
@@ -241,11 +267,11 @@ class VcpuThreads:
         return self._tids
 
     def told(self) -> bool:
-        """Whether the kernel tells of them here: it must keep such times (CONFIG_SCHED_INFO)."""
+        """Return whether the kernel tells of them here: it must keep such times (CONFIG_SCHED_INFO)."""
         return any(self._thread(tid) for tid in self._now().values())
 
     def read(self) -> dict[int, VcpuThread]:
-        """What the kernel says of each, by vCPU id; without those that are gone."""
+        """Return what the kernel says of each, by vCPU id; without those that are gone."""
         return {number: thread for number, tid in self._now().items() if (thread := self._thread(tid))}
 
     def _thread(self, tid: int) -> Optional[VcpuThread]:
@@ -254,66 +280,3 @@ class VcpuThreads:
             return VcpuThread(frozenset(os.sched_getaffinity(tid)), int(times[0]), int(times[1]))
         except (OSError, IndexError, ValueError):
             return None
-
-
-def _cgroups(text: str) -> dict[str, str]:
-    """Controller ("" for the unified hierarchy) -> directory of the machine's cgroup.
-
-    QEMU's threads are in sub-groups that libvirt makes (emulator, vcpuN) and narrows by itself: the
-    machine's own group is their parent.
-    """
-    directories = {}
-    for line in text.splitlines():
-        _hierarchy, controllers, path = line.split(":", 2)
-        # /machine.slice/machine-qemu….scope/libvirt/emulator: the limits that others set stand above "libvirt".
-        parent = path.rpartition("/")[0] if path.rpartition("/")[2] in ("emulator",) else path
-        parent = parent[: -len("/libvirt")] if parent.endswith("/libvirt") else parent
-        for controller in controllers.split(","):
-            root = f"/sys/fs/cgroup/{controller}" if controller else "/sys/fs/cgroup"
-            directories[controller] = root + parent
-    return directories
-
-
-def _cpus_of(cgroups: dict[str, str]) -> Optional[CpuSet]:
-    for controller, name in (("", "cpuset.cpus.effective"), ("cpuset", "cpuset.effective_cpus")):
-        text = (_read(os.path.join(cgroups[controller], name)) or "").strip() if controller in cgroups else ""
-        if text:
-            return parse_cpuset(text)
-    return None
-
-
-# A group's memory limit, what is charged to it, and what of that is cache (cgroup v2, v1).
-_MEMORY_FILES = (
-    ("memory.max", "memory.current", r"^(?:in)?active_file (\d+)"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", r"^total_(?:in)?active_file (\d+)"),
-)
-
-
-def _memory_groups(cgroups: dict[str, str]) -> list[str]:
-    """The machine's group, and those above it up to the root, which has no limit."""
-    group = cgroups.get("memory") or cgroups.get("", "")
-    groups = []
-    while group.count("/") > 3:
-        groups.append(group)
-        group = group.rpartition("/")[0]
-    return groups
-
-
-def _limit_kib(group: str) -> Optional[int]:
-    for name, _usage, _cache in _MEMORY_FILES:
-        text = (_read(os.path.join(group, name)) or "").strip()
-        # cgroup v1 writes "no limit" as the largest multiple of a page that fits a long.
-        if text.isdigit() and int(text) < 2**62:
-            return int(text) // 1024
-    return None
-
-
-def room_left_kib(group: str) -> Optional[int]:
-    """What is left of a group's memory limit, once its caches are dropped."""
-    limit_kib = _limit_kib(group)
-    for _limit, name, cache in _MEMORY_FILES:
-        used = (_read(os.path.join(group, name)) or "").strip()
-        if used.isdigit() and limit_kib is not None:
-            cached = re.findall(cache, _read(os.path.join(group, "memory.stat")) or "", re.MULTILINE)
-            return max(0, limit_kib - (int(used) - sum(map(int, cached))) // 1024)
-    return None

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Iterable, Sequence
 
-from . import model
+from . import baseline, model
 from .passes import Result
+from .units import printable
 
 # A fleet's output must stay readable: all are counted, so many are shown.
 SHOWN_SKIPS = 20
 
 
 def values(result: Result[Any, Any], check: bool) -> dict[str, Any]:
-    """The result as plain data; *check*: of a pass that only says what it would do."""
+    """Return the result as plain data; *check*: of a pass that only says what it would do."""
     plan, outcome = result.plan, result.outcome
     moves = made(result, check)
     return {
@@ -26,8 +27,9 @@ def values(result: Result[Any, Any], check: bool) -> dict[str, Any]:
         "skips": model.to_json(result.skips[:SHOWN_SKIPS]),
         "skip_counts": dict(Counter(skip.code for skip in result.skips)),
         "failures": model.to_json(outcome.failures),
-        "unmatched": list(plan.unmatched),
-        "not_restored": list(result.not_restored),
+        "unmatched": list(dict.fromkeys((*plan.unmatched, *plan.idle_rules))),
+        "not_restored": [str(one) for one in result.not_restored],
+        "left": [{**model.to_json(one), "give_up": baseline.removal(one.uuid)} for one in result.not_restored],
         "before": model.to_json(plan.before),
         "after": model.to_json(plan.after),
         "timings_s": result.timings_s,
@@ -37,18 +39,19 @@ def values(result: Result[Any, Any], check: bool) -> dict[str, Any]:
 
 def _particular(plan: model.Plan) -> dict[str, Any]:
     if isinstance(plan, model.MemoryPlan):
-        return {"unmet": model.to_json(plan.unmet)}
+        figures = {"wasted_kib": plan.after.wasted_kib, "note": plan.note}
+        return {"unmet": model.to_json(plan.unmet), "room": model.to_json(plan.room), **figures}
     return {name: getattr(plan, name) for name in ("moves_bound", "target_pct", "placed", "trigger", "note")}
 
 
 def made(result: Result[Any, Any], check: bool) -> Sequence[model.Move]:
-    """The moves that were made, or would be."""
+    """Return the moves that were made, or would be."""
     moves: Sequence[model.Move] = result.plan.moves if check else result.outcome.moves
     return moves
 
 
 def summary(result: Result[Any, Any], check: bool) -> str:
-    """The pass in one line."""
+    """Return the pass in one line."""
     if not result.snapshot.domains:
         return f"no running domain on {result.snapshot.host.name}, nothing to do"
     count = len(made(result, check))
@@ -67,9 +70,9 @@ def _idle(planned: int) -> str:
 
 
 def diff(moves: Iterable[model.Move]) -> dict[str, str]:
-    """A line for each change, the same thing on both sides of it."""
-    pairs = sorted(model.sides(move) for move in moves)
+    """Return a line for each change, the same thing on both sides of it."""
+    pairs = sorted((move.sides.what, move.sides.before, move.sides.after) for move in moves)
     return {
-        "before": "".join(f"{name}: {before}\n" for name, before, _after in pairs),
-        "after": "".join(f"{name}: {after}\n" for name, _before, after in pairs),
+        "before": "".join(printable(f"{name}: {before}") + "\n" for name, before, _after in pairs),
+        "after": "".join(printable(f"{name}: {after}") + "\n" for name, _before, after in pairs),
     }

@@ -21,18 +21,18 @@ options:
     default: qemu:///system
   domains:
     description:
-      - Which domains a pass may touch, as a list of case-sensitive shell patterns for their names (V(*), V(?),
-        V([seq])) or of exact UUIDs.
+      - Which domains a pass may touch, as a list of exact names, case-sensitive shell patterns for names (V(*), V(?),
+        V([seq])) or exact UUIDs.
       - Domains outside the selection are never touched, but what they use still counts as load and memory of the host.
-      - An entry that matches no running domain is no error.
+      - An entry that matches no running domain is no error. One that is no text is, for example V(0123) without quotes.
     type: list
-    elements: str
+    elements: raw
     default: ["*"]
   exclude:
     description:
       - Which domains a pass leaves alone, in the form of O(domains). O(exclude) wins over O(domains).
     type: list
-    elements: str
+    elements: raw
     default: []
   deadline:
     description:
@@ -70,8 +70,8 @@ options:
     suboptions:
       match:
         description:
-          - The domains that the rule is for, as one shell pattern for names or one exact UUID.
-        type: str
+          - The domains that the rule is for, as one exact name, one shell pattern for names or one exact UUID.
+        type: raw
         required: true
       memory:
         description:
@@ -106,6 +106,13 @@ options:
               - V(ignore) leaves it alone.
             type: str
             choices: [auto, grow-only, ignore]
+          reclaim:
+            description:
+              - V(idle) lets the daemon take what the domain left unused for an hour. A single pass takes nothing so.
+              - V(auto), the default, lets it only where the domain has C(autodeflate='on') and was seen to take such
+                memory back by itself.
+            type: str
+            choices: [auto, idle]
       vcpu:
         description:
           - What M(kvmsched.kvm.kvm_vcpu_pin) uses for these domains.
@@ -118,6 +125,15 @@ options:
               - V(dedicated) leaves it alone, too, and gives its pCPUs to no other domain.
             type: str
             choices: [auto, ignore, dedicated]
+          pcpus:
+            description:
+              - The only pCPUs that these domains may use, such as V(0-3,8), within what their definition allows.
+              - Other domains may use them, too. Floating vCPUs are fenced in.
+            type: str
+          widen:
+            description:
+              - Whether live pins that stood before us are widened to all that the domain may use.
+            type: bool
 notes:
   - Only the live state of running domains is changed, never their persistent definition. A domain that is shut off and
     started again is as its definition says.
@@ -125,9 +141,9 @@ notes:
     namespace V(urn:kvmsched:state/1). The record outlives the module, the control machine and libvirt's daemon, moves
     with a live migration, and ends with the domain.
   - The owner of a domain can keep kvmsched away, or set limits, by an element of the XML namespace
-    V(urn:kvmsched:policy/1) in the metadata of the domain, with the attributes C(memory) (V(auto), V(grow-only),
-    V(ignore)), C(vcpu) (V(auto), V(ignore), V(dedicated)), C(starvation), C(waste), C(floor), C(ceiling) and C(weight).
-    kvmsched only reads that element.
+    V(urn:kvmsched:policy/1) in the metadata of the domain. The module only reads that element.
+  - Its attributes are C(memory) (V(auto), V(grow-only), V(ignore)), C(vcpu) (V(auto), V(ignore), V(dedicated)),
+    C(starvation), C(waste), C(floor), C(ceiling), C(weight) and C(reclaim).
   - Trouble with one domain is a skip or an entry in RV(failures), each with its reason, and a warning. The others are
     served. The module fails for wrong options, if nothing can be observed, if the lock is held, if every change
     failed, or if O(state=released) leaves something.

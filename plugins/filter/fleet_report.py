@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: fleet_report
 short_description: Make one report of the passes of many hosts
-version_added: 0.2.0
+version_added: 1.0.0
 description:
   - Takes what M(kvmsched.kvm.kvm_mem_balance) and M(kvmsched.kvm.kvm_vcpu_pin) returned for each host, most often in
     check mode, and returns one document that says how each host is, and what was or would be moved there.
@@ -82,7 +82,11 @@ def fleet_report(
         "moves": sum(len(host["moves"]) for host in hosts),
         **{key: sum(host[key] or 0 for host in hosts) for key in ("starved", "wasteful", "unknown")},
     }
-    return {"hosts": hosts, "totals": totals, "text": [*_table(hosts), "", *_moves(hosts), _sum(totals)]}
+    return {
+        "hosts": hosts,
+        "totals": totals,
+        "text": [_printable(line) for line in (*_table(hosts), "", *_moves(hosts), _sum(totals))],
+    }
 
 
 def _host(name: str, memory: Mapping[str, Any], vcpu: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,6 +113,11 @@ def _state(*results: Mapping[str, Any]) -> tuple[str, str]:
     return ("failed", "; ".join(reasons)) if reasons else ("ok", "")
 
 
+def _printable(line: str) -> str:
+    """What a guest's name or a host's answer smuggles in reaches no terminal."""
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
 def _line(result: Mapping[str, Any]) -> str:
     return " ".join(str(result.get("msg") or "not looked at").split())
 
@@ -124,12 +133,20 @@ def _table(hosts: list[dict[str, Any]]) -> Iterator[str]:
 def _row(host: Mapping[str, Any]) -> tuple[str, ...]:
     if host["state"] != "ok":
         return (host["host"], f"{host['state']}: {host['reason']}")
+    if _empty(host):
+        return (host["host"], "no guest to balance runs here")
     lacking = sum(unmet["kib"] for unmet in host["memory"].get("unmet", []))
     imbalance = "-"
     if host["imbalance_pct"] is not None:
         imbalance = f"{host['imbalance_pct']:.0f} -> {host['imbalance_after_pct']:.0f}"
     figures = ("-" if host[key] is None else str(host[key]) for key in ("starved", "wasteful", "unknown"))
     return (host["host"], *figures, f"{lacking // 1024}M", imbalance, str(len(host["moves"])))
+
+
+def _empty(host: Mapping[str, Any]) -> bool:
+    """A row of zeros would look like a host where all is well."""
+    skipped = any(host[what].get("skip_counts") for what in ("memory", "vcpu"))
+    return host["memory"].get("before", {}).get("actual_kib") == 0 and not skipped and not host["moves"]
 
 
 def _moves(hosts: list[dict[str, Any]]) -> Iterator[str]:
@@ -152,9 +169,13 @@ def _told(move: Mapping[str, Any]) -> str:
 def _sum(totals: Mapping[str, Any]) -> str:
     hosts = ", ".join(f"{count} {state}" for state, count in sorted(totals["hosts"].items()))
     return (
-        f"{sum(totals['hosts'].values())} hosts ({hosts}): {totals['starved']} guests starved, "
-        f"{totals['wasteful']} wasteful, {totals['unknown']} unknown; {totals['moves']} changes"
+        f"{_count(sum(totals['hosts'].values()), 'host')} ({hosts}): {_count(totals['starved'], 'guest')} starved, "
+        f"{totals['wasteful']} wasteful, {totals['unknown']} unknown; {_count(totals['moves'], 'change')}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 class FilterModule:

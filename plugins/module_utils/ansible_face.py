@@ -1,91 +1,92 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Ansible face of a pass: options in, one pass, result out. The modules are its documentation."""
+"""The Ansible face of a pass: options in, one pass, result out. The modules are its documentation.
+
+It is internal to this collection, as the package beside it is: semantic versioning does not cover it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import platform
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
-from .kvmsched import config, hypervisor, model, passes, report
-from .kvmsched.policy.vcpu_load import measure
+from .kvmsched import config, hypervisor, leases, model, passes, report, units
+from .kvmsched.policy.vcpu.demand import measure
+from .kvmsched.units import percent, printable
 
 # Where distributions put the Python that their python3-libvirt belongs to.
 DISTRIBUTION_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
 
 # ---------------------------------------------------------------- options; described in the modules and doc_fragments
 
+# What is said of single domains only, in rules, or needs a memory of earlier passes, which a module has not.
+_NOT_OF_A_MODULE = {"ceiling", "weight", "mode", "grace", "avg_change_pct", "hold", "half_life", "cooldown"}
+_TYPES = {"string": "str", "number": "float", "integer": "int", "boolean": "bool"}
+
+
+def _option(schema: Mapping[str, Any], defaults: bool = True) -> dict[str, Any]:
+    """Return the option of a module that a part of the policy document is."""
+    if "enum" in schema:
+        option: dict[str, Any] = {"type": "str", "choices": list(schema["enum"])}
+    elif schema["type"] == "object":
+        options = {name: _option(inner, defaults=False) for name, inner in schema["properties"].items()}
+        for name in schema.get("required", ()):
+            options[name]["required"] = True
+        option = {"type": "dict", "options": options}
+    elif schema["type"] == "array":
+        items = _option(schema["items"])
+        option = {"type": "list", "elements": items["type"]}
+        option.update({"options": items["options"]} if "options" in items else {})
+    else:
+        # Names alone have a pattern. As text, Ansible would take 0123 for the domain "83", and say nothing.
+        option = {"type": "raw" if "pattern" in schema else _TYPES[schema["type"]]}
+    if defaults and "default" in schema:
+        option["default"] = schema["default"]
+    return option
+
+
+def _options(part: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the options for *names* of a part of the policy document, or for all that a module has."""
+    chosen = names or [name for name in part if name not in _NOT_OF_A_MODULE]
+    return {name: _option(part[name]) for name in chosen}
+
+
+_POLICY = config.SCHEMA["properties"]
 _COMMON: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
-    "domains": {"type": "list", "elements": "str", "default": ["*"]},
-    "exclude": {"type": "list", "elements": "str", "default": []},
-    "deadline": {"type": "float", "default": 10.0},
-}
-
-_RULE: dict[str, Any] = {
-    "match": {"type": "str", "required": True},
-    "memory": {
-        "type": "dict",
-        "options": {
-            "starvation": {"type": "str"},
-            "waste": {"type": "str"},
-            "floor": {"type": "str"},
-            "ceiling": {"type": "str"},
-            "weight": {"type": "float"},
-            "mode": {"type": "str", "choices": ["auto", "grow-only", "ignore"]},
-        },
-    },
-    "vcpu": {
-        "type": "dict",
-        "options": {"mode": {"type": "str", "choices": ["auto", "ignore", "dedicated"]}},
-    },
+    **_options(_POLICY, "domains", "exclude", "deadline"),
 }
 
 _CHANGE: dict[str, Any] = {
     **_COMMON,
     "state": {"type": "str", "choices": ["balanced", "released"], "default": "balanced"},
-    "lock_timeout": {"type": "float", "default": 10.0},
-    "rules": {"type": "list", "elements": "dict", "options": _RULE},
+    **_options(_POLICY, "lock_timeout", "rules"),
 }
 
 _MEMORY: dict[str, Any] = {
     **_CHANGE,
-    "strategy": {"type": "str", "choices": ["fair", "pairwise"], "default": "fair"},
-    "starvation": {"type": "str", "default": "150M"},
-    "waste": {"type": "str", "default": "300M"},
-    "host_reserve": {"type": "str"},
-    "floor": {"type": "str"},
-    "reclaim": {"type": "str", "choices": ["eager", "lazy"], "default": "eager"},
-    "cache": {"type": "str", "choices": ["share", "keep"], "default": "share"},
-    "stats_period": {"type": "int", "default": 5},
-    "arrival_timeout": {"type": "float", "default": 10.0},
+    **_options(_POLICY["memory"]["properties"]),
+    "room": {"type": "str"},
+    "room_cells": {"type": "str"},
 }
 
-_VCPU: dict[str, Any] = {
-    **_CHANGE,
-    "interval": {"type": "float", "default": 2.0},
-    "threshold": {"type": "float", "default": 5.0},
-    "granularity": {"type": "str", "choices": ["pcpu", "core", "llc", "cell"], "default": "pcpu"},
-    "pcpus": {"type": "str"},
-    "reserved": {"type": "str"},
-    "max_moves": {"type": "int"},
-    "emulator": {"type": "str", "choices": ["float", "spread", "reserved"], "default": "float"},
-}
+_VCPU: dict[str, Any] = {**_CHANGE, **_options(_POLICY["vcpu"]["properties"])}
 
 _SUBSETS = ["host", "topology", "vcpus", "memory"]
 
 _INFO: dict[str, Any] = {
     **_COMMON,
     "subsets": {"type": "list", "elements": "str", "choices": _SUBSETS, "default": _SUBSETS},
-    "interval": {"type": "float", "default": 2.0},
+    **_options(_POLICY["vcpu"]["properties"], "interval"),
 }
 
 
@@ -134,23 +135,24 @@ def seek(module: AnsibleModule, library: str) -> str:
 
 
 def run_memory(module: AnsibleModule) -> None:
-    """One pass of kvm_mem_balance; ends the process."""
+    """Make one pass of kvm_mem_balance, and end the process."""
     require_libvirt(module)
     names = ("strategy", "starvation", "waste", "host_reserve", "floor", "reclaim", "cache")
     policy = _policy(module, "memory", (*names, "stats_period", "arrival_timeout"))
     how = _conduct(module, policy)
     rules, source = _rules(module, policy)
+    memory = replace(policy.memory, rules=rules, room=_room(module))
     try:
-        result = passes.run_memory(how, replace(policy.memory, rules=rules), release=_releases(module))
+        result = passes.run_memory(how, memory, release=_releases(module))
     except passes.PassError as error:
         fail(module, str(error))
     _finish(module, result, source)
 
 
 def run_vcpu(module: AnsibleModule) -> None:
-    """One pass of kvm_vcpu_pin; ends the process."""
+    """Make one pass of kvm_vcpu_pin, and end the process."""
     require_libvirt(module)
-    names = ("interval", "threshold", "granularity", "pcpus", "reserved", "max_moves", "emulator")
+    names = ("interval", "threshold", "granularity", "floating", "pcpus", "reserved", "max_moves", "emulator")
     policy = _policy(module, "vcpu", names)
     how = _conduct(module, policy)
     rules, source = _rules(module, policy)
@@ -173,34 +175,78 @@ def run_info(module: AnsibleModule) -> None:
     last = replace(samples[-1], domains=tuple(d for d in samples[-1].domains if selection.matches(d)))
     vcpus = sum(len(domain.vcpus) for domain in last.domains)
     pcpus = len(last.host.topology.pcpus)
-    module.exit_json(
-        changed=False,
-        msg=f"{last.host.name}: {len(last.domains)} running domains, {vcpus} vCPUs on {pcpus} pCPUs",
-        snapshot=_subset(model.to_json(last), subsets),
-        load=_load(samples, last.domains, subsets),
-        unmatched=list(selection.unmatched(samples[-1].domains)),
-        timings_s=timings_s,
-    )
+    values = {
+        "changed": False,
+        "msg": f"{last.host.name}: {len(last.domains)} running domains, {vcpus} vCPUs on {pcpus} pCPUs",
+        "snapshot": _subset(model.to_json(last), subsets),
+        "load": _load(samples, last.domains, subsets),
+        "unmatched": list(selection.unmatched(samples[-1].domains)),
+        "timings_s": timings_s,
+    }
+    module.exit_json(**_harmless(values))
 
 
 def _policy(module: AnsibleModule, part: str, names: Iterable[str]) -> config.Policy:
-    """The policy that the module's options describe; fails naming the option that is wrong."""
+    """Return the policy that the module's options describe; fails naming the option that is wrong."""
     params = {name: value for name, value in module.params.items() if value is not None}
     document = {name: params[name] for name in ("domains", "exclude", "deadline", "lock_timeout") if name in params}
     document[part] = {name: params[name] for name in names if name in params}
     rules = _without_none(params.get("rules") or [])
     if rules:
         document["rules"] = rules
+    _refuse_what_is_no_text(module, document)
     try:
         return config.load(document, typed=not rules)
     except config.ConfigError as error:
-        prefix = f"{part}."
-        mistakes = [line[len(prefix) :] if line.startswith(prefix) else line for line in error.mistakes]
-        fail(module, "; ".join(mistakes))
+        fail(module, str(error.of_options(part)))
+
+
+def _refuse_what_is_no_text(module: AnsibleModule, document: dict[str, Any]) -> None:
+    patterns = [(f"{key}[{n}]", each) for key in ("domains", "exclude") for n, each in enumerate(document[key])]
+    patterns += [(f"rules[{n}].match", rule["match"]) for n, rule in enumerate(document.get("rules", []))]
+    mistakes = [config.no_pattern(where, value) for where, value in patterns if not isinstance(value, str)]
+    if mistakes:
+        fail(module, "; ".join(map(str, mistakes)))
+
+
+def _room(module: AnsibleModule) -> Optional[model.RoomRequest]:
+    """Hold the room that is asked for on this host, and return it; in check mode it is only planned with."""
+    asked, uri = module.params["room"], module.params["uri"]
+    cells = _room_cells(module)
+    try:
+        kib = 0 if asked in (None, "0") else units.parse_size(asked)
+    except ValueError as error:
+        fail(module, f"room: got {units.shown(asked)}, allowed: {error}")
+    request = model.RoomRequest(kib, cells, time.time())
+    if asked is None or _releases(module):
+        return None
+    if not module.check_mode and not hypervisor.acting_refusal(uri):
+        try:
+            if kib:
+                leases.write(uri, "room", leases.ROOM_S, request)
+            else:
+                leases.end(uri, "room")
+        except OSError as error:
+            fail(
+                module, f"room: it can't be asked for ({error.filename}: {error.strerror}); run as root, or with become"
+            )
+    return request if kib else None
+
+
+def _room_cells(module: AnsibleModule) -> Optional[units.CpuSet]:
+    cells = module.params["room_cells"]
+    if cells is None:
+        return None
+    if module.params["room"] is None:
+        fail(module, f"room_cells: got {units.shown(cells)} without room, allowed: beside room")
+    try:
+        return units.parse_cpuset(cells)
+    except ValueError:
+        fail(module, f"room_cells: got {units.shown(cells)}, allowed: numbers of NUMA cells such as 0 or 0-1")
 
 
 def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.Rule, ...], str]:
-    """The rules that hold and where they come from: the option, else the policy installed on this host (decision 31).
+    """Return the rules and where they come from: the option, else the policy installed on this host (decision 31).
 
     A host that is only looked at from afar has another policy than the machine that the module runs on.
     """
@@ -216,7 +262,7 @@ def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.R
 
 
 def fail(module: AnsibleModule, line: str) -> NoReturn:
-    module.fail_json(msg=line)
+    module.fail_json(msg=printable(line))
     raise SystemExit(1)  # never reached; for type checkers that don't see into ansible-core
 
 
@@ -247,19 +293,38 @@ def _releases(module: AnsibleModule) -> bool:
 
 
 def _finish(module: AnsibleModule, result: passes.Result[Any, Any], source: str) -> None:
-    values = report.values(result, module.check_mode)
-    values["policy_source"] = source
+    values = _harmless({**report.values(result, module.check_mode), "policy_source": source})
     values["diff"] = report.diff(report.made(result, module.check_mode))
     for line in result.warnings:
-        module.warn(line)
+        module.warn(printable(line))
     if result.failed:
-        module.fail_json(**{**values, "msg": result.failed})
+        module.fail_json(**{**values, "msg": printable(result.failed)})
     module.exit_json(**values)
 
 
+def _harmless(value: Any) -> Any:
+    """Return *value* with ``?`` for each character that does more than stand there: Ansible shows results as they are.
+
+    Who names a domain chooses its characters. Its UUID, which stands beside its name, tells it apart.
+    """
+    if isinstance(value, str):
+        return printable(value, len(value))
+    if isinstance(value, dict):
+        return {_harmless(key): _harmless(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_harmless(item) for item in value]
+    return value
+
+
 # What each subset shows, of the host and of each domain.
-_OF_HOST = {"host": ("memory", "rooms"), "topology": ("topology", "busy_ns", "bound_ns")}
-_OF_DOMAIN = {"vcpus": ("vcpus", "threads", "cpuset", "numa_pcpus", "cgroup_pcpus"), "memory": ("balloon",)}
+_OF_HOST = {"host": ("memory", "rooms"), "topology": ("topology", "busy_ns", "bound_ns", "foreign_ns", "pinners")}
+_OF_DOMAIN = {
+    "vcpus": (
+        *("vcpus", "threads", "cpuset", "numa_pcpus", "cgroup_pcpus"),
+        *("cpu_weight", "guest_threads", "cachetune", "start_unknown"),
+    ),
+    "memory": ("balloon",),
+}
 
 
 def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
@@ -274,26 +339,22 @@ def _subset(snapshot: dict[str, Any], subsets: list[str]) -> dict[str, Any]:
 
 
 def _load(samples: list[model.Snapshot], domains: Iterable[model.Domain], subsets: list[str]) -> dict[str, Any]:
-    """How busy each pCPU was, and how much each vCPU ran and waited, in percent of one pCPU."""
-    loads = measure(samples, lambda _domain, vcpu: vcpu.affinity or vcpu.pin)
+    """Return how busy each pCPU was, and how much each vCPU ran and waited, in percent of one pCPU."""
+    loads = measure(samples)
     result: dict[str, Any] = {"interval_s": round(loads.window_s, 3)}
     if "topology" in subsets:
-        result["pcpus"] = [{"id": pcpu, "busy_pct": _pct(busy)} for pcpu, busy in sorted(loads.busy.items())]
+        result["pcpus"] = [{"id": pcpu, "busy_pct": percent(busy)} for pcpu, busy in sorted(loads.busy.items())]
     if "vcpus" in subsets:
         result["vcpus"] = [
             {
                 "domain": domain.name,
                 "uuid": domain.uuid,
                 "id": vcpu.id,
-                "run_pct": _pct(demand.run) if demand else None,
-                "delay_pct": _pct(demand.wait) if demand else None,
+                "run_pct": percent(demand.run) if demand else None,
+                "delay_pct": percent(demand.wait) if demand else None,
             }
             for domain in domains
             for vcpu in domain.vcpus
             for demand in [loads.demand.get((domain.uuid, vcpu.id))]
         ]
     return result
-
-
-def _pct(fraction: float) -> float:
-    return round(fraction * 100, 1)

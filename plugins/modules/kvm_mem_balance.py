@@ -4,8 +4,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Balance the memory of running KVM guests: documentation and entry point."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: kvm_mem_balance
 short_description: Balance the memory of running KVM guests through their balloons
@@ -36,13 +34,16 @@ options:
       - Giving back keeps to the same limits. A guest that now uses more than it had is not shrunk below its need, and
         no memory is given that the host does not have. Such domains are listed in RV(not_restored), keep their record,
         and the module fails. Running it again later goes on from there.
+      - A domain whose record asks for more than its limits allow, or can not be read, is listed, too. So is one that
+        tells nothing of its use. Whoever may write the metadata of a domain could write such a record, so the module
+        only warns, unless O(domains) names the domain.
     type: str
     choices: [balanced, released]
     default: balanced
   strategy:
     description:
       - V(fair) considers all domains at once. It covers every need as far as the memory goes, by weight where it does
-        not go far enough, and takes at most half of a domain's unused memory in one pass.
+        not go far enough. It takes at most half of a domain's unused memory in one pass.
       - V(pairwise) considers the most starved and the most wasteful domain only. Half of the unused memory of the
         wasteful one goes to the starved one. If no domain is wasteful, the starved one gets O(waste) from the host. If
         no domain is starved, the wasteful one keeps O(waste) of its unused memory, and the rest goes back to the host.
@@ -68,7 +69,8 @@ options:
       - The memory that stays available on the host itself. Below it, memory is taken back from the guests.
       - A size, or a percentage of the memory of the host.
       - If not given, 5 % of the memory of the host, but at least 1 GiB.
-      - To make room for a new guest of 8 GiB, run one pass with an O(host_reserve) that is 8 GiB larger.
+      - To make room for a new guest of 8 GiB, run one pass with an O(host_reserve) that is 8 GiB larger, and with
+        O(reclaim=lazy).
     type: str
   floor:
     description:
@@ -78,21 +80,24 @@ options:
     type: str
   reclaim:
     description:
-      - V(eager) takes the memory of wasteful domains in every pass.
-      - V(lazy) takes it only when a starved domain or the host needs it, or when less is free on the host than is kept
-        ready for sudden need. That is 5 % of the memory of the host, but at most O(host_reserve), above that reserve.
+      - V(auto) takes the memory of wasteful domains only when it makes something useful possible now, because a starved
+        domain or the host needs it. What it takes below the memory that a domain had at first is owed to that domain.
+      - V(eager) takes the memory of wasteful domains in every pass. A guest without swap that needs it again at once
+        may be killed by its own kernel.
+      - V(lazy) takes it like V(auto), and also when less is free on the host than is kept ready for sudden need. That
+        is 5 % of the memory of the host, but at most O(host_reserve), above that reserve.
+      - If not given, V(auto) with O(strategy=fair), and V(eager) with O(strategy=pairwise).
+      - RV(wasted_kib) says how much waste a pass left.
     type: str
-    choices: [eager, lazy]
-    default: eager
+    choices: [auto, eager, lazy]
   cache:
     description:
       - What happens to memory that guests use as cache, when unused memory alone does not cover the need.
-      - V(share) takes of it, too, as long as the guest keeps what it uses plus O(starvation).
-      - V(keep) leaves it to the guests, unless the host is in trouble. It is when it has less than half of
-        O(host_reserve), or when its tasks stand still waiting for memory.
+      - V(keep) takes it only for what is owed to another guest, or for a host in danger.
+      - V(share) takes it for any need, as long as the guest keeps what it uses plus O(starvation).
     type: str
-    choices: [share, keep]
-    default: share
+    choices: [keep, share]
+    default: keep
   stats_period:
     description:
       - A domain whose balloon driver reports no statistics cannot be judged. This is how often, in seconds, such a
@@ -108,11 +113,26 @@ options:
         by then is not given in this pass.
     type: float
     default: 10.0
+  room:
+    description:
+      - Make room of this size for a guest that is to start, such as V(64G), and hold it on this host for ten minutes.
+        Every pass here then keeps it free, be it of the daemon, of a module or by hand. V(0) ends that.
+      - Guests give what serves them nothing, then cache, but never what they must keep. What keeps other guests alive
+        goes before the room. What lacks is returned in RV(room).
+      - A guest that starts within these ten minutes is who the room is for.
+      - Where a daemon acts on the host, this module only asks, and the daemon makes the room in its next passes.
+      - In check mode nothing is asked for, and the pass shows what would be taken.
+    type: str
+  room_cells:
+    description:
+      - The NUMA cells in which O(room) is to be, such as V(0) or V(0-1). Guests whose memory is bound to them give it.
+      - If not given, it may be anywhere.
+    type: str
 notes:
   - A domain needs a C(virtio) C(memballoon) device and its driver in the guest. Other domains are left alone, with the
     reason.
-  - A single pass leaves guests slim, and a guest that then needs more waits for the next pass. Run the module
-    regularly, or use C(autodeflate='on') for the C(memballoon) device, so that a guest can help itself.
+  - Nobody watches the guests after a single pass. A guest that gave memory and then needs more waits for the next pass.
+    Run the module regularly, or use C(autodeflate='on') for the C(memballoon) device, so that a guest can help itself.
 seealso:
   - module: kvmsched.kvm.kvm_vcpu_pin
   - module: kvmsched.kvm.kvm_sched_info
@@ -160,9 +180,13 @@ EXAMPLES = r"""
         memory:
           mode: ignore
 
-- name: Make room for a new guest of 8 GiB on a host that keeps 4 GiB for itself
+- name: Make room for a new guest of 8 GiB, in passes until it is there
   kvmsched.kvm.kvm_mem_balance:
-    host_reserve: 12G
+    room: 8G
+  register: balance
+  until: balance.room.lacks_kib == 0
+  retries: 10
+  delay: 5
 
 - name: Balance until nothing changes any more
   kvmsched.kvm.kvm_mem_balance:
@@ -218,7 +242,7 @@ moves:
     on_credit:
       description:
         - Whether the memory was given although other guests have the right to it and do not use it yet. That is done
-          only for a guest that is about to die.
+          only to keep a guest alive.
       returned: for a change of memory
       type: bool
       sample: false
@@ -232,11 +256,18 @@ moves:
       returned: for a change of the statistics period
       type: int
       sample: 5
+    ordered_kib:
+      description:
+        - The part of what is taken that somebody asked for, such as with O(reclaim=eager). The rest is owed to the
+          domain.
+      returned: for a change of memory
+      type: int
+      sample: 0
     reason:
       description: Why, in one line with its numbers.
       returned: success
       type: str
-      sample: "usable 96M < 150M, used 1952M, host short 98M, share by weight 1.0"
+      sample: "usable 96M < 150M, used 1952M, 98M less than it needs, share by weight 1"
   sample:
     - kind: balloon
       domain: web1
@@ -244,6 +275,7 @@ moves:
       before_kib: 4194304
       after_kib: 3309568
       on_credit: false
+      ordered_kib: 884736
       reason: "unused 1728M > 300M"
     - kind: balloon
       domain: db1
@@ -251,6 +283,7 @@ moves:
       before_kib: 2097152
       after_kib: 2981888
       on_credit: false
+      ordered_kib: 0
       reason: "usable 96M < 150M, used 1952M"
 skips:
   description:
@@ -279,6 +312,11 @@ skips:
       returned: success
       type: str
       sample: "statistics are 12 s old, period 5 s"
+    untouched_kib:
+      description: Of a domain that could not be observed, the memory in KiB that it may still touch, as far as known.
+      returned: success
+      type: int
+      sample: 0
 skip_counts:
   description: How many domains got no turn, by RV(skips[].code).
   returned: success
@@ -337,9 +375,56 @@ unmet:
       description: Why, in one line with its numbers.
       returned: success
       type: str
-      sample: "host short 98M"
+      sample: "usable 96M, starvation 150M, the host has 0M to give"
+room:
+  description: The room that is kept for a guest that is to start.
+  returned: when O(room) was given or somebody else asked for room, else null
+  type: dict
+  contains:
+    kib:
+      description: How much is kept, in KiB. It is less than O(room) once a guest started.
+      returned: success
+      type: int
+      sample: 8388608
+    cells:
+      description: The NUMA cells in which it is to be, or null.
+      returned: success
+      type: str
+      sample: "0"
+    there_kib:
+      description: How much of it was there before the pass, in KiB.
+      returned: success
+      type: int
+      sample: 2097152
+    lacks_kib:
+      description: How much of it still lacks once the takes of the pass have arrived, in KiB.
+      returned: success
+      type: int
+      sample: 0
+    why:
+      description: Why it lacks, in one line.
+      returned: success
+      type: str
+      sample: "the host has 512M too little, and no guest can do without more in this pass"
+    since_s:
+      description: When it was asked for, in seconds since 1970.
+      returned: success
+      type: float
+      sample: 1760000000.5
+wasted_kib:
+  description:
+    - How much waste the pass leaves with the guests, in KiB. It is unused memory above O(waste).
+  returned: success
+  type: int
+  sample: 1564672
+note:
+  description:
+    - Which option takes the waste that the pass leaves. Empty if it leaves none.
+  returned: success
+  type: str
+  sample: "1528M of waste stays with the guests: to take it would help nobody now; reclaim=eager takes it"
 unmatched:
-  description: Entries of O(domains) and O(exclude) that match no running domain.
+  description: Entries of O(domains) and O(exclude), and what rules match, where no running domain has that name.
   returned: success
   type: list
   elements: str
@@ -352,6 +437,44 @@ not_restored:
   type: list
   elements: str
   sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now"]
+left:
+  description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: Its name.
+      returned: success
+      type: str
+      sample: db1
+    uuid:
+      description: Its UUID.
+      returned: success
+      type: str
+      sample: 0b8f5c4e-6f0d-4d2f-9a53-1f2b7a1f7f11
+    reason:
+      description: Why it was not given back all that it had.
+      returned: success
+      type: str
+      sample: "2072M of its 4096M are missing: the host has no more to give now"
+    limited:
+      description:
+        - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.
+          That is a warning, and fails the module only for a domain that O(domains) names.
+      returned: success
+      type: bool
+      sample: false
+    command_told:
+      description: Whether RV(left[].reason) itself names the command that ends this.
+      returned: success
+      type: bool
+      sample: false
+    give_up:
+      description: The command that removes its record. The domain keeps what it has.
+      returned: success
+      type: str
+      sample: virsh metadata 0b8f5c4e-6f0d-4d2f-9a53-1f2b7a1f7f11 urn:kvmsched:state/1 --live --remove
 before:
   description: The memory of the host and its domains in figures, before the pass.
   returned: success
@@ -374,8 +497,8 @@ before:
       sample: 0
     limited:
       description:
-        - How many of the starved and wasteful domains no change can help, because they are at their floor or at their
-          maximum, or because their thresholds are too close to each other.
+        - How many of the starved and wasteful domains no change can help. They are at their floor or at their
+          maximum, or their thresholds are too close to each other.
       returned: success
       type: int
       sample: 0
@@ -394,11 +517,35 @@ before:
       returned: success
       type: int
       sample: 6291456
+    wasted_kib:
+      description: The unused memory of all domains above their O(waste), in KiB.
+      returned: success
+      type: int
+      sample: 1564672
+    owed_kib:
+      description:
+        - What kvmsched took of the memory that domains had at first, and nobody asked for, in KiB. It goes back to
+          them first.
+      returned: success
+      type: int
+      sample: 0
+    credit_kib:
+      description:
+        - What domains were given to survive though others were promised it, and the host has not covered yet, in KiB.
+          Only a daemon remembers it from pass to pass.
+      returned: success
+      type: int
+      sample: 0
     host_available_kib:
-      description: The memory that is available on the host itself, in KiB.
+      description: The memory that is available on the host itself (C(MemAvailable)), in KiB.
       returned: if it is known
       type: int
       sample: 9437184
+    host_arc_kib:
+      description: What the ZFS cache of the host could give beside RV(before.host_available_kib), in KiB.
+      returned: success
+      type: int
+      sample: 0
     host_reserve_kib:
       description: The memory that stays available on the host itself, in KiB.
       returned: if the memory of the host is known
@@ -456,6 +603,7 @@ timings_s:
     apply: 2.4
 """
 
+from ansible_collections.kvmsched.kvm.plugins.module_utils import old_python  # noqa: F401 pylint: disable=unused-import
 from ansible_collections.kvmsched.kvm.plugins.module_utils.ansible_face import memory_module, run_memory
 
 

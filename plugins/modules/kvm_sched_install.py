@@ -4,12 +4,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The package, the command and the policy of kvmsched on a host: documentation, options in, result out."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: kvm_sched_install
 short_description: Install the package, the command and the policy of kvmsched on a KVM host
-version_added: 0.2.0
+version_added: 1.0.0
 description:
   - Writes the package that this module travels with to a directory of its own below C(/usr/local/lib/kvmsched), lets
     C(/usr/local/lib/kvmsched/current) lead there, and removes the releases that were there before. Nothing is
@@ -82,17 +80,17 @@ msg:
   description: What was changed, in one line.
   returned: always
   type: str
-  sample: "kvmsched 0.2.0: changed /usr/local/lib/kvmsched, /etc/kvmsched/policy.json"
+  sample: "kvmsched 1.0.0: changed /usr/local/lib/kvmsched, /etc/kvmsched/policy.json"
 version:
   description: The version of the package that the module travels with.
   returned: success
   type: str
-  sample: 0.2.0
+  sample: 1.0.0
 package:
   description: Where that package is, or would be in check mode.
   returned: success
   type: str
-  sample: /usr/local/lib/kvmsched/0.2.0-3fb2a91c04de
+  sample: /usr/local/lib/kvmsched/1.0.0-3fb2a91c04de
 package_changed:
   description: Whether package, command or O(files) changed, so that a running daemon has to be restarted.
   returned: success
@@ -119,7 +117,7 @@ diff:
     - before_header: /usr/local/lib/kvmsched
       before: "0.1.0-91bd0c77a2ee\n"
       after_header: /usr/local/lib/kvmsched
-      after: "0.2.0-3fb2a91c04de\n"
+      after: "1.0.0-3fb2a91c04de\n"
 """
 
 import hashlib
@@ -127,6 +125,7 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvmsched.kvm.plugins.module_utils import old_python  # noqa: F401 pylint: disable=unused-import
 from ansible_collections.kvmsched.kvm.plugins.module_utils.ansible_face import fail, seek
 from ansible_collections.kvmsched.kvm.plugins.module_utils.kvmsched import __version__, config
 from ansible_collections.kvmsched.kvm.plugins.module_utils.kvmsched.app import installation
@@ -151,7 +150,7 @@ def main() -> None:
 
 def run(module: AnsibleModule) -> None:
     absent, policy, others = module.params["state"] == "absent", module.params["policy"], module.params["files"]
-    host, files = installation.Host(), installation.sources()
+    host, files = installation.Root(), installation.sources()
     for path in others:
         if not os.path.isabs(path):
             fail(module, f"files: got {path!r}, allowed: absolute paths")
@@ -174,7 +173,7 @@ def check_policy(module: AnsibleModule, policy: dict[str, Any]) -> None:
     config.load_daemon(policy)
 
 
-def policy_hash(module: AnsibleModule, host: installation.Host) -> str:
+def policy_hash(module: AnsibleModule, host: installation.Root) -> str:
     if module.params["state"] == "absent":
         return "" if module.check_mode else host.policy_hash()
     if module.params["policy"] is None:

@@ -4,22 +4,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Balance the vCPUs of running KVM guests: documentation and entry point."""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: kvm_vcpu_pin
 short_description: Balance the vCPUs of running KVM guests over the physical CPUs
 version_added: 0.1.0
 description:
-  - Makes one pass over the running domains of a host. It measures what every vCPU demands over a short interval, and
-    pins vCPUs to physical CPUs (pCPUs) so that all pCPUs carry about the same load, moving as few vCPUs as it can.
-  - The load of a pCPU is the demand of the vCPUs that are on it and what the host itself runs there. Demand is the time
-    that a vCPU ran, plus the time that it was ready to run and had to wait, because a pCPU that is full looks the same
-    with two vCPUs as with eight.
-  - Nothing moves unless the plan brings the imbalance down by at least O(threshold).
+  - Makes one pass over the running domains of a host. It measures what every vCPU demands over a short interval. It
+    pins vCPUs to physical CPUs (pCPUs) so that all pCPUs carry about the same load, and moves as few vCPUs as it can.
+  - The load of a pCPU is the demand of the vCPUs that are on it and what the host itself runs there. Demand is the
+    time that a vCPU ran, plus the time that it was ready to run and had to wait. By run time alone a full pCPU looks
+    the same with two vCPUs as with eight.
+  - Nothing moves unless the plan serves more work, or gives the worst-served vCPU a larger share, or brings the
+    imbalance down by at least O(threshold).
   - A vCPU only goes where its domain may run. That is what C(<vcpu cpuset>), C(<vcpupin>) of the persistent definition,
-    C(numatune) and the control group of the domain have in common, of the pCPUs that are online and neither isolated
-    nor reserved.
+    C(numatune) and the control group of the domain have in common. A pCPU that is offline, isolated or reserved is not
+    in it.
   - Domains with real-time vCPUs or with pCPUs of their own are left alone.
   - Every change and every domain that is left alone is returned with its reason and its numbers, beside lower bounds
     that show how good the plan is.
@@ -36,8 +35,13 @@ options:
       - V(balanced) makes a pass.
       - V(released) gives back to each vCPU the affinity that it had before kvmsched first changed it, and removes the
         record of it. Only the domains that O(domains) and O(exclude) select are released. It does not measure load.
-      - Domains that could not be given back all that they had, for example because a pCPU is offline now, are listed in
+      - Domains that could not be given back what they had, for example because of a migration, are listed in
         RV(not_restored), keep their record, and the module fails. Running it again later goes on from there.
+      - A record leads nobody onto pCPUs that are offline, isolated, outside of the cpuset of the definition, or another
+        domain's own. The others are given back, or where none is left, what the domain gets when it starts anew. It is
+        listed, too, and so is a domain whose record can not be read, with the command that removes it. Whoever may
+        write the metadata of a domain could write such a record, so the module only warns, unless O(domains) names the
+        domain.
     type: str
     choices: [balanced, released]
     default: balanced
@@ -48,8 +52,8 @@ options:
     default: 2.0
   threshold:
     description:
-      - The least drop of the imbalance that a plan must bring, in percentage points. Below it, no vCPU is moved from
-        one pCPU to another.
+      - The least drop of the imbalance that a plan must bring, in percentage points, where it serves no more work.
+        Below it, no vCPU is moved from one pCPU to another for balance alone.
       - The imbalance is the standard deviation of the demand on the usable pCPUs, in percent of one pCPU.
     type: float
     default: 5.0
@@ -62,6 +66,16 @@ options:
     type: str
     choices: [pcpu, core, llc, cell]
     default: pcpu
+  floating:
+    description:
+      - What becomes of vCPUs that float, which the kernel balances at once and for nothing.
+      - V(place) pins each that is not idle to a pCPU.
+      - V(leave) never pins them, and gives back those that were pinned by an earlier pass.
+      - V(auto) does the same, but gives a vCPU another set of pCPUs where that serves it. That is beside its memory,
+        or out of a full set into a free one of the same size. It is the default of the daemon.
+    type: str
+    choices: [place, leave, auto]
+    default: place
   pcpus:
     description:
       - The pCPUs that may be used, as a CPU set such as V(0-3,8) or V(0-7,^2).
@@ -91,7 +105,7 @@ options:
     default: float
 notes:
   - libvirt can widen a live pin, but not remove it. After O(state=released) a vCPU that had no pin may run on every
-    pCPU that its domain may use, and C(virsh vcpupin) shows that as a pin until the domain is started anew.
+    pCPU that its domain may use. C(virsh vcpupin) shows that as a pin until the domain is started anew.
   - Pins travel with a live migration. Release a domain before it is migrated to a host with other pCPUs.
 seealso:
   - module: kvmsched.kvm.kvm_mem_balance
@@ -229,7 +243,8 @@ trigger:
   description:
     - What made the pass act, as fixed words separated by commas. Empty if nothing did.
     - V(imbalance) is uneven load, V(placing) a vCPU that floats and has load, V(wait) vCPUs that wait for a pCPU,
-      V(emulator) threads to place as O(emulator) says, V(release) is O(state=released).
+      V(siblings) threads of one core of a guest that do not share one of the host, V(emulator) threads to place as
+      O(emulator) says, V(release) is O(state=released).
   returned: success
   type: str
   sample: imbalance
@@ -272,6 +287,11 @@ skips:
       returned: success
       type: str
       sample: "vCPU 0 has real-time class fifo"
+    untouched_kib:
+      description: Of a domain that could not be observed, the memory in KiB that it may still touch, as far as known.
+      returned: success
+      type: int
+      sample: 0
 skip_counts:
   description: How many domains got no turn, by RV(skips[].code).
   returned: success
@@ -306,7 +326,7 @@ failures:
       type: str
       sample: "the domain is no longer running"
 unmatched:
-  description: Entries of O(domains) and O(exclude) that match no running domain.
+  description: Entries of O(domains) and O(exclude), and what rules match, where no running domain has that name.
   returned: success
   type: list
   elements: str
@@ -319,6 +339,44 @@ not_restored:
   type: list
   elements: str
   sample: ["web1: a job is under way (migration, backup, dump...)"]
+left:
+  description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    domain:
+      description: Its name.
+      returned: success
+      type: str
+      sample: web1
+    uuid:
+      description: Its UUID.
+      returned: success
+      type: str
+      sample: 0b8f5c4e-6f0d-4d2f-9a53-1f2b7a1f7f11
+    reason:
+      description: Why it was not given back all that it had.
+      returned: success
+      type: str
+      sample: "a job is under way (migration, backup, dump...)"
+    limited:
+      description:
+        - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.
+          That is a warning, and fails the module only for a domain that O(domains) names.
+      returned: success
+      type: bool
+      sample: false
+    command_told:
+      description: Whether RV(left[].reason) itself names the command that ends this.
+      returned: success
+      type: bool
+      sample: false
+    give_up:
+      description: The command that removes its record. The domain keeps what it has.
+      returned: success
+      type: str
+      sample: virsh metadata 0b8f5c4e-6f0d-4d2f-9a53-1f2b7a1f7f11 urn:kvmsched:state/1 --live --remove
 before:
   description: The load of the pCPUs in figures, before the pass.
   returned: success
@@ -349,6 +407,11 @@ before:
       returned: success
       type: float
       sample: 84.0
+    max_all_pct:
+      description: As RV(before.max_pct), but over all online pCPUs, also those that may not be used.
+      returned: success
+      type: float
+      sample: 196.2
 after:
   description:
     - The same figures after the pass, as the plan expects them.
@@ -401,6 +464,7 @@ timings_s:
     apply: 0.05
 """
 
+from ansible_collections.kvmsched.kvm.plugins.module_utils import old_python  # noqa: F401 pylint: disable=unused-import
 from ansible_collections.kvmsched.kvm.plugins.module_utils.ansible_face import run_vcpu, vcpu_module
 
 

@@ -23,7 +23,7 @@ from ..policy import memory as memory_policy
 from ..policy import vcpu as vcpu_policy
 from ..policy.memory import MemoryHistory
 from ..policy.vcpu import VcpuHistory
-from ..units import CPUSET_HELP, format_cpuset
+from ..units import CPUSET_HELP, escaped, format_cpuset
 
 FORMAT = 1
 
@@ -46,8 +46,8 @@ class Bundle:
     """All that a plan depends on.
 
     ``snapshots`` are at least one, oldest first; a plan of vCPUs, and taking memory from anybody, needs two.
-    ``policy`` is a policy document, ``history`` what was remembered from earlier passes, ``kvmsched``
-    the version that wrote the bundle.
+    ``policy`` is a policy document, ``history`` what was remembered from earlier passes, ``room`` what was to be
+    kept for a guest to start, ``kvmsched`` the version that wrote the bundle.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -55,17 +55,20 @@ class Bundle:
     history: History = History()
     kvmsched: str = ""
     format: int = FORMAT
+    room: Optional[model.RoomRequest] = None
 
 
 def plan_memory(bundle: Bundle, policy: config.Policy) -> passes.MemoryResult:
-    """What a pass over memory would come to, by *policy*. ValueError where that does not fit the host."""
-    plan, learnt = memory_policy.decide(bundle.snapshots, policy.memory, bundle.history.memory)
+    """Return what a pass over memory would come to, by *policy*. ValueError where that does not fit the host."""
+    memory = replace(policy.memory, room=bundle.room)
+    plan, learnt = memory_policy.decide(bundle.snapshots, memory, bundle.history.memory)
     return passes.Result(bundle.snapshots[-1], plan, learnt, model.Outcome(), {}, warnings=plan.warnings)
 
 
 def plan_vcpu(bundle: Bundle, policy: config.Policy) -> passes.VcpuResult:
-    """The same for the vCPUs."""
-    plan, learnt = vcpu_policy.decide(bundle.snapshots, policy.vcpu, bundle.history.vcpu)
+    """Return the same for the vCPUs, where a daemon's memory is in it with a daemon's budget."""
+    calm = policy.vcpu if bundle.history.vcpu is None else vcpu_policy.budgeted(policy.vcpu, bundle.snapshots[-1])
+    plan, learnt = vcpu_policy.decide(bundle.snapshots, calm, bundle.history.vcpu)
     return passes.Result(bundle.snapshots[-1], plan, learnt, model.Outcome(), {}, warnings=plan.warnings)
 
 
@@ -77,7 +80,7 @@ class BundleError(ValueError):
 
 
 def read(text: Union[str, bytes]) -> Bundle:
-    """The bundle in *text*; BundleError names the first thing in it that is wrong."""
+    """Return the bundle in *text*; BundleError names the first thing in it that is wrong."""
     try:
         data = model.parse_json(text)
     except ValueError as error:
@@ -93,7 +96,7 @@ def read(text: Union[str, bytes]) -> Bundle:
         raise BundleError("got a number that nothing is counted in, needed: sizes and times") from None
     except ValueError as error:
         raise BundleError(str(error).replace("Bundle.", "", 1)) from None
-    for mistake in _mistakes(bundle):
+    for mistake in mistakes(bundle):
         raise BundleError(mistake)
     return bundle
 
@@ -118,7 +121,7 @@ _HOST_DEFAULTS = {"uuid": str(uuid.UUID(int=0)), "name": "host", "uri": "qemu://
 
 
 def _fill_in_times(snapshot: dict[str, Any], previous: Mapping[str, Any]) -> None:
-    """A snapshot is five seconds younger than the one before; one clock follows from the other."""
+    """Let each snapshot be five seconds after the one before; one clock follows from the other."""
     wall_s, last_s = snapshot.get("wall_s"), previous.get("monotonic_s", -_STEP_S)
     step_s = _STEP_S
     if previous and _is_number(wall_s) and _is_number(previous["wall_s"]):
@@ -163,21 +166,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _mistakes(bundle: Bundle) -> Iterable[str]:
-    """What is of the right type and still can't be."""
+def mistakes(bundle: Bundle) -> Iterable[str]:
+    """Yield what is of the right type and still can't be."""
     if not bundle.snapshots:
         yield "snapshots: got none, needed: at least one"
     for index, snapshot in enumerate(bundle.snapshots):
         where = f"snapshots[{index}]"
         if snapshot.format != model.SNAPSHOT_FORMAT:
             yield f"{where}.format: got {snapshot.format}, this version reads format {model.SNAPSHOT_FORMAT}"
+        if snapshot.wall_s >= LATEST_S:
+            yield f"{where}.wall_s: got {snapshot.wall_s:g}, needed: seconds since 1970"
         if index and snapshot.monotonic_s <= bundle.snapshots[index - 1].monotonic_s:
             yield f"{where}.monotonic_s: got {snapshot.monotonic_s:g}, needed: later than the snapshot before"
         yield from _twice((p.id for p in snapshot.host.topology.pcpus), f"{where}.host.topology.pcpus: the id")
         yield from _twice((d.uuid for d in snapshot.domains), f"{where}.domains: the uuid")
         for number, domain in enumerate(snapshot.domains):
             yield from _twice((v.id for v in domain.vcpus), f"{where}.domains[{number}].vcpus: the id")
-        wrong = _out_of_range(model.to_json(snapshot), where)
+        wrong = out_of_range(model.to_json(snapshot), where)
         if wrong:
             yield wrong
 
@@ -192,10 +197,12 @@ def _twice(ids: Iterable[Any], what: str) -> Iterable[str]:
 
 # All that is observed is counted in KiB, ns or s.
 _MOST = 2.0**63
+# The year 36,812: no clock is set so far, and calendars end not much later.
+LATEST_S = 2**40
 
 
-def _out_of_range(value: Any, where: str) -> Optional[str]:
-    """The first number below zero, or absurd: nothing that is observed counts so."""
+def out_of_range(value: Any, where: str) -> Optional[str]:
+    """Return the first number below zero, or absurd: nothing that is observed counts so."""
     items: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
         items = ((f"{where}.{key}", item) for key, item in value.items())
@@ -203,41 +210,52 @@ def _out_of_range(value: Any, where: str) -> Optional[str]:
         items = ((f"{where}[{index}]", item) for index, item in enumerate(value))
     elif _is_number(value) and not 0 <= value < _MOST:
         return f"{where}: got {str(value)[:20]}, needed: 0 or more, and less than {_MOST:g}"
-    return next((found for name, item in items for found in [_out_of_range(item, name)] if found), None)
+    return next((found for name, item in items for found in [out_of_range(item, name)] if found), None)
 
 
 def write(bundle: Bundle) -> str:
-    """*bundle* as text, what it is before what it holds."""
+    """Return *bundle* as text, what it is before what it holds."""
     data = model.to_json(bundle)
-    order = ("format", "kvmsched", "policy", "history", "snapshots")
-    return json.dumps({key: data[key] for key in order}, indent=1, ensure_ascii=False) + "\n"
+    order = ("format", "kvmsched", "policy", "history", "room", "snapshots")
+    return escaped(json.dumps({key: data[key] for key in order}, indent=1, ensure_ascii=False)) + "\n"
 
 
 # ---------------------------------------------------------------- names out
 
 T = TypeVar("T")
+B = TypeVar("B", bound=Bundle)
+D = TypeVar("D", bound=Union[model.Move, model.Failure])
+_DAEMON_KEPT = ("mode", "period", "memory_period", "vcpu_period")
+# What the history of the vCPUs keeps by UUID, or by UUID and numbers.
+_BY_UUID = ("loads", "moves", "waited", "trials", "resting", "mismatches", "backed_off")
 _PATHS = re.compile(r"[^\s'\"(]*/[^\s'\")]*")
 
 
 def anonymised(bundle: Bundle) -> Bundle:
-    """The same bundle without any name, UUID or host name; its plan is the same but for those.
+    """Return the same bundle without any name, UUID or host name; its plan is the same but for those.
 
     New names and UUIDs sort as the old ones do, for ties are broken by them. Patterns of the policy
     become the names that they match, and rules one rule for each domain.
     """
-    return _Anonymiser(bundle).bundle()
+    return Anonymiser(bundle).bundle()
 
 
-class _Anonymiser:
-    def __init__(self, bundle: Bundle) -> None:
+def uuids_in(history: VcpuHistory) -> Iterable[str]:
+    """Return the UUIDs of the domains that are remembered."""
+    return (key.split("/")[0] for name in _BY_UUID for key in getattr(history, name))
+
+
+class Anonymiser:
+    """Gives new names to all that *bundle* names, and to *more* UUIDs that what follows it has."""
+
+    def __init__(self, bundle: Bundle, more: Iterable[str] = ()) -> None:
         self.original = bundle
         memory, vcpu = bundle.history.memory, bundle.history.vcpu
         uuids = {d.uuid for s in bundle.snapshots for d in s.domains} | {
             k.uuid for s in bundle.snapshots for k in s.skips
         }
-        uuids |= set(memory.domains if memory else ())
-        if vcpu:
-            uuids |= {key.split("/")[0] for key in (*vcpu.loads, *vcpu.moves)} | {*vcpu.mismatches, *vcpu.backed_off}
+        uuids |= {*more, *(memory.domains if memory else ())}
+        uuids |= set(uuids_in(vcpu) if vcpu else ())
         names = {d.name for s in bundle.snapshots for d in s.domains} | {
             k.domain for s in bundle.snapshots for k in s.skips
         }
@@ -257,18 +275,29 @@ class _Anonymiser:
         self._known = re.compile(r"(?<![\w.-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
 
     def bundle(self) -> Bundle:
-        history = self.original.history
+        return self.renamed(self.original)
+
+    def renamed(self, bundle: B) -> B:
+        """Return the same for another bundle, of what the first one names."""
+        history = bundle.history
         return replace(
-            self.original,
-            snapshots=tuple(self._snapshot(snapshot) for snapshot in self.original.snapshots),
-            policy=self._policy(self.original.policy),
+            bundle,
+            snapshots=tuple(self.snapshot(snapshot) for snapshot in bundle.snapshots),
+            policy=self._policy(bundle.policy),
             history=History(
                 replace(history.memory, domains=self._keys(history.memory.domains)) if history.memory else None,
                 self._vcpu_history(history.vcpu) if history.vcpu else None,
             ),
         )
 
-    def _snapshot(self, snapshot: Snapshot) -> Snapshot:
+    def named(self, one: D) -> D:
+        """Return a move or a failure, without the names in its words."""
+        uuid_ = self.uuids.get(one.uuid, "")
+        return replace(
+            one, domain=self.names.get(one.domain, "unknown"), uuid=uuid_, reason=self.text(one.reason) or ""
+        )
+
+    def snapshot(self, snapshot: Snapshot) -> Snapshot:
         host = replace(
             snapshot.host,
             uuid=self.hosts[snapshot.host.uuid],
@@ -277,7 +306,7 @@ class _Anonymiser:
             rooms=tuple(replace(room, name=self.rooms[room.name]) for room in snapshot.host.rooms),
         )
         skips = tuple(
-            replace(s, domain=self.names[s.domain], uuid=self.uuids[s.uuid], reason=self._text(s.reason) or "")
+            replace(s, domain=self.names[s.domain], uuid=self.uuids[s.uuid], reason=self.text(s.reason) or "")
             for s in snapshot.skips
         )
         return replace(snapshot, host=host, domains=tuple(map(self._domain, snapshot.domains)), skips=skips)
@@ -289,18 +318,18 @@ class _Anonymiser:
             domain,
             uuid=self.uuids[domain.uuid],
             name=self.names[domain.name],
-            busy=self._text(domain.busy),
+            busy=self.text(domain.busy),
             balloon=replace(domain.balloon, rooms=tuple(map(self.rooms.__getitem__, domain.balloon.rooms)))
             if domain.balloon
             else None,
             owner=owner,
             record=replace(record, host_uuid=self.hosts[record.host_uuid]) if record else None,
-            record_error=self._text(domain.record_error),
+            record_error=self.text(domain.record_error),
         )
 
     @staticmethod
     def _owner(domain: Domain) -> dict[str, str]:
-        """What its owner wrote, where it is policy; a slip could be anything, and stays one under another word."""
+        """Return what its owner wrote, where it is policy; a slip could be anything, and becomes another word."""
         settings = dict(domain.owner.settings)
         if settings.get("vcpu", config.VCPU_MODES[0]) not in config.VCPU_MODES:
             settings["vcpu"] = "unknown"
@@ -310,21 +339,18 @@ class _Anonymiser:
             return {**({"vcpu": settings["vcpu"]} if "vcpu" in settings else {}), "unknown": ""}
         return settings
 
-    def _text(self, text: Optional[str]) -> Optional[str]:
+    def text(self, text: Optional[str]) -> Optional[str]:
         """Without names; what libvirt says may have them in paths, too."""
         return text and self._known.sub(lambda found: self._words[found[0]], _PATHS.sub("(path)", text))
 
     def _keys(self, by_uuid: Mapping[str, T]) -> dict[str, T]:
-        """The same mapping, its keys being UUIDs or uuid/number."""
+        """Return the same mapping, its keys being UUIDs or uuid/number."""
         return {"/".join([self.uuids[key.split("/")[0]], *key.split("/")[1:]]): value for key, value in by_uuid.items()}
 
     def _vcpu_history(self, history: VcpuHistory) -> VcpuHistory:
         return replace(
             history,
-            loads=self._keys(history.loads),
-            moves=self._keys(history.moves),
-            mismatches=self._keys(history.mismatches),
-            backed_off=self._keys(history.backed_off),
+            **typing.cast(Any, {name: self._keys(getattr(history, name)) for name in _BY_UUID}),
         )
 
     # ------------------------------------------------------------ the policy, by name
@@ -332,6 +358,9 @@ class _Anonymiser:
     def _policy(self, document: Mapping[str, Any]) -> dict[str, Any]:
         # What the daemon's part says of addresses and files no plan depends on.
         policy = {key: value for key, value in document.items() if key != "daemon"}
+        daemon = {key: value for key, value in document.get("daemon", {}).items() if key in _DAEMON_KEPT}
+        if daemon:
+            policy["daemon"] = daemon
         domains = {d.uuid: d for s in self.original.snapshots for d in s.domains}.values()
         for key in ("domains", "exclude"):
             if key in policy and policy[key] != ["*"]:
@@ -341,18 +370,18 @@ class _Anonymiser:
         return policy
 
     def _matched(self, patterns: Sequence[str], domains: Iterable[Domain]) -> list[str]:
-        """The new UUIDs of what *patterns* match; a pattern that matches nothing goes on matching nothing."""
+        """Return the new UUIDs of what *patterns* match; a pattern that matches nothing goes on matching nothing."""
         selection = config.Selection(tuple(patterns))
         chosen = [self.uuids[d.uuid] for d in domains if selection.matches(d)]
         return [*chosen, *(f"unmatched-{number}" for number, _old in enumerate(selection.unmatched(domains), 1))]
 
     def _rules(self, rules: Sequence[Mapping[str, Any]], domain: Domain) -> Iterable[dict[str, Any]]:
-        """All that the rules say of *domain*, as one rule."""
+        """Yield all that the rules say of *domain*, as one rule."""
         parsed = [config.Rule(rule["match"], rule.get("memory", {}), rule.get("vcpu", {})) for rule in rules]
-        matching = [rule for rule in parsed if config.Selection((rule.pattern,)).matches(domain)]
+        matching = [rule for rule in parsed if config.matches(rule.pattern, domain)]
         memory: dict[str, Any] = {}
         vcpu: dict[str, Any] = {}
-        for rule in sorted(matching, key=lambda rule: rule.specificity):
+        for rule in sorted(matching, key=lambda rule: rule.specificity(domain)):
             memory.update(rule.memory)
             vcpu.update(rule.vcpu)
         if matching:
@@ -381,15 +410,22 @@ _FILLED_IN: dict[type, dict[str, str]] = {
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a bundle, made of the dataclasses that it consists of."""
+    """Return the JSON Schema of a bundle, made of the dataclasses that it consists of."""
+    return schema_of("kvmsched bundle", Bundle)
+
+
+def schema_of(title: str, *classes: Any) -> dict[str, Any]:
+    """Return the JSON Schema of what is one of *classes*."""
     definitions: dict[str, Any] = {}
-    whole = _object_schema(Bundle, definitions)
-    whole["properties"]["format"] = {"const": FORMAT}
+    wholes = [_object_schema(cls, definitions) for cls in classes]
+    for whole in wholes:
+        if "format" in whole["properties"]:
+            whole["properties"]["format"] = {"const": FORMAT}
     definitions["Snapshot"]["properties"]["format"] = {"const": model.SNAPSHOT_FORMAT}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "kvmsched bundle",
-        **whole,
+        "title": title,
+        **(wholes[0] if len(wholes) == 1 else {"oneOf": wholes}),
         "definitions": {name: definitions[name] for name in sorted(definitions)},
     }
 

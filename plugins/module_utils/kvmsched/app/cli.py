@@ -10,19 +10,26 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 import os
+import signal
+import stat
 import sys
+import threading
 import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
-from .. import __version__, config, lock, model, passes, report
-from . import bundle, state, status, view
-from .arguments import UsageError, parser
+from .. import __version__, config, leases, lock, model, passes, report
+from ..passes import AnyResult
+from ..policy.memory.sampling import LONGEST_TICK_S
+from ..units import escaped, printable
+from . import bundle, record, saved_state, status, status_text
+from .arguments import UsageError, parse
 
-DONE, FAILED, REFUSED, NO_DAEMON = 0, 1, 2, 3
+DONE, FAILED, REFUSED, NO_DAEMON, WOULD_CHANGE = 0, 1, 2, 3, 3
 # What a shell says of a command that such a signal ended.
 INTERRUPTED, READER_GONE = 130, 141
 
@@ -44,16 +51,11 @@ class Terminal:
 
     def say(self, *lines: str) -> None:
         """Write lines for people; what a guest's name smuggles in reaches no terminal."""
-        self.out.write("".join(_printable(line) + "\n" for line in lines))
+        self.out.write("".join(printable(line) + "\n" for line in lines))
         self.out.flush()
 
     def json(self, value: Any) -> None:
-        json.dump(value, self.out, indent=2, ensure_ascii=False)
-        self.out.write("\n")
-
-
-def _printable(line: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in line)
+        self.out.write(escaped(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def main(arguments: Optional[Sequence[str]] = None, out: Optional[TextIO] = None, err: Optional[TextIO] = None) -> int:
@@ -84,7 +86,7 @@ def _nowhere() -> TextIO:
 def _run(arguments: Optional[Sequence[str]], terminal: Terminal) -> int:
     try:
         with contextlib.redirect_stdout(terminal.out):
-            options = parser().parse_args(arguments)
+            options = parse(arguments)
         return _COMMANDS[options.name](options, terminal)
     except SystemExit as end:  # --help and --version
         return DONE if end.code is None else int(end.code)
@@ -99,20 +101,13 @@ def _run(arguments: Optional[Sequence[str]], terminal: Terminal) -> int:
     except Exception as error:
         if os.environ.get("KVMSCHED_DEBUG"):
             terminal.err.write(traceback.format_exc())
-        text = " ".join(str(error).split())[:200]
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"
-        return _complain(
-            terminal,
-            FAILED,
-            f"a mistake of kvmsched: {type(error).__name__} at {place}: {text}; KVMSCHED_DEBUG=1 tells more",
-        )
+        return _complain(terminal, FAILED, passes.told(error))
 
 
 def _complain(terminal: Terminal, code: int, *lines: str) -> int:
     with contextlib.suppress(OSError):
         for line in lines:
-            terminal.err.write(f"kvmsched: {_printable(line)}\n")
+            terminal.err.write(f"kvmsched: {printable(line)}\n")
         terminal.err.flush()
     return code
 
@@ -129,7 +124,7 @@ def _silence(stream: TextIO) -> None:
 
 
 def _policy_document(path: Optional[str]) -> tuple[dict[str, Any], str]:
-    """The policy document and where it comes from: *path*, else what is installed, else nothing: the defaults."""
+    """Return the policy document and its source: *path*, else what is installed, else nothing: the defaults."""
     path = path or config.installed()
     if path is None:
         return {}, "defaults"
@@ -143,7 +138,7 @@ _STDIN = "standard input"
 
 
 def _standard_input() -> bytes:
-    """All of it, whatever it is: to open /dev/stdin fails for a socket, and for another user's pipe."""
+    """Return all of it, whatever it is: to open /dev/stdin fails for a socket, and for another user's pipe."""
     try:
         with open(0, "rb", closefd=False) as file:
             return file.read()
@@ -157,11 +152,13 @@ def _policy(path: Optional[str]) -> config.Policy:
 
 
 def _parsed(document: dict[str, Any], source: str) -> config.Policy:
-    """The policy of *document*; its mistakes are told with the *source*."""
+    """Return the policy of *document*; mistakes name the *source*. What floats is left alone, as by the daemon."""
     try:
-        return config.load(document, typed=not document)
+        policy = config.load(document, typed=not document)
     except config.ConfigError as error:
-        raise config.ConfigError(f"{source}: {line}" for line in error.mistakes) from None
+        raise error.of(source) from None
+    floating = document.get("vcpu", {}).get("floating", config.DAEMON_VCPU["floating"])
+    return replace(policy, vcpu=replace(policy.vcpu, floating=floating))
 
 
 def _conduct(options: argparse.Namespace, policy: config.Policy, check: bool) -> passes.Conduct:
@@ -181,18 +178,17 @@ def _conduct(options: argparse.Namespace, policy: config.Policy, check: bool) ->
 _RESOURCES = {"memory": ("memory",), "vcpu": ("vcpu",), "both": ("memory", "vcpu")}
 _TITLES = {"memory": "memory", "vcpu": "vCPUs"}
 
-AnyResult = passes.Result[Any, Any]
-
 
 def _show(
     options: argparse.Namespace, terminal: Terminal, runs: Sequence[tuple[str, Callable[[], AnyResult]]], check: bool
 ) -> int:
     """Make each pass and tell what came of it, as soon as it is known; FAILED if one failed as a whole.
 
-    Where one can't be made at all, what came of those before is told all the same.
+    Where one can't be made at all, the results of those before are shown all the same.
     """
     values: dict[str, Any] = {}
     code = DONE
+    changed = False
     for resource, run in runs:
         try:
             result = run()
@@ -202,6 +198,7 @@ def _show(
             break
         if result.failed:
             code = _complain(terminal, FAILED, f"{resource}: {result.failed}")
+        changed = changed or bool(report.made(result, check))
         if options.json:
             values[resource] = {
                 **report.values(result, check),
@@ -213,30 +210,31 @@ def _show(
             terminal.say(*_told(resource, result, check, options.diff))
     if options.json:
         terminal.json({"changed": any(value["changed"] for value in values.values()), **values})
-    return code
+    return WOULD_CHANGE if changed and code == DONE and getattr(options, "exit_code", False) else code
 
 
 def _told(resource: str, result: AnyResult, check: bool, diff: bool) -> Iterable[str]:
-    """The result for people: what, why, and what not."""
+    """Yield the result for people: what, why, and what not."""
     yield f"{_TITLES[resource]}: {report.summary(result, check)}"
     for move in report.made(result, check):
         yield from _told_move(move, diff)
     plan = result.plan
     if isinstance(plan, model.MemoryPlan):
         yield from (f"  {unmet.domain}: lacks {unmet.kib // 1024}M: {unmet.reason}" for unmet in plan.unmet)
-    elif plan.note:
+    if plan.note:
         yield f"  {plan.note}"
     yield from (f"  failed: {failure.domain}: {failure.reason}" for failure in result.outcome.failures)
     yield from (f"  skipped: {skip.domain}: {skip.reason}" for skip in result.skips[: report.SHOWN_SKIPS])
     if len(result.skips) > report.SHOWN_SKIPS:
         yield f"  skipped: and {len(result.skips) - report.SHOWN_SKIPS} more"
     yield from (f"  matches no running domain: {pattern}" for pattern in plan.unmatched)
+    yield from (f"  a rule that matches no running domain: {pattern}" for pattern in plan.idle_rules)
     yield from (f"  warning: {warning}" for warning in result.warnings)
 
 
 def _told_move(move: model.Move, diff: bool) -> Iterable[str]:
     if diff:
-        what, before, after = model.sides(move)
+        what, before, after = move.sides.what, move.sides.before, move.sides.after
         yield from (f"- {what}: {before}", f"+ {what}: {after}", f"    {move.reason}")
     else:
         yield f"  {move}: {move.reason}"
@@ -252,11 +250,20 @@ def _daemon(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _once(options: argparse.Namespace, terminal: Terminal) -> int:
-    policy = _policy(options.policy)
-    how = _conduct(options, policy, options.dry_run)
+    if options.exit_code and not options.dry_run:
+        raise Refused("once: got --exit-code, allowed: beside --dry-run")
+    # As the daemon of this policy would: for a wider reach a person names another policy.
+    policy = config.in_its_mode(_policy(options.policy))
+    how = replace(_conduct(options, policy, options.dry_run), pins=policy.daemon.mode != "grow-only")
+
+    def balance_vcpus() -> AnyResult:
+        result = passes.run_vcpu(how, policy.vcpu)
+        if how.pins or not how.writes or not result.plan.moves:
+            return result
+        return replace(result, warnings=(*result.warnings, "mode grow-only: pins are planned and not set"))
 
     runs: dict[str, Callable[[], AnyResult]]
-    runs = {"memory": lambda: passes.run_memory(how, policy.memory), "vcpu": lambda: passes.run_vcpu(how, policy.vcpu)}
+    runs = {"memory": lambda: passes.run_memory(how, policy.memory), "vcpu": balance_vcpus}
     chosen = [(resource, runs[resource]) for resource in _RESOURCES[options.resource]]
     return _show(options, terminal, chosen, options.dry_run)
 
@@ -269,25 +276,73 @@ def _release(options: argparse.Namespace, terminal: Terminal) -> int:
             raise
         policy = config.Policy()  # it may be the very policy that the daemon failed for
     how = _conduct(options, policy, options.dry_run)
-    # Whom the policy selects now says nothing of whom an earlier one changed.
-    selection = config.Selection(tuple(options.names) or ("*",))
-    memory, vcpu = replace(policy.memory, selection=selection), replace(policy.vcpu, selection=selection)
+    selection = _selected(options)
+    runs = passes.releases(how, policy, selection)
+    if options.give_only:
+        runs = [("memory", lambda: passes.run_rescue(how, replace(policy.memory, selection=selection)))]
     unmatched: set[str] = set()
 
-    def noted(result: AnyResult) -> AnyResult:
+    def noted(run: Callable[[], AnyResult]) -> AnyResult:
+        result = run()
         unmatched.update(result.plan.unmatched)
         return result
 
-    runs: list[tuple[str, Callable[[], AnyResult]]] = [
-        ("vcpu", lambda: noted(passes.run_vcpu(how, vcpu, release=True))),
-        ("memory", lambda: noted(passes.run_memory(how, memory, release=True))),
-    ]
-    if options.give_only:
-        runs = [("memory", lambda: noted(passes.run_rescue(how, memory)))]
-    code = _show(options, terminal, runs, options.dry_run)
-    if unmatched:
-        return _complain(terminal, FAILED, *(f"{name}: no running domain matches" for name in sorted(unmatched)))
-    return code
+    code = _show(options, terminal, [(what, functools.partial(noted, run)) for what, run in runs], options.dry_run)
+    return _unmatched(terminal, sorted(unmatched)) or code
+
+
+def _selected(options: argparse.Namespace) -> config.Selection:
+    """Return whom the command names; without a name everybody, whoever the policy leaves out."""
+    return config.Selection(tuple(options.names) or ("*",), names_first=True)
+
+
+def _unmatched(terminal: Terminal, names: Sequence[str]) -> int:
+    """Complain of names that nobody has; DONE if there are none."""
+    return _complain(terminal, FAILED, *(f"{name}: no running domain matches" for name in names)) if names else DONE
+
+
+def _repay(options: argparse.Namespace, terminal: Terminal) -> int:
+    policy = _policy(options.policy)
+    how = _conduct(options, policy, options.dry_run)
+    result = passes.run_repay(how, replace(policy.memory, selection=_selected(options)))
+    code = _show(options, terminal, [("memory", lambda: result)], options.dry_run)
+    return _unmatched(terminal, result.plan.unmatched) or code
+
+
+def _room(options: argparse.Namespace, terminal: Terminal) -> int:
+    from . import room
+
+    if refusal := room.refusal(options.uri):
+        raise Refused(refusal)
+    if not options.size:
+        terminal.say("no room is kept any more" if leases.end(options.uri, "room") else "no room was kept")
+        return DONE
+    asked = room.ask(options.uri, options.size, options.cells)
+    acting = lock.acting_daemon(options.uri) is not None
+    if options.ask_only or acting:
+        found = room.wait_for_daemon(options.uri, asked) if options.wait else room.told(options.uri, asked)
+    else:
+        policy = config.in_its_mode(_policy(options.policy))
+        how = _conduct(options, policy, check=False)
+        found = room.make(how, policy.memory, options.wait, lambda line: None if options.json else terminal.say(line))
+    if options.json:
+        terminal.json({"room": model.to_json(found), "until_s": round(leases.ends_at(asked), 3)})
+    else:
+        terminal.say(*status_text.room_lines(found, asked.room, leases.ends_at(asked), acting))
+    there = not found.lacks_kib if found is not None else not options.wait
+    return DONE if there else FAILED
+
+
+def _pause(options: argparse.Namespace, terminal: Terminal) -> int:
+    lease = leases.write(options.uri, "pause", options.duration)
+    until = time.strftime("%F %H:%M:%S", time.localtime(leases.ends_at(lease)))
+    terminal.say(f"the daemon of {options.uri} changes nothing until {until}; kvmsched resume ends that")
+    return DONE
+
+
+def _resume(options: argparse.Namespace, terminal: Terminal) -> int:
+    terminal.say("the pause is over" if leases.end(options.uri, "pause") else "there was no pause")
+    return DONE
 
 
 def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -296,42 +351,101 @@ def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
     how = _conduct(options, policy, check=True)
     interval_s = policy.vcpu.interval_s if options.interval is None else options.interval
     snapshots = tuple(passes.run_snapshots(how, interval_s))
-    whole = bundle.Bundle(snapshots, document, kvmsched=__version__)
+    whole = bundle.Bundle(snapshots, document, room=leases.room(options.uri), kvmsched=__version__)
     try:
         if lock.daemon(options.uri):
-            whole = _with_daemon(whole, policy)
+            whole = _with_daemon(whole)
     except (ValueError, OSError) as error:
         _complain(terminal, DONE, f"the bundle is without what the daemon remembers: {error}")
     if options.anonymise:
         whole = bundle.anonymised(whole)
     text = bundle.write(whole)
     if options.output:
-        # Names, UUIDs and the host's figures are nobody's business but the caller's.
-        descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        _write_beside(options.output, text)
     else:
         terminal.out.write(text)
     return DONE
 
 
-def _with_daemon(whole: bundle.Bundle, policy: config.Policy) -> bundle.Bundle:
-    """The bundle with what the daemon remembers, and what it takes where the policy is silent. See state.load."""
-    kept = state.load()
+def _write_beside(path: str, text: str) -> None:
+    """Let the file *path* be *text*, readable by its caller alone: names and figures are nobody else's business.
+
+    Nothing is written through a link that somebody else laid, nor into a file that somebody else has open.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Refused(f"snapshot: got {path}, allowed: a new or a regular file")
+    try:
+        lock.write_atomically(os.path.abspath(path), text, 0o600)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+
+
+def _record(options: argparse.Namespace, terminal: Terminal) -> int:
+    from . import recorder
+
+    if options.sources:
+        return _copied(options, terminal, options.sources)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    document, source = _policy_document(options.policy)
+    policy = _parsed(document, source)
+    # What has names on the disk until it is over is nobody else's to read.
+    path = f"{options.file}.part" if options.anonymise else options.file
+    try:
+        how, context = _conduct(options, policy, check=True), record.Context(document)
+        count = recorder.watch(how, policy, context, path, options.seconds or math.inf, stop)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+    terminal.say(f"{count} looks in {options.file}")
+    if options.anonymise:
+        _copied(options, terminal, [path])
+        os.unlink(path)
+    return DONE
+
+
+def _copied(options: argparse.Namespace, terminal: Terminal, sources: Sequence[str]) -> int:
+    """Write one record of several, without names if that is asked for."""
+    from . import recorder
+
+    for source in sources:
+        if os.path.exists(options.file) and os.path.exists(source) and os.path.samefile(options.file, source):
+            raise Refused(f"record: got {options.file} to write to, allowed: another file than it reads")
+
+    lost: dict[str, None] = {}
+
+    def looks() -> Iterable[record.Look]:
+        return record.read(sources, lost.setdefault)
+
+    try:
+        recorder.write_lines(options.file, record.anonymised(looks) if options.anonymise else record.lines_of(looks()))
+    except record.RecordError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Failed(f"{error.filename or options.file}: {error.strerror}") from None
+    terminal.say(*(f"Not read: {line}" for line in lost))
+    return DONE
+
+
+def _with_daemon(whole: bundle.Bundle) -> bundle.Bundle:
+    """Return the bundle with what the daemon remembers, and its own defaults. See saved_state.load."""
+    kept = saved_state.load()
     if kept is None:
         return whole
     history = bundle.History(kept.memory, kept.vcpu)
-    return replace(whole, policy=_calm(whole.policy, policy, whole), history=history)
+    return replace(whole, policy=_calm(whole.policy), history=history)
 
 
-def _calm(document: Mapping[str, Any], policy: config.Policy, whole: bundle.Bundle) -> dict[str, Any]:
-    """*document* with what a daemon takes where it is silent."""
-    budget = passes.budgeted(policy.vcpu, whole.snapshots[-1]).max_moves
-    return {**document, "vcpu": {**config.DAEMON_VCPU, "max_moves": budget, **document.get("vcpu", {})}}
+def _calm(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *document* with what a daemon takes where it is silent."""
+    return {**document, "vcpu": {**config.DAEMON_VCPU, **document.get("vcpu", {})}}
 
 
 def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
     source = _STDIN if options.bundle == "-" else options.bundle
+    if options.bundle != "-" and record.is_record(options.bundle):
+        return _plan_of_record(options, terminal)
     try:
         content = _standard_input() if options.bundle == "-" else Path(options.bundle).read_bytes()
         whole = bundle.read(content)
@@ -344,7 +458,9 @@ def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
     )
     policy = _parsed(document, where)
     if options.policy is not None and whole.history.vcpu is not None:
-        policy = _parsed(_calm(document, policy, whole), where)
+        policy = _parsed(_calm(document), where)
+    # As the daemon whose bundle it is: what it may not take, the plan does not, either.
+    policy = config.in_its_mode(policy)
     plans: dict[str, Callable[[bundle.Bundle, config.Policy], AnyResult]]
     plans = {"memory": bundle.plan_memory, "vcpu": bundle.plan_vcpu}
     try:
@@ -355,18 +471,164 @@ def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
     return _show(options, terminal, runs, check=True)
 
 
+def _plan_of_record(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Return what would be decided at the last look of a record."""
+    from . import replay
+
+    document = None
+    if options.policy is not None:
+        document, source = _policy_document(options.policy)
+        _parsed(document, source)
+    try:
+        made = replay.last_plans([options.bundle], document)
+    except record.RecordError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Refused(f"{options.bundle}: can't be read: {error.strerror}") from None
+    runs = [(name, functools.partial(made.__getitem__, name)) for name in _RESOURCES[options.resource] if name in made]
+    return _show(options, terminal, runs, check=True)
+
+
+def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
+    from . import plot, replay
+
+    if options.fleet:
+        return _fleet(options, terminal)
+    source = replay.Source(tuple(options.records), options.pcpus, options.memory, options.step)
+    # Of a trace nobody knows who got what.
+    recorded = [] if source.trace else [replay.Job(replay.RECORDED)]
+    jobs = [*recorded, *([replay.Job(replay.UNTOUCHED)] if options.untouched else [])]
+    progress = _Bar(terminal)
+    try:
+        jobs += [_candidate(path) for path in options.policy or ()] or [replay.Job("its own policy", _recorded(source))]
+        if options.png:
+            plot.check()
+        results = replay.play_all(source, jobs, progress.show, picture=bool(options.html or options.png))
+    except replay.ReplayError as error:
+        raise Refused(str(error)) from None
+    finally:
+        progress.end()
+    if options.html:
+        from . import page
+
+        _write_beside(options.html, page.html(results))
+    if options.png:
+        plot.png(results, options.png)
+    if options.json:
+        terminal.json({result.name: replay.values(result) for result in results})
+    else:
+        terminal.say(*replay.table(results), "", *replay.notes(results))
+    return DONE
+
+
+def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
+    from . import fleet, replay
+
+    if len(options.records) != 1:
+        raise Refused(
+            f"replay --fleet: got {len(options.records)} directories, allowed: one, that has one for each host"
+        )
+    try:
+        failed = fleet.report(options.records[0], terminal.say)
+    except replay.ReplayError as error:
+        raise Refused(str(error)) from None
+    return FAILED if failed else DONE
+
+
+def _candidate(path: str) -> Any:
+    """Return a policy to try. It is checked here, so that a mistake does not wait for the replay."""
+    from . import replay
+
+    document, source = _policy_document(path)
+    _parsed(document, source)
+    return replay.Job(os.path.basename(path), document)
+
+
+def _recorded(source: Any) -> dict[str, Any]:
+    """Return the policy that was recorded; of a trace the defaults."""
+    from . import replay
+
+    if source.trace:
+        return {}
+    first = replay.first_frame(source.paths)
+    return dict(first.policy) if first is not None else {}
+
+
+class _Bar:
+    """How far something long has come, on a terminal, once it lasts."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._err, self._began_s, self._shown = terminal.err, time.monotonic(), False
+
+    def show(self, part: float) -> None:
+        spent_s = time.monotonic() - self._began_s
+        if not self._err.isatty() or spent_s < 2:
+            return
+        left = f"{(1 - part) / part * spent_s:.0f} s left" if part > 0.01 else ""
+        filled = "#" * round(30 * part)
+        self._err.write(f"\r[{filled:30}] {100 * part:3.0f} % {left:12}")
+        self._err.flush()
+        self._shown = True
+
+    def end(self) -> None:
+        if self._shown:
+            self._err.write("\r" + " " * 60 + "\r")
+            self._err.flush()
+
+
 def _check(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.defaults:
         if options.policy is not None:
             raise Refused(f"check: got --defaults beside {options.policy}, allowed: one of them")
         terminal.json(config.defaults())
         return DONE
-    document, source = _policy_document(options.policy)
+    if options.json:
+        return _checked(options, terminal)
+    policy, source = _named_policy(options.policy)
+    rules = len(policy.memory.rules)
+    terminal.say(f"{source}: good, {rules} rule{'s' * (rules != 1)}")
+    terminal.say(*(f"  {line}" for line in _doubts(options.uri, policy.memory)))
+    return DONE
+
+
+def _named_policy(path: Optional[str]) -> tuple[config.Policy, str]:
+    document, source = _policy_document(path)
     if source == "defaults":
         raise Refused(f"no policy was named, and this host has none at {config.INSTALLED}")
-    policy = _parsed(document, source)
-    terminal.say(f"{source}: good, {len(policy.memory.rules)} rules")
+    return _parsed(document, source), source
+
+
+def _checked(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Return the same for scripts: they get the mistakes as a list, on standard output."""
+    try:
+        policy, _source = _named_policy(options.policy)
+    except config.ConfigError as error:
+        terminal.json({"good": False, "mistakes": list(error.mistakes)})
+        return REFUSED
+    doubts = list(_doubts(options.uri, policy.memory))
+    terminal.json({"good": True, "mistakes": [], "rules": len(policy.memory.rules), "doubts": doubts})
     return DONE
+
+
+def _doubts(uri: str, policy: config.MemoryPolicy) -> Iterable[str]:
+    """Yield what will have no effect in a good policy, by name where a daemon tells who runs here; no libvirt."""
+    if policy.takes == "auto" and policy.stats_period_s > LONGEST_TICK_S:
+        yield (
+            f"memory.stats_period: {policy.stats_period_s} s is more than {LONGEST_TICK_S} s:"
+            " with reclaim auto nothing is taken from guests that have it"
+        )
+    told = None
+    with contextlib.suppress(Failed, OSError):
+        told = _daemon_status(uri)
+    if told is None:
+        return
+    running = tuple(model.Domain(domain.uuid, domain.name, 0) for domain in told.domains)
+    for rule in policy.rules:
+        if not any(config.matches(rule.pattern, domain) for domain in running):
+            yield f"a rule that matches no running domain: {rule.pattern}"
+    if policy.takes == "auto":
+        slow = (domain for domain in told.domains if domain.memory_code == status.SLOW)
+        yield from (f"nothing is taken from {domain.name}: {domain.memory_skip}" for domain in slow)
 
 
 # ---------------------------------------------------------------- looking
@@ -375,10 +637,10 @@ def _check(options: argparse.Namespace, terminal: Terminal) -> int:
 def _top(options: argparse.Namespace, terminal: Terminal) -> int:
     import curses
 
-    from . import look, top
+    from . import live_status, top
 
-    policy = _policy(options.policy)
-    with look.Looker(_conduct(options, policy, check=True), policy) as looker:
+    policy = config.in_its_mode(_policy(options.policy))
+    with live_status.Looker(_conduct(options, policy, check=True), policy) as looker:
         if options.once or options.batch:
             top.batch(looker.look, terminal.say, options.delay, 1 if options.once else options.iterations, options.sort)
             return DONE
@@ -393,26 +655,51 @@ def _top(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _explain(options: argparse.Namespace, terminal: Terminal) -> int:
     told, here = None, "no daemon runs here"
+    if options.at is not None:
+        return _explain_then(options, terminal)
     try:
         told = _daemon_status(options.uri)
     except PermissionError as error:
         here = f"whether a daemon runs here can't be seen: {error.filename}: {error.strerror}"
     if told is None:
-        from . import look
+        from . import live_status
 
-        policy = _policy(options.policy)
-        told = look.once(_conduct(options, policy, check=True), policy)
+        policy = config.in_its_mode(_policy(options.policy))
+        told = live_status.once(_conduct(options, policy, check=True), policy)
         source = f"seen just now, read-only; {here}"
     else:
         age_s = max(0.0, time.time() - told.written_s)
         source = f"as the daemon (pid {told.pid}, {told.effective_mode}) saw it {age_s:.0f} s ago"
+    return _tell_of(options, terminal, told, source)
+
+
+def _explain_then(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Return the same of a time that is over, from a record."""
+    from . import replay
+
+    paths = options.record or [_policy(options.policy).daemon.record]
+    if paths == [None]:
+        raise Refused("explain --at: the policy names no daemon.record, and --record was not given")
+    try:
+        told = replay.instant(paths, options.at)
+    except record.RecordError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Failed(f"{error.filename}: {error.strerror}") from None
+    if told is None:
+        raise Failed(f"{', '.join(paths)}: it begins later")
+    when = time.strftime("%F %H:%M:%S", time.localtime(told.written_s))
+    return _tell_of(options, terminal, told, f"as it was at {when}, from the record; decided anew by {__version__}")
+
+
+def _tell_of(options: argparse.Namespace, terminal: Terminal, told: status.Status, source: str) -> int:
     found = [domain for domain in told.domains if options.domain in (domain.name, domain.uuid)]
     if not found:
         raise Failed(f"{options.domain}: no running domain has this name or UUID on {told.host or told.uri}")
     if options.json:
         terminal.json({"source": source, "domain": model.to_json(found[0]), "pcpus": model.to_json(told.pcpus)})
     else:
-        terminal.say(*view.story(found[0], told), "", f"({source})")
+        terminal.say(*status_text.story(found[0], told), "", f"({source})")
     return DONE
 
 
@@ -422,14 +709,14 @@ def _status(options: argparse.Namespace, terminal: Terminal) -> int:
         running = {"running": told is not None, "installed_version": __version__}
         terminal.json({**running, **(model.to_json(told) if told else {})})
     elif told:
-        terminal.say(*view.summary(told, time.time()))
+        terminal.say(*status_text.summary(told, time.time()))
     else:
         terminal.say(f"no daemon runs here for {options.uri}; this is kvmsched {__version__}")
     return DONE if told else NO_DAEMON
 
 
 def _daemon_status(uri: str) -> Optional[status.Status]:
-    """What the daemon of *uri* told last; None if none runs. PermissionError if that can't be seen."""
+    """Return what the daemon of *uri* told last; None if none runs. PermissionError if that can't be seen."""
     daemon = lock.daemon(uri)
     if daemon is None:
         return None
@@ -446,10 +733,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], int]] = {
     "run": _daemon,
     "once": _once,
     "release": _release,
+    "repay": _repay,
+    "room": _room,
+    "pause": _pause,
+    "resume": _resume,
     "top": _top,
     "explain": _explain,
     "status": _status,
     "snapshot": _snapshot,
+    "record": _record,
+    "replay": _replay,
     "plan": _plan,
     "check": _check,
 }

@@ -17,22 +17,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional, TextIO, Union
 
-from .. import __version__, config, lock, passes
+from .. import __version__, config, leases, lock, passes
 from ..config import ConfigError, Policy
 from ..hypervisor import Unavailable, watch_events
-from ..passes import MemoryResult, PassError, Tick, Turn, VcpuResult
+from ..passes import MemoryResult, PassError, Tick, Turn, VcpuResult, told, trace
 from ..policy.memory import MemoryHistory
 from ..policy.vcpu import VcpuHistory
-from ..policy.vcpu_load import measure
-from . import journal, state
-from .access import Access
+from ..policy.vcpu.demand import measure
+from . import journal, record, recorder, saved_state
+from .daemon_connection import DaemonConnection
 from .journal import ERROR, INFO, NOTICE, WARNING, Journal
-from .metrics import Metrics
+from .publish import Publisher, tell_systemd
 from .schedule import RESOURCES, Pause, Schedule
-from .telling import Teller, tell_systemd
 
 DONE, FAILED, REFUSED = 0, 1, 2
 
@@ -42,7 +41,7 @@ _CONCERNS = {"balloon": ("memory",), "pin": ("vcpu",)}
 _BEAT_S = 10.0
 # libvirt is looked for again after 1, 2, 4 ... s.
 _RECONNECT_S, _RECONNECT_MOST_S = 1.0, 30.0
-# A pass that runs when the daemon is told to end has this long to end by itself (2 s is what was promised) ...
+# A pass that runs when the daemon has to end has this long to end by itself (2 s is what was promised) ...
 _GRACE_S = 1.0
 # ... and releasing all domains has this long: less than the unit's TimeoutStopSec=.
 _RELEASE_S = 75.0
@@ -85,9 +84,7 @@ def _check_packages(log: Journal) -> None:
         text = "systemd's Python binding is missing (python3-systemd)"
         if "NOTIFY_SOCKET" in os.environ:
             raise _Missing(f"{text}: systemd waits to be told that the daemon is ready")
-        log.say(f"{text}: nothing is told to systemd, and log lines have no fields", NOTICE)
-    if not Metrics.available:
-        log.say("Prometheus' client library is missing (python3-prometheus-client): no metrics", NOTICE)
+        log.say(f"{text}: systemd is not notified, and log lines have no fields", NOTICE)
 
 
 # ---------------------------------------------------------------- what comes from outside
@@ -98,7 +95,7 @@ class _Stop(BaseException):
 
 
 class _Signals:
-    """Signals and libvirt's events as words in one inbox. ``stopping`` is set as soon as the daemon is told to end."""
+    """Signals and libvirt's events as words in one inbox. ``stopping`` is set as soon as the daemon has to end."""
 
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
@@ -110,7 +107,7 @@ class _Signals:
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     def wait(self, timeout_s: float) -> Optional[tuple[str, str]]:
-        """The next word and whom it is about; None if there is none in time."""
+        """Return the next word and whom it is about; None if there is none in time."""
         try:
             return self.inbox.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
@@ -118,7 +115,7 @@ class _Signals:
 
     @contextlib.contextmanager
     def bounded(self, most_s: Optional[float] = None) -> Any:
-        """What is done within ends with _Stop soon after the daemon is told to end, or after *most_s*."""
+        """End what is done within by _Stop soon after the daemon has to end, or after *most_s*."""
         self._cuttable = True
         if most_s is not None or self.stopping:
             signal.setitimer(signal.ITIMER_REAL, _GRACE_S if most_s is None else most_s)
@@ -142,11 +139,12 @@ class _Signals:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A policy, and the file that it came from."""
+    """A policy, and the document and the file that it came from."""
 
     values: Policy
     path: str
     digest: str
+    document: dict[str, Any] = field(default_factory=dict)
 
 
 class _Source:
@@ -161,7 +159,7 @@ class _Source:
         if path is None:
             return _Loaded(config.load_daemon({}), "", "")
         document, digest = config.read(path)
-        return _Loaded(config.load_daemon(document), path, digest)
+        return _Loaded(config.load_daemon(document), path, digest, document)
 
 
 # ---------------------------------------------------------------- the daemon
@@ -173,16 +171,19 @@ class _Daemon:
     ) -> None:
         self.uri, self.log, self.signals = uri, log, signals
         self.loaded = loaded
-        self.host = Access(uri, log, set_mode)
+        self.host = DaemonConnection(uri, log, set_mode)
         self.schedule = Schedule(loaded.values)
         self.reconnect = Pause(_RECONNECT_S, _RECONNECT_MOST_S)
         self.memory: Turn[config.MemoryPolicy, MemoryHistory] = Turn(loaded.values.memory, MemoryHistory())
         self.vcpu: Turn[config.VcpuPolicy, VcpuHistory] = Turn(loaded.values.vcpu, VcpuHistory())
         self.saved_s = time.monotonic()
-        self.teller = Teller(uri, log)
+        self.publisher = Publisher(uri, log)
+        self.recorder = recorder.Recorder()
         self.policy_error = ""
+        self.leases = leases.stamp(uri)
         self.pinned: set[str] = set()
-        self.quiet = False
+        # Which domains something happened to since the last pass; None: not known.
+        self.changed: Optional[set[str]] = None
 
     def run(self) -> None:
         """Until told to end."""
@@ -191,7 +192,8 @@ class _Daemon:
         text = f"kvmsched {__version__} begins, mode {daemon.mode}, policy {source}, {self.uri}"
         self.log.say(text, NOTICE, event="start", mode=daemon.mode, policy_hash=self.loaded.digest)
         self._recall()
-        self.teller.open(daemon)
+        self.publisher.open(daemon)
+        self.recorder.open(daemon)
         watch_events(self.uri, lambda word, uuid: self.signals.inbox.put((word, uuid)))
         self._tell_watchdog()
         ready = False
@@ -201,67 +203,133 @@ class _Daemon:
             while word is not None and not self.signals.stopping:
                 self._heed(*word)
                 word = self.signals.wait(0)
+            self._look_for_leases()
             turns = self.schedule.turns()
             if not turns or self.signals.stopping:
                 continue
             with contextlib.suppress(_Stop), self.signals.bounded():
-                self._pass(turns)
+                self._turn(turns)
             if not ready:
                 tell_systemd("READY=1")
                 ready = True
         self._end()
+
+    def _look_for_leases(self) -> None:
+        """Begin at once with what somebody asks of this host: it does not wait for the period."""
+        before, self.leases = self.leases, leases.stamp(self.uri)
+        if before != self.leases:
+            self.schedule.hurry(RESOURCES, "")
 
     def _heed(self, word: str, uuid: str) -> None:
         """Do what one word from outside asks for."""
         if word == "reload":
             self._reload()
             return
-        self.quiet = False
+        # What happened before we listened was not told.
+        if word == "connected":
+            self.changed = None
+        elif self.changed is not None:
+            self.changed.add(uuid)
+        if word == "reboot":
+            self.memory = replace(self.memory, history=self.memory.history.rebooted(uuid, time.time()))
         # Neither our own pins are news, nor that we listen.
         if not (word == "pin" and uuid in self.pinned) and word != "connected":
-            self.schedule.hurry(_CONCERNS.get(word, RESOURCES))
+            self.schedule.hurry(_CONCERNS.get(word, RESOURCES), uuid)
 
     # ------------------------------------------------------------ passes
 
+    def _turn(self, turns: tuple[str, ...]) -> None:
+        """Make a pass and publish it. Whatever goes wrong, this pass fails, and not the daemon."""
+        try:
+            self._pass(turns)
+        except Exception as error:
+            self._fail(turns, error)
+        try:
+            self._tell()
+            self.log.over("telling")
+        except Exception as error:
+            self.log.once("telling", f"status and metrics are not told: {told(error)}", ERROR, event="trouble")
+            self._debug(trace(error))
+
     def _pass(self, turns: tuple[str, ...]) -> None:
-        policy = self.loaded.values
         memory = self.memory if "memory" in turns else None
         vcpu = self.vcpu if "vcpu" in turns else None
-        try:
-            tick = self.host.tick(policy, memory, vcpu, self.quiet)
-        except PassError as error:
-            self.log.once("host", f"no pass: {error}", event="trouble")
-            self.teller.fail(turns, str(error))
-            if isinstance(error.__cause__, Unavailable):
-                self.schedule.put_off(self.reconnect.next_s())
+        tick = self.host.tick(self.loaded.values, memory, vcpu, self.changed)
+        self.reconnect.reset()
+        self._learn(tick)
+        if self.log.over("host"):
+            self.log.say("passes go on", NOTICE, event="trouble_over")
+        self.changed = set()
+
+    def _fail(self, turns: tuple[str, ...], error: Exception) -> None:
+        reason = told(error)
+        self.changed = None
+        self.log.once("host", f"no pass: {reason}", event="trouble")
+        self.publisher.fail(turns, reason)
+        if isinstance(error.__cause__, Unavailable):
+            self.schedule.put_off(self.reconnect.next_s())
+        self._debug(trace(error))
+
+    def _debug(self, trace: str) -> None:
+        """For a mistake of kvmsched: where it is, if somebody wants to know."""
+        if os.environ.get("KVMSCHED_DEBUG"):
+            for line in trace.splitlines():
+                self.log.say(line, ERROR, event="debug")
+
+    def _forget(self, resource: str) -> None:
+        """After a pass that failed, begin anew: what is remembered may be what it failed for."""
+        if resource == "memory":
+            self.memory = Turn(self.memory.policy, MemoryHistory())
         else:
-            self.reconnect.reset()
-            if self.log.over("host"):
-                self.log.say("passes go on", NOTICE, event="trouble_over")
-            self._learn(tick)
-            self.quiet = True
-        self._tell()
+            self.vcpu = Turn(self.vcpu.policy, VcpuHistory())
+
+    def _record(self, tick: Tick) -> None:
+        """Keep what was seen and decided, where the policy asks for that. It costs no pass."""
+        path = self.loaded.values.daemon.record
+        try:
+            if path is not None:
+                self.recorder.take(tick, self._context(), {"memory": self.memory, "vcpu": self.vcpu})
+            self.log.over("record")
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or told(error)
+            self.log.once("record", f"no record in {path}: {reason}", event="record")
+            self._debug(trace(error))
+
+    def _context(self) -> record.Context:
+        return record.Context(
+            policy=self.loaded.document,
+            policy_hash=self.loaded.digest,
+            mode=self.host.mode,
+            room=recorder.room_of(self.uri),
+            acted=self.host.mode != "observe",
+        )
 
     def _learn(self, tick: Tick) -> None:
+        self._record(tick)
         loads = None
+        for resource, trouble in tick.failed.items():
+            if not trouble.away:
+                self._forget(resource)
+            self._debug(trouble.trace)
         if tick.memory is not None:
             self.memory = replace(self.memory, history=tick.memory.history, before=tick.snapshot)
         if tick.vcpu is not None:
-            loads = measure(self.vcpu.samples(tick.snapshot), lambda _domain, vcpu: vcpu.affinity or vcpu.pin)
+            loads = measure(self.vcpu.samples(tick.snapshot))
             self.vcpu = replace(self.vcpu, history=tick.vcpu.history, before=tick.snapshot)
         made = [move for result in (tick.memory, tick.vcpu) if result for move in result.outcome.moves]
         self.pinned = {move.uuid for move in made if move.kind == "pin"}
-        self.teller.take(tick, loads, acting=self.host.mode == "act")
+        self.publisher.take(tick, loads, mode=self.host.mode)
         if made or time.monotonic() - self.saved_s > _SAVE_S:
             self._save()
 
     def _tell(self) -> None:
         daemon = self.loaded.values.daemon
-        self.teller.tell(
+        self.publisher.tell(
             self.loaded.values,
             mode=daemon.mode,
             effective_mode=self.host.mode,
             mode_reason=self.host.reason,
+            paused_until_s=self.host.paused_until_s,
             policy_path=self.loaded.path,
             policy_hash=self.loaded.digest,
             policy_error=self.policy_error,
@@ -276,9 +344,10 @@ class _Daemon:
         tell_systemd("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             loaded = _Source(self.loaded.path or None).read()
-        except ConfigError as error:
-            self.policy_error = str(error)
-            for line in error.mistakes:
+        except Exception as error:
+            mistakes = error.mistakes if isinstance(error, ConfigError) else (told(error),)
+            self.policy_error = "; ".join(mistakes)
+            for line in mistakes:
                 self.log.say(f"policy refused, the old one stays: {line}", ERROR, event="policy")
         else:
             self.policy_error = ""
@@ -293,13 +362,14 @@ class _Daemon:
         self.vcpu = replace(self.vcpu, policy=policy.vcpu)
         self.schedule.adopt(policy)
         self.host.forgive()
-        self.teller.open(policy.daemon)
+        self.publisher.open(policy.daemon)
+        self.recorder.open(policy.daemon)
         self._tell_watchdog()
         text = f"policy {loaded.path or 'built-in defaults'} read again, mode {policy.daemon.mode}"
         self.log.say(text, NOTICE, event="policy", policy_hash=loaded.digest, mode=policy.daemon.mode)
 
     def _tell_watchdog(self) -> None:
-        """A pass may last some deadlines where much hangs at once: only then is this process the one that hangs."""
+        """Tell systemd how long a pass may last where much hangs at once: beyond that, this process hangs."""
         if "WATCHDOG_USEC" in os.environ:
             longest_s = 30 + 6 * self.loaded.values.deadline_s
             tell_systemd(f"WATCHDOG_USEC={longest_s * 1e6:.0f}")
@@ -308,9 +378,9 @@ class _Daemon:
 
     def _recall(self) -> None:
         try:
-            kept = state.load()
+            kept = saved_state.load()
         except ValueError as error:
-            self.log.say(f"what an earlier daemon remembered is not used: {error}", INFO, event="state")
+            self.log.say(f"what an earlier daemon remembered is not used: {error}", WARNING, event="state")
             return
         if kept is not None:
             self.memory = replace(self.memory, history=kept.memory)
@@ -321,20 +391,21 @@ class _Daemon:
     def _save(self) -> None:
         self.saved_s = time.monotonic()
         try:
-            state.save(self.memory.history, self.vcpu.history)
+            saved_state.save(self.memory.history, self.vcpu.history)
         except OSError as error:
-            self.log.once("state", f"what was learnt can't be kept in {state.directory()}: {error.strerror}")
+            self.log.once("state", f"what was learnt can't be kept in {saved_state.directory()}: {error.strerror}")
 
     # ------------------------------------------------------------ the end
 
     def _end(self) -> None:
         tell_systemd("STOPPING=1", "STATUS=ending")
         self.host.close()
+        self.recorder.close()
         if self.memory.before is not None:
             self._save()
         if self.loaded.values.daemon.on_stop == "release":
             self._release()
-        self.teller.close()
+        self.publisher.close()
         self.log.say("ended", NOTICE, event="stop")
 
     def _release(self) -> None:
@@ -342,19 +413,16 @@ class _Daemon:
         if _host_goes_down():
             self.log.say("the host goes down: its domains are not released", NOTICE, event="release")
             return
-        if self.host.mode != "act":
+        if self.host.mode == "observe":
             why = self.host.reason or "mode observe"
             self.log.say(f"not released, what has a record keeps it: {why}", WARNING, event="release")
             return
         policy = self.loaded.values
-        # Whom the policy selects now says nothing of whom an earlier one changed.
-        everybody = config.Selection()
         how = replace(self.host.conduct(policy), lock_timeout_s=policy.lock_timeout_s)
         try:
             with self.signals.bounded(_RELEASE_S):
-                vcpu, memory = replace(policy.vcpu, selection=everybody), replace(policy.memory, selection=everybody)
-                self._report_release("vcpu", passes.run_vcpu(how, vcpu, release=True))
-                self._report_release("memory", passes.run_memory(how, memory, release=True))
+                for resource, run in passes.releases(how, policy, config.Selection()):
+                    self._report_release(resource, run())
         except _Stop:
             text = f"not all was released within {_RELEASE_S:.0f} s: kvmsched release goes on"
             self.log.say(text, WARNING, event="release")
@@ -370,10 +438,18 @@ class _Daemon:
 
 
 def _host_goes_down() -> bool:
-    """Whether systemd is shutting the host down: its domains end anyhow, and libvirt may be gone."""
+    """Return whether systemd is shutting the host down: its domains end anyhow, and libvirt may be gone.
+
+    A systemd that does not answer is taken for that: the bus ends before some services do, and without it systemctl
+    says nothing at all. Where no systemd is, it says offline.
+    """
     command = ["systemctl", "is-system-running"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            command, capture_output=True, text=True, timeout=5, check=False
+        )
+    except OSError:
         return False
-    return done.stdout.strip() == "stopping"
+    except subprocess.TimeoutExpired:
+        return True
+    return done.stdout.strip() in ("stopping", "unknown", "")

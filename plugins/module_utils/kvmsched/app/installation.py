@@ -22,13 +22,12 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
 
-from .. import __main__ as _main  # only what is imported travels with an Ansible module
 from .. import __version__, config
-from . import cli as _cli
+from . import cli as _cli  # only what is imported travels with an Ansible module
 
 LIBRARY = "/usr/local/lib/kvmsched"
 COMMAND = "/usr/local/bin/kvmsched"
-_TRAVELS = (_main, _cli)
+_TRAVELS = (_cli,)
 
 # The distribution's Python, whatever comes first in PATH; apart from what a user's environment and home bring in.
 _SCRIPT = f"""\
@@ -65,7 +64,7 @@ class Step:
 
 
 def sources() -> dict[str, bytes]:
-    """The files of this package by their path in it, wherever it was loaded from."""
+    """Return the files of this package by their path in it, wherever it was loaded from."""
     root = __name__.rpartition(".app.")[0]
     return {name: pkgutil.get_data(root, name) or b"" for name in sorted(_names(root))}
 
@@ -80,7 +79,7 @@ def _names(package: str, inside: str = "") -> Iterator[str]:
 
 
 def release(files: Mapping[str, bytes]) -> str:
-    """The name of what these files make, such as ``0.1.0-3fb2a91c04de``."""
+    """Return the name of what these files make, such as ``0.1.0-3fb2a91c04de``."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode())
@@ -89,15 +88,15 @@ def release(files: Mapping[str, bytes]) -> str:
 
 
 def policy_text(document: Mapping[str, Any]) -> str:
-    """The policy as it lies on a host: the same document is always the same text."""
+    """Return the policy as it lies on a host: the same document is always the same text."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 # ---------------------------------------------------------------- a host
 
 
-class Host:
-    """The host whose file system is at *root*. Nothing is changed but by the steps that its methods return."""
+class Root:
+    """A file system that the package is installed into. Nothing is changed but by the steps that its methods return."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
@@ -105,7 +104,7 @@ class Host:
     def present(
         self, files: Mapping[str, bytes], document: Optional[Mapping[str, Any]], others: Mapping[str, str]
     ) -> list[Step]:
-        """What makes *files* the package of this host, and *document* its policy; None: its policy stays.
+        """Return what makes *files* the package of this host, and *document* its policy; None: its policy stays.
 
         *others* are the texts of what else belongs to it, by their paths; one without text is not to be there.
         """
@@ -117,12 +116,12 @@ class Host:
         return steps
 
     def absent(self, others: Iterable[str]) -> list[Step]:
-        """What takes all of it away."""
+        """Return what takes all of it away."""
         steps = [*self._without("command", COMMAND), *self._no_package(), *self._without("policy", config.INSTALLED)]
         return [*steps, *(step for path in others for step in self._without("others", path))]
 
     def policy_hash(self) -> str:
-        """The SHA-256 of the policy's bytes, as the daemon tells it; "" without one."""
+        """Return the SHA-256 of the policy's bytes, as the daemon tells it; "" without one."""
         content = _content(self._path(config.INSTALLED))
         return "" if content is None else hashlib.sha256(content).hexdigest()
 
@@ -147,7 +146,7 @@ class Host:
             return ""
 
     def _others(self, name: str) -> list[str]:
-        """What lies in the library beside that release: older ones, and what an interrupted installation left."""
+        """Return what the library has beside that release: older ones, and leftovers of a broken installation."""
         with contextlib.suppress(FileNotFoundError):
             return [other for other in os.listdir(self._path(LIBRARY)) if other not in ("current", name)]
         return []
@@ -220,7 +219,7 @@ class Host:
 
 
 def _holds(directory: str, files: Mapping[str, bytes]) -> bool:
-    """Whether just these *files* lie there, and others can read them."""
+    """Return whether just these *files* lie there, and others can read them."""
     found = set(_walk(directory))
     return found == set(files) and all(
         _content(path) == content and _rights(path) == (0o644, os.geteuid())
@@ -237,7 +236,7 @@ def _walk(directory: str) -> Iterable[str]:
 
 
 def _content(path: str) -> Optional[bytes]:
-    """What the file holds; None if there is none."""
+    """Return what the file holds; None if there is none."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -251,7 +250,7 @@ def _rights(path: str) -> tuple[int, int]:
 
 
 def _make_directory(path: str) -> None:
-    """The directory, open to readers whatever the umask; one that is there stays as it is."""
+    """Make the directory, open to readers whatever the umask; one that is there stays as it is."""
     if not os.path.isdir(path):
         _make_directory(os.path.dirname(path))
         os.mkdir(path)
@@ -259,7 +258,7 @@ def _make_directory(path: str) -> None:
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:
-    """All of *content*, or what was there before."""
+    """Write all of *content*, or leave what was there before."""
     # Made beside its place, not in /tmp: there it gets the place's own SELinux label.
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     try:

@@ -15,6 +15,9 @@ RESOURCES = ("memory", "vcpu")
 _SETTLE_S = 0.5
 # Passes over memory that events ask for keep this distance; those over vCPUs keep `interval`, for load is a rate.
 _APART_S = 1.0
+# Whoever brings passes forward all the time does so this often, and then once in so many seconds: an event costs
+# its guest nothing, and a pass costs the host some milliseconds.
+_BURST, _REFILL_S = 6, 20.0
 # Two passes that are due within this time share one look at the host.
 _TOGETHER_S = 1.0
 
@@ -26,6 +29,8 @@ class Schedule:
         now_s = time.monotonic()
         self._due_s = dict.fromkeys(RESOURCES, now_s)
         self._last_s = dict.fromkeys(RESOURCES, now_s - 3600)
+        # By UUID: how many passes a domain may bring forward, and as of when.
+        self._left: dict[str, tuple[float, float]] = {}
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
@@ -40,7 +45,7 @@ class Schedule:
         return min(self._due_s.values()) - time.monotonic()
 
     def turns(self) -> tuple[str, ...]:
-        """Whose pass begins now: who is due, and with them who would be soon."""
+        """Return whose pass begins now: who is due, and with them who would be soon."""
         now_s = time.monotonic()
         if min(self._due_s.values()) > now_s:
             return ()
@@ -54,14 +59,26 @@ class Schedule:
         due_s = self._due_s[resource]
         return due_s <= now_s or (due_s <= now_s + _TOGETHER_S and self._soonest_s(resource) <= now_s)
 
-    def hurry(self, resources: Iterable[str]) -> None:
-        """Something happened: look soon."""
-        for resource in resources:
-            soon_s = max(time.monotonic() + _SETTLE_S, self._soonest_s(resource))
-            self._due_s[resource] = min(self._due_s[resource], soon_s)
+    def hurry(self, resources: Iterable[str], uuid: str) -> None:
+        """Something happened to the domain *uuid*: look soon, unless it asks for that all the time."""
+        now_s = time.monotonic()
+        soon_s = {resource: max(now_s + _SETTLE_S, self._soonest_s(resource)) for resource in resources}
+        sooner_s = {resource: due_s for resource, due_s in soon_s.items() if due_s < self._due_s[resource]}
+        if sooner_s and self._may_hurry(uuid, now_s):
+            self._due_s.update(sooner_s)
+
+    def _may_hurry(self, uuid: str, now_s: float) -> bool:
+        left, as_of_s = self._left.pop(uuid, (float(_BURST), now_s))
+        left = min(_BURST, left + (now_s - as_of_s) / _REFILL_S)
+        allowed = left >= 1
+        self._left[uuid] = (left - 1 if allowed else left, now_s)
+        # Those that were silent for long come first.
+        while self._left and now_s - next(iter(self._left.values()))[1] > _BURST * _REFILL_S:
+            del self._left[next(iter(self._left))]
+        return allowed
 
     def put_off(self, pause_s: float) -> None:
-        """Nobody's turn comes before this time is over."""
+        """Let no pass begin before this time is over."""
         self._due_s = dict.fromkeys(RESOURCES, time.monotonic() + pause_s)
 
     def _soonest_s(self, resource: str) -> float:

@@ -10,31 +10,44 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Mapping, Optional, Sequence, Union
 
 from .. import lock
 from ..config import MemoryPolicy
-from ..model import BalloonMove, Domain, MemoryFigures, Skip, Snapshot, VcpuFigures, from_json, parse_json
+from ..model import (
+    BalloonMove,
+    Domain,
+    MemoryFigures,
+    RoomFigures,
+    Skip,
+    SkipCode,
+    Snapshot,
+    VcpuFigures,
+    from_json,
+    parse_json,
+)
 from ..passes import MemoryResult, VcpuResult
-from ..policy.vcpu_load import Loads
-from ..units import CpuSet
+from ..policy.vcpu.demand import Loads
+from ..units import CpuSet, percent
 
 FORMAT = 1
 # Enough for "why did it move?", few enough to be written every few seconds.
 KEPT_MOVES = 5
 
 # Skips that say that the guest's statistics are none, or none of now.
-_UNJUDGED = ("no-stats", "no-driver", "stale")
-# Skips that say that its memory is not kvmsched's business.
-_EXCLUDED = "excluded: the policy's domains and exclude leave it out"
-_LEFT_ALONE = ("ignored", "excluded")
+_UNJUDGED: tuple[SkipCode, ...] = ("no-stats", "no-driver", "stale")
+# Those that say that its memory is not kvmsched's business; the policy does not even see what is excluded.
+_EXCLUDED_CODE = "excluded"
+_EXCLUDED = f"{_EXCLUDED_CODE}: the policy's domains and exclude leave it out"
+_IGNORED_CODE: SkipCode = "ignored"
+# Nothing is taken from such a guest, because it says so seldom how it does.
+SLOW: SkipCode = "slow-stats"
 
 
 @dataclass(frozen=True)
-class PastMove:
+class DomainMove:
     """A move that was made, or in observe mode would have been: ``what`` as in ``db1: 2048M -> 2912M``."""
 
     when_s: float
@@ -46,20 +59,24 @@ class PastMove:
 
 @dataclass(frozen=True)
 class VcpuStatus:
-    """One vCPU: where it is pinned, and what share of the last window it ran and waited."""
+    """One vCPU: where it is pinned, what share of the last window it ran and waited, and how long since its start."""
 
     id: int
     pin: CpuSet
     run_pct: Optional[float] = None
     wait_pct: Optional[float] = None
+    run_ns: Optional[int] = None
+    wait_ns: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class DomainStatus:
     """One running domain. ``target_kib`` is where the last plan sends its balloon, ``unmet`` why ``unmet_kib`` lack.
 
+    ``owed_kib`` was taken from it below what it had, though nobody asked for that.
     ``starvation_kib``, ``waste_kib`` and ``floor_kib`` are its limits, None where it has no valid ones.
-    ``memory_skip`` and ``vcpu_skip`` say why it had no turn; ``moves`` are its last ones, oldest first.
+    ``memory_skip`` and ``vcpu_skip`` say why it had no turn; ``memory_code`` is the code of the first, or "".
+    ``moves`` are its last ones, oldest first.
     ``state`` is libvirt's, or where it could not be observed the code of that skip: ``hung``, ``busy`` ...
     """
 
@@ -77,22 +94,24 @@ class DomainStatus:
     floor_kib: Optional[int] = None
     unmet_kib: int = 0
     unmet: str = ""
+    owed_kib: int = 0
     memory_skip: str = ""
     vcpu_skip: str = ""
+    memory_code: str = ""
     vcpus: tuple[VcpuStatus, ...] = ()
-    moves: tuple[PastMove, ...] = ()
+    moves: tuple[DomainMove, ...] = ()
 
     @property
     def managed(self) -> bool:
         """Whether the policy wants its memory balanced."""
-        return self.memory_skip.partition(":")[0] not in _LEFT_ALONE
+        return self.memory_code not in (_IGNORED_CODE, _EXCLUDED_CODE)
 
     @property
     def verdict(self) -> str:
         """How it does for memory, in one word: starved, wasteful, ok, unknown; its state where that is not running."""
         if self.state != "running":
             return self.state
-        if self.usable_kib is None or self.starvation_kib is None or self.memory_skip.partition(":")[0] in _UNJUDGED:
+        if self.usable_kib is None or self.starvation_kib is None or self.memory_code in _UNJUDGED:
             return "unknown"
         if self.usable_kib < self.starvation_kib:
             return "starved"
@@ -134,9 +153,12 @@ class Status:
     """The daemon after a pass.
 
     ``package`` is the directory that it was loaded from, which is another one for each release that is installed.
-    ``mode`` is what its policy says, ``effective_mode`` what it does, ``mode_reason`` why they differ.
+    ``mode`` is what its policy says, ``effective_mode`` what it does, ``mode_reason`` why they differ,
+    ``paused_until_s`` when a pause ends, 0: none. ``pins_ours`` is how many vCPUs have a pin of ours.
+    ``trials`` are the floating vCPUs that are pinned by way of trial now; begun and undone count since the boot.
     ``policy_hash`` is the SHA-256 of the policy file's bytes ("" without a file), ``policy_error`` why the
-    last reload was refused. ``trouble`` is why libvirt can't be observed now, "" if it can.
+    last reload was refused. ``trouble`` is why libvirt can't be observed now, "" if it can. ``idle_rules`` are the
+    patterns of rules that match no running domain. ``room`` is what is kept for a guest that is to start.
     """
 
     version: str
@@ -148,6 +170,11 @@ class Status:
     effective_mode: str
     package: str = ""
     mode_reason: str = ""
+    paused_until_s: float = 0.0
+    pins_ours: Optional[int] = None
+    trials: int = 0
+    trials_begun: int = 0
+    trials_undone: int = 0
     policy_path: str = ""
     policy_hash: str = ""
     policy_error: str = ""
@@ -157,9 +184,11 @@ class Status:
     trouble: str = ""
     memory_pass: PassStatus = PassStatus()
     vcpu_pass: PassStatus = PassStatus()
+    room: Optional[RoomFigures] = None
     memory: Optional[MemoryFigures] = None
     memory_total_kib: Optional[int] = None
     vcpu: Optional[VcpuFigures] = None
+    idle_rules: tuple[str, ...] = ()
     domains: tuple[DomainStatus, ...] = ()
     pcpus: tuple[PcpuStatus, ...] = ()
     format: int = FORMAT
@@ -169,17 +198,17 @@ class Status:
 
 
 def path_for(uri: str) -> str:
-    """Where the daemon of *uri* tells its status: beside the host's lock."""
+    """Return where the daemon of *uri* tells its status: beside the host's lock."""
     return os.path.join(lock.directory_for(uri), "status.json")
 
 
 def read(uri: str) -> Optional[Status]:
-    """The last status of the daemon of *uri*; None if there is none. ValueError where it is no status of this format.
+    """Return the last status of the daemon of *uri*, or None. ValueError where it is of another format.
 
     The daemon may be gone since: lock.daemon tells.
     """
     try:
-        with open(path_for(uri), "rb") as file:
+        with os.fdopen(lock.open_regular(path_for(uri), os.O_RDONLY), "rb") as file:
             data = parse_json(file.read())
     except FileNotFoundError:
         return None
@@ -188,28 +217,11 @@ def read(uri: str) -> Optional[Status]:
     return from_json(Status, data)
 
 
-def write_atomically(path: str, text: str, mode: int) -> None:
-    """Let *path*, of its directory's group, hold *text*: all of it, or what was there before. OSError if not."""
-    directory = os.path.dirname(path)
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=f".{os.path.basename(path)}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            with contextlib.suppress(PermissionError):
-                os.fchown(file.fileno(), -1, os.stat(directory).st_gid)
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 # ---------------------------------------------------------------- what a tick says of each domain and pCPU
 
 
 def describe_pass(result: Union[MemoryResult, VcpuResult]) -> PassStatus:
-    """One resource's last pass in figures."""
+    """Return one resource's last pass in figures."""
     plan, outcome = result.plan, result.outcome
     return PassStatus(
         when_s=result.snapshot.wall_s,
@@ -231,17 +243,18 @@ def describe_domains(
     vcpu: Optional[VcpuResult],
     loads: Loads,
     policy: MemoryPolicy,
-    moves: Mapping[str, Sequence[PastMove]],
+    moves: Mapping[str, Sequence[DomainMove]],
 ) -> tuple[DomainStatus, ...]:
-    """All running domains by name, as of *now* and of the last pass over each resource; those too that hid."""
+    """Return all running domains by name, as of *now* and of the last pass over each resource; those too that hid."""
     targets = {m.uuid: m.after_kib for m in memory.plan.moves if isinstance(m, BalloonMove)} if memory else {}
     unmet = {missing.uuid: missing for missing in memory.plan.unmet} if memory else {}
-    skips = [{s.uuid: _reason(s) for s in result.skips} if result else {} for result in (memory, vcpu)]
+    skips = [{skip.uuid: skip for skip in result.skips} if result else {} for result in (memory, vcpu)]
     found = [_unseen(skip) for skip in now.skips if skip.code != "gone"]
     for domain in now.domains:
         uuid = domain.uuid
         memory_of = _memory(domain, policy)
-        excluded = "" if policy.selection.matches(domain) else _EXCLUDED
+        chosen = policy.selection.matches(domain)
+        skip, vcpu_skip = skips[0].get(uuid), skips[1].get(uuid)
         found.append(
             DomainStatus(
                 name=domain.name,
@@ -251,8 +264,10 @@ def describe_domains(
                 target_kib=targets.get(uuid, memory_of.get("actual_kib")),
                 unmet_kib=unmet[uuid].kib if uuid in unmet else 0,
                 unmet=unmet[uuid].reason if uuid in unmet else "",
-                memory_skip=excluded or skips[0].get(uuid, ""),
-                vcpu_skip=excluded or skips[1].get(uuid, ""),
+                owed_kib=memory.plan.owed_kib.get(uuid, 0) if memory else 0,
+                memory_skip=_reason(skip) if chosen else _EXCLUDED,
+                vcpu_skip=_reason(vcpu_skip) if chosen else _EXCLUDED,
+                memory_code=(skip.code if skip else "") if chosen else _EXCLUDED_CODE,
                 vcpus=_vcpus(domain, loads),
                 moves=tuple(moves.get(uuid, ())),
             )
@@ -260,19 +275,28 @@ def describe_domains(
     return tuple(sorted(found, key=lambda domain: domain.name))
 
 
+def count_our_pins(now: Snapshot) -> int:
+    """Return how many vCPUs are pinned where we pinned them, and not where they were before."""
+    pins = {(domain.uuid, vcpu.id): vcpu.pin for domain in now.domains for vcpu in domain.vcpus}
+    recorded = ((d.uuid, pin) for d in now.domains if d.record for pin in d.record.pins if pin.thread == "vcpu")
+    return sum(pins.get((uuid, pin.id)) == pin.intended != pin.original for uuid, pin in recorded)
+
+
 def describe_pcpus(loads: Loads) -> tuple[PcpuStatus, ...]:
     return tuple(
-        PcpuStatus(pcpu, _pct(busy), _pct(loads.foreign.get(pcpu, 0.0))) for pcpu, busy in sorted(loads.busy.items())
+        PcpuStatus(pcpu, percent(busy), percent(loads.foreign.get(pcpu, 0.0)))
+        for pcpu, busy in sorted(loads.busy.items())
     )
 
 
 def _unseen(skip: Skip) -> DomainStatus:
-    """A domain that could not be observed: that is all that is known of it."""
-    return DomainStatus(skip.domain, skip.uuid, skip.code, memory_skip=_reason(skip), vcpu_skip=_reason(skip))
+    """Return a domain that could not be observed: that is all that is known of it."""
+    line = _reason(skip)
+    return DomainStatus(skip.domain, skip.uuid, skip.code, memory_skip=line, vcpu_skip=line, memory_code=skip.code)
 
 
-def _reason(skip: Skip) -> str:
-    return f"{skip.code}: {skip.reason}"
+def _reason(skip: Optional[Skip]) -> str:
+    return f"{skip.code}: {skip.reason}" if skip else ""
 
 
 def _memory(domain: Domain, policy: MemoryPolicy) -> dict[str, Optional[int]]:
@@ -296,10 +320,6 @@ def _vcpus(domain: Domain, loads: Loads) -> tuple[VcpuStatus, ...]:
     found = []
     for vcpu in domain.vcpus:
         demand = loads.demand.get((domain.uuid, vcpu.id))
-        shares = (_pct(demand.run), _pct(demand.wait)) if demand else (None, None)
-        found.append(VcpuStatus(vcpu.id, vcpu.pin, *shares))
+        run, wait = (percent(demand.run), percent(demand.wait)) if demand else (None, None)
+        found.append(VcpuStatus(vcpu.id, vcpu.pin, run, wait, vcpu.time_ns, vcpu.delay_ns))
     return tuple(found)
-
-
-def _pct(fraction: float) -> float:
-    return round(100 * fraction, 1)

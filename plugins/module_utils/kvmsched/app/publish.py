@@ -13,15 +13,15 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Iterable, Optional, Union
 
-from .. import __version__
-from ..config import DaemonPolicy, Policy
+from .. import __version__, lock
+from ..config import DaemonPolicy, Policy, idle_rules
 from ..model import Snapshot, to_json
 from ..passes import MemoryResult, Tick, VcpuResult
-from ..policy.vcpu_load import Loads
+from ..policy.vcpu.demand import Loads
 from . import journal, status
 from .journal import NOTICE, Journal
 from .metrics import Metrics, Port, Totals
-from .status import PassStatus, PastMove, Status
+from .status import DomainMove, PassStatus, Status
 
 try:
     from systemd import daemon as systemd
@@ -37,7 +37,7 @@ def tell_systemd(*lines: str) -> None:
         systemd.notify("\n".join(lines))
 
 
-class Teller:
+class Publisher:
     """Tells journal, status file, metrics and systemd what a tick brought."""
 
     def __init__(self, uri: str, log: Journal) -> None:
@@ -53,7 +53,7 @@ class Teller:
         self._vcpu: Optional[VcpuResult] = None
         self._loads = Loads()
         self._passes = {"memory": PassStatus(), "vcpu": PassStatus()}
-        self._moves: dict[str, deque[PastMove]] = {}
+        self._moves: dict[str, deque[DomainMove]] = {}
         self._trouble = ""
         self._line = ""
 
@@ -69,7 +69,7 @@ class Teller:
 
     def _bind(self) -> None:
         """Have the port: at boot its address may not be there yet, or another process may have it."""
-        if self._port is not None or self._listen == "none" or not Metrics.available:
+        if self._port is not None or self._listen == "none":
             return
         try:
             self._port = Port(self._listen, self.metrics)
@@ -81,7 +81,7 @@ class Teller:
                 self._log.say(f"metrics at {self._listen}", NOTICE, event="metrics_over")
 
     def close(self) -> None:
-        """What is told now would be told for ever."""
+        """End the metrics: what stands there now would stand there for ever."""
         if self._port is not None:
             self._port.close()
         self._remove(status.path_for(self._uri))
@@ -94,25 +94,26 @@ class Teller:
                 os.unlink(path)
 
     def fail(self, turns: Iterable[str], reason: str) -> None:
-        """A pass that could not be."""
+        """Count a pass that could not be, with its reason."""
         self._trouble = reason
         for resource in turns:
             self._totals.count_failed(resource)
             self._passes[resource] = replace(self._passes[resource], failed=reason)
 
-    def take(self, tick: Tick, loads: Optional[Loads], acting: bool) -> None:
-        """What a tick brought: said where it is news, kept for tell()."""
+    def take(self, tick: Tick, loads: Optional[Loads], mode: str) -> None:
+        """Log what a tick brought where it is news, and keep it for tell()."""
         self._trouble = ""
         self._now = tick.snapshot
         self._loads = loads or self._loads
         self._totals.count_tick(tick)
         if tick.memory is not None:
             self._memory = tick.memory
-            self._take("memory", tick.memory, acting)
+            self._take("memory", tick.memory, acting=mode != "observe")
         if tick.vcpu is not None:
             self._vcpu = tick.vcpu
-            self._take("vcpu", tick.vcpu, acting)
-        for resource, reason in tick.failed.items():
+            self._take("vcpu", tick.vcpu, acting=mode == "act")
+        for resource, trouble in tick.failed.items():
+            reason = trouble.reason
             self._passes[resource] = replace(self._passes[resource], failed=reason)
             self._log.once(f"failed {resource}", f"pass of {resource} failed: {reason}", event="failed")
         here = {domain.uuid for domain in tick.snapshot.domains}
@@ -129,12 +130,13 @@ class Teller:
             self._remember(resource, move, made=True)
         if not acting:
             planned = {f"would {resource} {i}": move for i, move in self._by_what(result)}
-            said = self._log.facts({key: journal.of_move(resource, move, False) for key, move in planned.items()})
+            said = self._log.facts(
+                {key: journal.of_move(resource, move, False) for key, move in planned.items()}, journal.PAUSE_S
+            )
             for key in said:
                 self._remember(resource, planned[key], made=False)
-        self._log.facts(journal.of_result(resource, result))
-        for number, line in enumerate(result.plan.warnings):
-            self._log.once(f"warning {resource} {number}", line, event="warning", resource=resource)
+        self._log.facts(journal.of_result(resource, result), journal.PAUSE_S)
+        self._log.facts(journal.of_warnings(resource, result.plan.warnings), journal.PAUSE_S)
         self._say_failure(resource, result.failed)
 
     @staticmethod
@@ -153,19 +155,19 @@ class Teller:
 
     def _remember(self, resource: str, move: Any, made: bool) -> None:
         kept = self._moves.setdefault(move.uuid, deque(maxlen=status.KEPT_MOVES))
-        kept.append(PastMove(round(time.time(), 3), resource, str(move), move.reason, made))
+        kept.append(DomainMove(round(time.time(), 3), resource, str(move), move.reason, made))
 
     def tell(self, policy: Policy, **about: Any) -> None:
         """Write the status file and the metrics, and systemd's line."""
         current = self._status(policy, about)
         try:
-            status.write_atomically(status.path_for(self._uri), json.dumps(to_json(current)), 0o640)
+            lock.write_atomically(status.path_for(self._uri), json.dumps(to_json(current)), 0o640)
             self._log.over("status file")
         except OSError as error:
             self._log.once("status file", f"{status.path_for(self._uri)} can't be written: {error.strerror}")
         self.metrics.tell(current)
         self._bind()
-        if self._textfile and Metrics.available:
+        if self._textfile:
             try:
                 self.metrics.write(self._textfile)
                 self._log.over("textfile")
@@ -183,9 +185,15 @@ class Teller:
             host_memory = self._now.host.memory
             known = {
                 "host": self._now.host.name,
+                "room": memory.plan.room if memory else None,
+                "pins_ours": status.count_our_pins(self._now),
+                "trials": len(vcpu.history.trials) if vcpu else 0,
+                "trials_begun": vcpu.history.trials_begun if vcpu else 0,
+                "trials_undone": vcpu.history.trials_undone if vcpu else 0,
                 "memory": memory.plan.before if memory else None,
                 "memory_total_kib": host_memory.total_kib if host_memory else None,
                 "vcpu": vcpu.plan.before if vcpu and vcpu.plan.measured else None,
+                "idle_rules": idle_rules(policy.memory.rules, self._now),
                 "domains": status.describe_domains(self._now, memory, vcpu, self._loads, policy.memory, self._moves),
                 "pcpus": status.describe_pcpus(self._loads),
             }
@@ -205,7 +213,7 @@ class Teller:
 
 
 def _summary(current: Status) -> str:
-    """What `systemctl status` shows."""
+    """Return what `systemctl status` shows."""
     if current.trouble:
         return f"waits: {current.trouble}"
     mode = current.effective_mode if not current.mode_reason else f"only observes ({current.mode_reason})"

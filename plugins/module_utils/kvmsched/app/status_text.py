@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
+from ..model import RoomFigures, RoomRequest
 from ..units import format_cpuset
-from .status import DomainStatus, PassStatus, PastMove, PcpuStatus, Status
+from .status import DomainMove, DomainStatus, PassStatus, PcpuStatus, Status
 
 WIDTH = 80
 _BARS_A_LINE = 4
@@ -39,14 +41,72 @@ SORTS: Mapping[str, Callable[[DomainStatus], Any]] = {
 }
 
 
-def table(status: Status, sort: str = "cpu", width: int = WIDTH, height: Optional[int] = None) -> list[str]:
-    """The host, its pCPUs and its guests, in lines of at most *width* characters; *height* None: all guests."""
-    lines = [*_host_lines(status), "", *_pcpu_lines(status.pcpus, height), "", _columns(width)]
-    rows = [_row(domain, width) for domain in sorted(status.domains, key=SORTS[sort])]
+@dataclass(frozen=True)
+class Choice:
+    """Which guests are shown, and how: those whose name has *wanted* in it, from one before *selected* on."""
+
+    sort: str = "cpu"
+    wanted: str = ""
+    selected: str = ""
+    first: int = 0
+
+
+def guests(status: Status, choice: Choice) -> list[DomainStatus]:
+    """Return the guests that are to be shown, in their order."""
+    found = [domain for domain in status.domains if choice.wanted.lower() in domain.name.lower()]
+    return sorted(found, key=SORTS[choice.sort])
+
+
+def table(status: Status, sort: str = "cpu", width: Optional[int] = None, height: Optional[int] = None) -> list[str]:
+    """Return the host, its pCPUs and its guests; *width* None: as wide as the names need, *height* None: all guests."""
+    shown = guests(status, Choice(sort))
+    columns = Columns.of(shown, width)
+    lines = [*head(status, height), columns.titles]
+    rows = [columns.row(domain) for domain in shown]
     if height is not None and len(lines) + len(rows) > height:
         left = max(0, height - len(lines) - 1)
         rows = [*rows[:left], f"... and {len(rows) - left} more guests"]
     return [line[:width].rstrip() for line in lines + rows]
+
+
+def head(status: Status, height: Optional[int] = None) -> list[str]:
+    """Return what stands above the guests."""
+    return [*_host_lines(status), "", *_pcpu_lines(status.pcpus, height), ""]
+
+
+def scrolled(shown: Sequence[DomainStatus], choice: Choice, room: int) -> Choice:
+    """Return the choice with somebody selected whom one sees among *room* rows."""
+    uuids = [domain.uuid for domain in shown]
+    if not uuids:
+        return replace(choice, first=0)
+    place = uuids.index(choice.selected) if choice.selected in uuids else 0
+    first = max(place - room + 1, min(choice.first, place, max(0, len(uuids) - room)))
+    return replace(choice, selected=uuids[place], first=max(0, first))
+
+
+def moved(shown: Sequence[DomainStatus], choice: Choice, by: int) -> Choice:
+    """Return the choice with the guest selected that is so many rows further down."""
+    uuids = [domain.uuid for domain in shown]
+    if not uuids:
+        return choice
+    place = uuids.index(choice.selected) if choice.selected in uuids else 0
+    return replace(choice, selected=uuids[max(0, min(len(uuids) - 1, place + by))])
+
+
+def why(domain: DomainStatus) -> str:
+    """In one line, what is to be said of a guest."""
+    told = cause(domain)
+    return f"{domain.name}: {told or f'{domain.verdict}; kvmsched explain {domain.name} tells all'}"
+
+
+def cause(domain: DomainStatus) -> str:
+    """Return what it lacks, why it had no turn, else its last move; "" for nothing of that."""
+    if domain.unmet:
+        return f"lacks {size(domain.unmet_kib)}: {domain.unmet}"
+    skips = [f"{what}: {skip}" for what, skip in (("memory", domain.memory_skip), ("vCPUs", domain.vcpu_skip)) if skip]
+    if skips or not domain.moves:
+        return "; ".join(skips)
+    return f"last: {domain.moves[-1].what}: {domain.moves[-1].reason}"
 
 
 def _host_lines(status: Status) -> Iterable[str]:
@@ -58,20 +118,24 @@ def _host_lines(status: Status) -> Iterable[str]:
     if status.vcpu is not None:
         figures = status.vcpu
         line = f"CPU     average {figures.average_pct:.0f} %, most {figures.max_pct:.0f} %"
+        if figures.max_all_pct is not None and figures.max_all_pct > figures.max_pct:
+            line += f" ({figures.max_all_pct:.0f} % on a pCPU that may not be used)"
         yield line + f", imbalance {figures.imbalance_pct:.1f} points"
     if status.memory is not None:
         figures_ = status.memory
         host = f"guests {size(figures_.actual_kib)}"
         if status.memory_total_kib is not None and figures_.host_available_kib is not None:
-            host = f"{size(figures_.host_available_kib)} of {size(status.memory_total_kib)} available, {host}"
+            arc = f" and {size(figures_.host_arc_kib)} of ZFS cache" if figures_.host_arc_kib else ""
+            host = f"{size(figures_.host_available_kib)} of {size(status.memory_total_kib)}{arc} available, {host}"
         unknown = f", {figures_.unknown} unknown" if figures_.unknown else ""
-        yield f"Memory  {host}; {figures_.starved} starved, {figures_.wasteful} wasteful{unknown}"
+        owed = f", {size(figures_.owed_kib)} owed" if figures_.owed_kib else ""
+        yield f"Memory  {host}; {figures_.starved} starved, {figures_.wasteful} wasteful{unknown}{owed}"
     if status.trouble:
         yield f"Trouble {status.trouble}"
 
 
 def _pcpu_lines(pcpus: Sequence[PcpuStatus], height: Optional[int]) -> Iterable[str]:
-    """A bar for each of a few pCPUs, a number for each of many."""
+    """Yield a bar for each of a few pCPUs, a number for each of many."""
     if len(pcpus) <= _MOST_BARS:
         for first in range(0, len(pcpus), _BARS_A_LINE):
             yield " ".join(
@@ -92,29 +156,72 @@ def _bar(pct: float, width: int) -> str:
     return "[" + "|" * filled + " " * (width - filled) + "]"
 
 
-_NUMBERS = " {:>4} {:>6} {:>6} {:>7} {:>11} {:>6} {:>6} {:<8}"
-_NUMBERS_WIDTH = len(_NUMBERS.format(*[""] * 8))
+_PINS = 7
+_NUMBERS = " {:>4} {:>6} {:>6} {:>{pins}} {:>11} {:>6} {:>6} {:<8}"
+_NUMBERS_WIDTH = len(_NUMBERS.format(*[""] * 8, pins=_PINS))
+_NAME = WIDTH - _NUMBERS_WIDTH
 
 
-def _columns(width: int) -> str:
-    cells = _NUMBERS.format("VCPU", "RUN%", "WAIT%", "PINS", "MEM/MAX", "USABLE", "UNUSED", "STATE")
-    return "GUEST".ljust(width - _NUMBERS_WIDTH) + cells
+@dataclass(frozen=True)
+class Columns:
+    """How wide the columns are that have no width of their own, and by which text each guest is known there."""
+
+    name: int
+    pins: int
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, shown: Sequence[DomainStatus], width: Optional[int] = None) -> Columns:
+        longest = max([_NAME, *(len(domain.name) for domain in shown)])
+        pins = max([_PINS, *(len(_pins(domain)) for domain in shown)])
+        if width is not None:
+            longest = max(1, min(longest, width - _NUMBERS_WIDTH))
+            pins = max(_PINS, min(pins, _PINS + width - _NUMBERS_WIDTH - longest))
+        return cls(longest, pins, told_apart((domain.name for domain in shown), longest))
+
+    @property
+    def titles(self) -> str:
+        cells = ("VCPU", "RUN%", "WAIT%", "PINS", "MEM/MAX", "USABLE", "UNUSED", "STATE")
+        return "GUEST".ljust(self.name) + _NUMBERS.format(*cells, pins=self.pins)
+
+    def row(self, domain: DomainStatus) -> str:
+        known = any(vcpu.run_pct is not None for vcpu in domain.vcpus)
+        return self.names[domain.name].ljust(self.name) + _NUMBERS.format(
+            len(domain.vcpus),
+            f"{_run(domain):.1f}" if known else "-",
+            f"{_wait(domain):.1f}" if known else "-",
+            _cut(_pins(domain), self.pins),
+            f"{size(domain.actual_kib)}/{size(domain.maximum_kib)}",
+            size(domain.usable_kib),
+            size(domain.unused_kib),
+            "ok, owed" if domain.owed_kib and domain.verdict == "ok" else domain.verdict,
+            pins=self.pins,
+        )
 
 
-def _row(domain: DomainStatus, width: int) -> str:
-    name_width = width - _NUMBERS_WIDTH
-    pins = format_cpuset(frozenset().union(*(vcpu.pin for vcpu in domain.vcpus)))
-    known = any(vcpu.run_pct is not None for vcpu in domain.vcpus)
-    return _cut(domain.name, name_width).ljust(name_width) + _NUMBERS.format(
-        len(domain.vcpus),
-        f"{_run(domain):.1f}" if known else "-",
-        f"{_wait(domain):.1f}" if known else "-",
-        _cut(pins, 7),
-        f"{size(domain.actual_kib)}/{size(domain.maximum_kib)}",
-        size(domain.usable_kib),
-        size(domain.unused_kib),
-        domain.verdict,
-    )
+def told_apart(names: Iterable[str], width: int) -> dict[str, str]:
+    """Return a text of at most *width* characters for each name; no two have the same, as far as there is room."""
+    texts: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(set(names), key=lambda name: (len(name) > width, name)):
+        text = name if len(name) <= width else _middle_cut(name, width)
+        number = 2
+        while text in taken and len(str(number)) < width:
+            text = _cut(name, width - len(str(number))) + str(number)
+            number += 1
+        taken.add(text)
+        texts[name] = text
+    return texts
+
+
+def _middle_cut(name: str, width: int) -> str:
+    """Guests of one kind differ at their names' ends."""
+    tail = (width - 1) // 2
+    return name[: width - 1 - tail] + "~" + name[len(name) - tail :]
+
+
+def _pins(domain: DomainStatus) -> str:
+    return format_cpuset(frozenset().union(*(vcpu.pin for vcpu in domain.vcpus)))
 
 
 def _cut(text: str, width: int) -> str:
@@ -126,7 +233,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def size(kib: Optional[int]) -> str:
-    """*kib* for a narrow column: ``512M``, ``16.5G``; ``-`` if it is not known."""
+    """Return *kib* for a narrow column: ``512M``, ``16.5G``; ``-`` if it is not known."""
     if kib is None:
         return "-"
     if kib < 10_000 * 1024:
@@ -138,7 +245,7 @@ def size(kib: Optional[int]) -> str:
 
 
 def story(domain: DomainStatus, status: Status) -> list[str]:
-    """What a guest wants, what it gets, and why."""
+    """Return what a guest wants, what it gets, and why."""
     lines = [f"{domain.name} ({domain.uuid}): {domain.state}, {_counted(len(domain.vcpus), 'vCPU')}", ""]
     lines += ["memory", *_indented(_memory_story(domain))]
     lines += ["", "CPU", *_indented(_vcpu_story(domain, status.pcpus))]
@@ -168,6 +275,11 @@ def _memory_story(domain: DomainStatus) -> Iterable[tuple[str, str]]:
         yield "plan", "it keeps what it has"
     if domain.memory_skip:
         yield "no turn", domain.memory_skip
+    if domain.owed_kib:
+        yield (
+            "is owed",
+            f"{size(domain.owed_kib)}, which kvmsched took: it goes back when it is needed, or in calm times",
+        )
     if domain.unmet_kib:
         yield "lacks", f"{size(domain.unmet_kib)}: {domain.unmet}"
 
@@ -208,7 +320,7 @@ def _vcpu_story(domain: DomainStatus, pcpus: Sequence[PcpuStatus]) -> Iterable[t
         yield "no turn", domain.vcpu_skip
 
 
-def _past(moves: Sequence[PastMove]) -> Iterable[tuple[str, str]]:
+def _past(moves: Sequence[DomainMove]) -> Iterable[tuple[str, str]]:
     for move in moves:
         when = time.strftime("%H:%M:%S", time.localtime(move.when_s))
         yield when, f"{'' if move.made else 'would make '}{move.what}: {move.reason}"
@@ -220,7 +332,7 @@ def _past(moves: Sequence[PastMove]) -> Iterable[tuple[str, str]]:
 
 
 def summary(status: Status, now_s: float) -> list[str]:
-    """The daemon in a few lines."""
+    """Return the daemon in a few lines."""
     mode = status.effective_mode
     if status.mode != mode:
         mode += f" (its policy says {status.mode}: {status.mode_reason})"
@@ -228,10 +340,35 @@ def summary(status: Status, now_s: float) -> list[str]:
     where, up = status.host or status.uri, _age(now_s - status.started_s)
     lines = [f"kvmsched {status.version} on {where}: pid {status.pid}, up {up}", f"mode    {mode}", f"policy  {policy}"]
     lines += [f"        the last reload was refused: {status.policy_error}"] if status.policy_error else []
+    if status.memory is not None and status.memory.owed_kib:
+        lines.append(f"owed    {size(status.memory.owed_kib)} to {sum(d.owed_kib > 0 for d in status.domains)} guests")
+    if status.memory is not None and status.memory.credit_kib:
+        lines.append(f"credit  {size(status.memory.credit_kib)} given to survive, beyond what the host can give")
     lines += [f"trouble {status.trouble}"] if status.trouble else []
+    lines += [f"room    {line}" for line in room_lines(status.room)] if status.room else []
+    lines += [f"rules   no running domain matches {', '.join(status.idle_rules)}"] if status.idle_rules else []
     for name, one in (("memory", status.memory_pass), ("vCPUs", status.vcpu_pass)):
         lines += [f"{name:<7} {text}" for text in _pass_lines(one, now_s)]
     return lines
+
+
+def room_lines(
+    found: Optional[RoomFigures],
+    asked: Optional[RoomRequest] = None,
+    until_s: Optional[float] = None,
+    acting: bool = True,
+) -> list[str]:
+    """Return the room that is kept for a guest to start: *found* by the last pass, or only *asked* for as yet.
+
+    *acting*: a daemon is there to make it.
+    """
+    until = f", kept until {time.strftime('%H:%M:%S', time.localtime(until_s))}" if until_s is not None else ""
+    if found is None:
+        who = "the daemon makes it in its next passes" if acting else "no daemon acts here to make it"
+        return [f"{size(asked.kib if asked else 0)} asked for{until}: {who}"]
+    where = f" in cells {format_cpuset(found.cells)}" if found.cells is not None else ""
+    there = f"{size(max(0, found.kib - found.lacks_kib))} of {size(found.kib)}{where} is there"
+    return [f"{there}{until}", *([f"lacks {size(found.lacks_kib)}: {found.why}"] if found.lacks_kib else [])]
 
 
 def _pass_lines(one: PassStatus, now_s: float) -> Iterable[str]:

@@ -9,14 +9,14 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from typing import Any, Optional, Sequence
+from dataclasses import replace
+from typing import Any, Mapping, Optional, Sequence
 
-from .. import __version__, config, lock, passes
+from .. import __version__, config, leases, lock, passes
 from ..model import Snapshot
-from ..policy.vcpu_load import measure
-from ..policy.vcpu_turns import Masks
+from ..policy.vcpu.demand import measure
 from . import bundle
-from .status import PastMove, Status, describe_domains, describe_pass, describe_pcpus
+from .status import DomainMove, Status, count_our_pins, describe_domains, describe_pass, describe_pcpus
 
 
 def once(how: passes.Conduct, policy: config.Policy) -> Status:
@@ -39,7 +39,7 @@ class Looker:
         self._standing.close()
 
     def look(self) -> Status:
-        """The host now. The first time, it takes as long as load is to be measured. Raises PassError."""
+        """Return the host now. The first time, it takes as long as load is to be measured. Raises PassError."""
         if self._before is None:
             self._before = self._standing.tick(None, None).snapshot
             time.sleep(self._policy.vcpu.interval_s)
@@ -56,31 +56,45 @@ def _mode(uri: str) -> str:
 
 
 def described(uri: str, samples: Sequence[Snapshot], policy: config.Policy) -> Status:
-    """What *samples* say, and what a pass would do now. PassError where the policy does not fit the host."""
-    now, whole = samples[-1], bundle.Bundle(tuple(samples))
+    """Return what *samples* say, and what a pass would do now. PassError where the policy does not fit the host."""
+    whole = bundle.Bundle(tuple(samples), room=leases.room(uri))
     try:
         memory, vcpu = bundle.plan_memory(whole, policy), bundle.plan_vcpu(whole, policy)
     except ValueError as error:
         raise passes.PassError(str(error)) from None
-    would: dict[str, list[PastMove]] = defaultdict(list)
+    would: dict[str, list[DomainMove]] = defaultdict(list)
     for resource, plan in (("memory", memory.plan), ("vcpu", vcpu.plan)):
         for move in plan.moves:
-            would[move.uuid].append(PastMove(now.wall_s, resource, str(move), move.reason, made=False))
-    loads = measure(samples, Masks(now, policy.vcpu).runs_on)
+            would[move.uuid].append(DomainMove(samples[-1].wall_s, resource, str(move), move.reason, made=False))
+    return replace(status_of(uri, samples, policy, memory, vcpu, would), mode="look", effective_mode=_mode(uri))
+
+
+def status_of(
+    uri: str,
+    samples: Sequence[Snapshot],
+    policy: config.Policy,
+    memory: passes.MemoryResult,
+    vcpu: passes.VcpuResult,
+    moves: Mapping[str, Sequence[DomainMove]],
+) -> Status:
+    """Return the Status that *samples* and the results of two passes come to."""
+    now, loads = samples[-1], measure(samples)
     return Status(
         version=__version__,
         pid=os.getpid(),
         started_s=now.wall_s,
         written_s=now.wall_s,
         uri=uri,
-        mode="look",
-        effective_mode=_mode(uri),
+        mode="",
+        effective_mode="",
         host=now.host.name,
         memory_pass=describe_pass(memory),
         vcpu_pass=describe_pass(vcpu),
+        room=memory.plan.room,
+        pins_ours=count_our_pins(now),
         memory=memory.plan.before,
         memory_total_kib=now.host.memory.total_kib if now.host.memory else None,
         vcpu=vcpu.plan.before,
-        domains=describe_domains(now, memory, vcpu, loads, policy.memory, would),
+        domains=describe_domains(now, memory, vcpu, loads, policy.memory, moves),
         pcpus=describe_pcpus(loads),
     )

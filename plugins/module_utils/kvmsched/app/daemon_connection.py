@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Collection, Optional
 
+from .. import leases
 from ..config import Policy
 from ..hypervisor import Unavailable, acting_refusal
 from ..passes import Conduct, PassError, Standing, Tick
@@ -21,8 +22,11 @@ _BARRED_S, _BARRED_MOST_S = 10.0, 300.0
 _LOCK_S = 1.0
 
 
-class Access:
-    """The standing connection and the mode that it allows: ``mode`` is the effective one, ``reason`` why it is not act.
+class DaemonConnection:
+    """The standing connection and the mode that it allows.
+
+    ``mode`` is the effective one, ``reason`` why it is less than the policy's. ``paused_until_s`` is when a pause ends
+    by the wall clock, 0: none.
 
     Where a policy says act, and libvirt only lets us read, the daemon observes, and tries again later.
     """
@@ -33,7 +37,8 @@ class Access:
         self._barred = Pause(_BARRED_S, _BARRED_MOST_S)
         self._barred_until_s = 0.0
         self._bar = ""
-        self.mode, self.reason = "", ""
+        self._paused = ""
+        self.mode, self.reason, self.paused_until_s = "", "", 0
 
     def close(self) -> None:
         if self._standing is not None:
@@ -45,11 +50,14 @@ class Access:
         self._barred_until_s = 0.0
 
     def conduct(self, policy: Policy) -> Conduct:
-        """How the next pass is to be made."""
+        """Return how the next pass is to be made."""
         observes = policy.daemon.mode == "observe"
+        self._look_for_pause()
         return Conduct(
             uri=self._uri,
             check=observes or bool(self._refusal()),
+            pins=policy.daemon.mode == "act",
+            standing=True,
             deadline_s=policy.deadline_s,
             lock_timeout_s=_LOCK_S,
             holder="kvmsched",
@@ -57,14 +65,23 @@ class Access:
         )
 
     def _refusal(self) -> str:
-        """Why nothing may be written now."""
-        return acting_refusal(self._uri) or (self._bar if time.monotonic() < self._barred_until_s else "")
+        """Return why nothing may be written now."""
+        if acting_refusal(self._uri) or self._paused:
+            return acting_refusal(self._uri) or self._paused
+        return self._bar if time.monotonic() < self._barred_until_s else ""
 
-    def tick(self, policy: Policy, memory: Any, vcpu: Any, quiet: bool = False) -> Tick:
-        """One tick in the best mode that is possible; *quiet* as in Standing. Raises PassError."""
+    def _look_for_pause(self) -> None:
+        """Note whether somebody asked for a pause: see leases."""
+        lease = leases.read(self._uri, "pause")
+        self.paused_until_s = round(leases.ends_at(lease)) if lease else 0
+        until = time.strftime("%F %H:%M", time.localtime(self.paused_until_s))
+        self._paused = f"paused until {until} (kvmsched resume ends it)" if lease else ""
+
+    def tick(self, policy: Policy, memory: Any, vcpu: Any, changed: Optional[Collection[str]] = None) -> Tick:
+        """Make one tick in the best mode that is possible; *changed* as in Standing. Raises PassError."""
         how = self.conduct(policy)
         try:
-            tick = self._tick(how, memory, vcpu, quiet)
+            tick = self._tick(how, memory, vcpu, changed)
         except PassError as error:
             if how.read_only or not isinstance(error.__cause__, Unavailable):
                 raise
@@ -72,31 +89,31 @@ class Access:
             tick = self._read(replace(how, check=True, sets_periods=False), memory, vcpu, error)
             how = replace(how, check=True)
         if how.writes:
-            self._judge_denials(tick)
+            self._judge_denials(tick, policy.daemon.mode)
         else:
             self._enter("observe", "" if policy.daemon.mode == "observe" else self._refusal())
         return tick
 
-    def _tick(self, how: Conduct, memory: Any, vcpu: Any, quiet: bool) -> Tick:
+    def _tick(self, how: Conduct, memory: Any, vcpu: Any, changed: Optional[Collection[str]]) -> Tick:
         if self._standing is not None and self._standing.how != how:
             self.close()
         if self._standing is None:
             self._standing = Standing(how)
         try:
-            return self._standing.tick(memory, vcpu, quiet)
-        except PassError:
+            return self._standing.tick(memory, vcpu, changed)
+        except Exception:
             self.close()
             raise
 
     def _read(self, how: Conduct, memory: Any, vcpu: Any, error: PassError) -> Tick:
         try:
-            tick = self._tick(how, memory, vcpu, False)
+            tick = self._tick(how, memory, vcpu, None)
         except PassError:
             raise error from error.__cause__
         self._let_be(str(error))
         return tick
 
-    def _judge_denials(self, tick: Tick) -> None:
+    def _judge_denials(self, tick: Tick, mode: str) -> None:
         """libvirt may let us in and refuse every change (its access control): observe then."""
         outcomes = [result.outcome for result in (tick.memory, tick.vcpu) if result is not None]
         failures = [failure for outcome in outcomes for failure in outcome.failures]
@@ -106,7 +123,7 @@ class Access:
         else:
             if any(outcome.moves for outcome in outcomes):
                 self._barred.reset()
-            self._enter("act", "")
+            self._enter(mode, "")
 
     def _let_be(self, reason: str) -> None:
         self._bar = reason
@@ -114,9 +131,10 @@ class Access:
 
     def _enter(self, mode: str, reason: str) -> None:
         if mode != self.mode:
-            self._set_mode(mode)
+            # Whoever else would write here asks only whether this daemon does.
+            self._set_mode("observe" if mode == "observe" else "act")
         self.mode, self.reason = mode, reason
         if reason:
             self._log.once("mode", f"may only observe: {reason}", event="mode", mode=mode)
-        elif mode == "act" and self._log.over("mode"):
+        elif mode != "observe" and self._log.over("mode"):
             self._log.say("may act again", NOTICE, event="mode", mode=mode)

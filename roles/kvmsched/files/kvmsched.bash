@@ -6,7 +6,7 @@
 
 _kvmsched() {
     local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD - 1]}" command="" word options
-    local commands="run once release top explain status snapshot plan check"
+    local commands="run once release repay room pause resume top explain status snapshot record replay plan check"
     COMPREPLY=()
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         [[ $word == -* ]] || { command=$word && break; }
@@ -16,21 +16,28 @@ _kvmsched() {
         return
     fi
     case $previous in
-        --policy | -o | --output) COMPREPLY=($(compgen -f -- "$current")) && return ;;
+        --cells | --for | --step | --pcpus | --memory | --at) return ;;
+        --policy | -o | --output | --from | --html | --png | --record) COMPREPLY=($(compgen -f -- "$current")) && return ;;
         --uri) COMPREPLY=($(compgen -W "qemu:///system qemu:///session" -- "$current")) && return ;;
         --sort | -s) COMPREPLY=($(compgen -W "cpu memory name usable wait" -- "$current")) && return ;;
         --delay | --interval | --iterations | -d | -i) return ;;
     esac
     case $command in
         run) options="-h --help --uri --policy" ;;
-        once) options="-h --help -n --dry-run --diff --json --uri --policy" ;;
+        once) options="-h --help -n --dry-run --exit-code --diff --json --uri --policy" ;;
         release) options="-h --help --give-only -n --dry-run --diff --json --uri --policy" ;;
+        repay) options="-h --help -n --dry-run --diff --json --uri --policy" ;;
+        room) options="-h --help --cells --wait --ask-only --json --uri --policy" ;;
+        pause) options="-h --help --uri" ;;
+        resume) options="-h --help --uri" ;;
         top) options="-h --help -d --delay -n --iterations -b --batch --once -s --sort --uri --policy" ;;
-        explain) options="-h --help --json --uri --policy" ;;
+        explain) options="-h --help --at --record --json --uri --policy" ;;
         status) options="-h --help --json --uri" ;;
         snapshot) options="-h --help -a --anonymise -i --interval -o --output --uri --policy" ;;
+        record) options="-h --help --for --anonymise --from --uri --policy" ;;
+        replay) options="-h --help --policy --untouched --step --html --png --fleet --pcpus --memory --json" ;;
         plan) options="-h --help --diff --json --policy" ;;
-        check) options="-h --help --defaults" ;;
+        check) options="-h --help --defaults --json --uri" ;;
         *) return ;;
     esac
     if [[ $current == -* ]]; then
@@ -40,8 +47,8 @@ _kvmsched() {
     case $command in
         once) COMPREPLY=($(compgen -W "memory vcpu both" -- "$current")) ;;
         plan) COMPREPLY=($(compgen -f -- "$current") $(compgen -W "memory vcpu both" -- "$current")) ;;
-        check) COMPREPLY=($(compgen -f -- "$current")) ;;
-        explain | release) COMPREPLY=($(compgen -W "$(virsh --readonly --quiet list --name 2>/dev/null)" -- "$current")) ;;
+        check | record | replay) COMPREPLY=($(compgen -f -- "$current")) ;;
+        explain | release | repay) COMPREPLY=($(compgen -W "$(virsh --readonly --quiet list --name 2>/dev/null)" -- "$current")) ;;
     esac
 }
 complete -o filenames -F _kvmsched kvmsched

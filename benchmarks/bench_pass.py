@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "plugins" / "module_utils"), str(ROOT / "tests")]
 
 import libvirt
-from kvmsched import config, libvirt_xml, passes, procfs
+from kvmsched import config, passes, procfs
 from kvmsched.policy.memory import MemoryHistory
 from kvmsched.policy.vcpu import VcpuHistory
 from lab import Lab, OwnLibvirtd, TinyGuest
@@ -139,8 +139,6 @@ def raw_pass(uri: str, resource: str, made: bool) -> None:
 
 
 def whole_pass(uri: str, resource: str) -> dict[str, float]:
-    libvirt_xml.parse_domain.cache_clear()
-    libvirt_xml.parse_inactive.cache_clear()
     how = passes.Conduct(uri=uri, check=True, deadline_s=POLICY.deadline_s)
     if resource == "memory":
         return passes.run_memory(how, POLICY.memory).timings_s
@@ -156,7 +154,7 @@ class Daemon:
 
     def tick(self, quiet: bool = False) -> dict[str, float]:
         memory, vcpu = self._turns
-        done = self._standing.tick(memory, vcpu, quiet)
+        done = self._standing.tick(memory, vcpu, () if quiet else None)
         assert done.memory and done.vcpu, done.failed
         self._turns = (
             replace(memory, history=done.memory.history, before=done.snapshot),

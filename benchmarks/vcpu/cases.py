@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from kvmsched.policy.vcpu_placement import Problem, kappa
+from kvmsched.policy.vcpu.problem import Problem, kappa
 
 DISTRIBUTIONS = ("uniform", "bimodal", "lognormal")
 

@@ -5,15 +5,16 @@
 # Everything is made in .build, from the machine's own /usr/bin/python3 and the package registries.
 SHELL := /bin/bash
 bin := $(CURDIR)/.build/venv/bin
-shell_files = .ci/run $(shell git -c safe.directory='*' ls-files --cached --others --exclude-standard '*.sh' '*.bash')
+shell_files = .ci/run scripts/kvmsched $(shell git -c safe.directory='*' ls-files --cached --others --exclude-standard '*.sh' '*.bash')
 
 export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test nightly check unit types lint sanity docs faces lab integration faults chaos daemon fleet build
-.PHONY: bench-fleet bench-memory bench-pass bench-vcpu prepare clean
+.PHONY: help demo test stages in-company nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet
+.PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down
+.PHONY: bench-fleet bench-memory bench-pass bench-record bench-replay bench-vcpu
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -21,19 +22,32 @@ help: ## Show this list
 demo: prepare ## Balance a few small real guests before your eyes (root)
 	@cd tests && python -m lab.demo $(ARGS)
 
-# First what needs no guests, two at a time; then one after the other, for guests need the machine to themselves.
-# What fails keeps none of its neighbours from being run: one run tells all that is wrong.
+# First what does not mind company, two at a time; then what measures guests, which need the machine to themselves.
+# What fails keeps none of its neighbours from being run: one run tells all that is wrong, and once more at its end.
 test: prepare ## Run every test but the nightly ones (root)
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target lab check sanity docs faces
-	@$(MAKE) --no-print-directory --keep-going integration daemon faults fleet ARGS='-m "not nightly"'
+	@set -o pipefail; $(MAKE) --no-print-directory stages 2>&1 | tee .build/test.log || { \
+	    echo "== what failed (all of it is in .build/test.log)"; \
+	    grep --before-context=12 '^make.*[*][*][*]' .build/test.log | cut --characters=-300 | tail --lines=80; exit 1; }
 	@echo "== all tests passed"
 
-nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos (root)
-	@$(MAKE) --no-print-directory integration fleet ARGS='-m nightly'
+stages:
+	@$(MAKE) --no-print-directory lab
+	@failed=0; \
+	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target in-company sanity faces check fuzz docs || failed=1; \
+	$(MAKE) --no-print-directory --keep-going integration daemon faults ARGS='-m "not nightly"' || failed=1; \
+	exit $$failed
+
+in-company:
+	@$(MAKE) --no-print-directory fleet ARGS='-m "not nightly"'
+
+nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos and of fuzzing (root)
+	@$(MAKE) --no-print-directory fuzz ARGS='--times=20 -m ""'
+	@$(MAKE) --no-print-directory faces integration fleet ARGS='-m nightly'
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
+	@$(MAKE) --no-print-directory page
 
-check: lint types unit ## Run what needs no guests, in under a minute
+check: lint types unit ## Run ruff, shellcheck, mypy and the unit tests
 
 lint: prepare ## Run ruff and shellcheck
 	@echo "== ruff, shellcheck"
@@ -49,23 +63,48 @@ unit: prepare ## Run the unit tests
 	@echo "== unit tests"
 	@pytest --quiet --numprocesses=auto tests/unit $(ARGS)
 
+fuzz: prepare ## Feed it what hostile guests, owners, users and a broken libvirt might; ARGS="--times=20 -m ''" for more
+	@echo "== fuzz"
+	@pytest --quiet --numprocesses=2 -m "not nightly" tests/fuzz $(ARGS)
+
+mutants: prepare ## Change each code of a skip or a failure, and see mypy or a unit test object; ARGS=--misspelt for a minute
+	@python tests/mutants.py $(ARGS)
+
 sanity: prepare ## Run ansible-test sanity
 	@echo "== ansible-test sanity"
 	@tests/sanity.sh $(ARGS)
 
-docs: prepare ## Run ansible-lint, and check documentation and change log
-	@echo "== ansible-lint, documentation, change log"
+docs: prepare ## Check documentation: spelling, sentences, links, ansible-lint, galaxy-importer, licences, change log
+	@echo "== spelling and sentences, ansible-lint, galaxy-importer, documentation, licences, change log"
+	@.build/spelling/bin/python tests/spelling.py
+	@pytest --quiet tests/unit/test_docs.py
 	@ansible-lint -q
 	@antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs all .
 	@antsibull-changelog lint
+	@.build/release/bin/reuse lint --quiet || .build/release/bin/reuse lint
+	@python tests/release.py importer
 
 faces: prepare ## Run the modules and the command on libvirt's test driver
 	@echo "== modules and command, on test:///"
-	@pytest --quiet --numprocesses=2 tests/faces $(ARGS)
+	@pytest --quiet --numprocesses=2 -m "not nightly" tests/faces $(ARGS)
+
+page: ## Look at a replay's page in a real Chromium, and at its picture (root, where Chromium is not installed yet)
+	@tests/prepare.sh page
+	@echo "== a replay's page, in Chromium, and its picture"
+	@pytest --quiet tests/page $(ARGS)
 
 lab: prepare ## Install what guests and hosts need, and make the hosts' system, once (root)
 	@echo "== lab"
 	@cd tests && /usr/bin/python3 -m lab prepare --hosts
+
+lab-up: prepare ## Start four guests to play with, leave them running, and say how (root)
+	@cd tests && /usr/bin/python3 -m lab up
+
+lab-tell: ## Tell one of them another load: GUEST=kvmsched-lab-web SAY="cpu 90" (root)
+	@cd tests && /usr/bin/python3 -m lab tell "$(GUEST)" "$(SAY)"
+
+lab-down: ## End the guests of lab-up, and no others (root)
+	@cd tests && /usr/bin/python3 -m lab down
 
 integration: prepare ## Run the modules and the command on real guests (root)
 	@echo "== integration tests"
@@ -78,7 +117,7 @@ faults: prepare ## Break QEMUs, libvirtd, guests and passes, at chosen instants 
 chaos: prepare ## Ten minutes of chaos on six guests (root); ARGS="--chaos-seed=2 --chaos-s=60"
 	@pytest tests/faults/test_chaos.py --capture=no --chaos-s=600 $(ARGS)
 
-daemon: prepare ## Run the daemon on real guests, two minutes of them with changing load (root); ARGS="--minutes=30"
+daemon: prepare ## Run the daemon on real guests, a minute of it with changing load (root); ARGS="--minutes=30"
 	@echo "== daemon"
 	@pytest tests/daemon $(ARGS)
 
@@ -86,8 +125,26 @@ fleet: prepare ## Run the tests on whole hosts with systemd (root)
 	@echo "== fleet"
 	@pytest tests/fleet $(ARGS)
 
-build: prepare ## Build the collection's tarball into .build
-	@ansible-galaxy collection build --force --output-path .build
+matrix: prepare ## Run the rows of the public CI that this machine can run; ARGS="'ansible-core 2.16' 'Python 3.9'"
+	@python tests/matrix.py all $(ARGS)
+
+picture: prepare ## Make the demo's picture, docs/pictures/demo.svg, from a run of it (root)
+	@cd tests && python -m lab.demo --picture ../docs/pictures/demo.svg
+
+site: ## Make the documentation's site in .build/site-html
+	@tests/site/make.sh
+
+stamp: prepare ## Bring the version of galaxy.yml to all that tells it
+	@python tests/release.py stamp
+
+changelog: prepare ## Bring the fragments into CHANGELOG.md, under the version of galaxy.yml
+	@python tests/release.py changelog
+
+home: prepare ## Let all links lead to the home URL=https://...
+	@python tests/release.py home "$(URL)"
+
+release: prepare ## Build the tarball, twice the same, and hold it against all that it has to be; ARGS=--dry-run
+	@python tests/release.py release $(ARGS)
 
 bench-fleet: prepare ## Measure what a module run costs beside a ping, on one host and on many (root); .build/bench-fleet.json
 	@python benchmarks/bench_fleet.py --json .build/bench-fleet.json $(ARGS)
@@ -97,6 +154,12 @@ bench-memory: prepare ## Measure the memory policies; tables, and .build/bench-m
 
 bench-pass: prepare ## Measure a pass beside the libvirt calls that it can't avoid (root); .build/bench-pass.json
 	@python benchmarks/bench_pass.py --json .build/bench-pass.json $(ARGS)
+
+bench-record: prepare ## Measure what recording 20 guests costs beside a daemon (root); .build/bench-record.json
+	@python benchmarks/bench_record.py --json .build/bench-record.json $(ARGS)
+
+bench-replay: prepare ## Measure what a record of a day takes, and how long it takes to replay it; .build/bench-replay.json
+	@/usr/bin/python3 benchmarks/bench_replay.py --json .build/bench-replay.json $(ARGS)
 
 bench-vcpu: prepare ## Measure the vCPU policy; tables, and .build/bench-vcpu.json
 	@pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt

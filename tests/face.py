@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ANSIBLE = Path(sys.executable).with_name("ansible")
 GUESTS = "kvmsched-test-*"
 PACKAGE = REPOSITORY / "plugins/module_utils"
+# The command under the distribution's Python, whose path PYTHONPATH leads to PACKAGE.
+COMMAND = ("/usr/bin/python3", "-c", "from kvmsched.app.cli import main; raise SystemExit(main())")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def run(module: str, check: bool = False, environment: dict[str, str] | None = N
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     text = done.stdout + done.stderr
@@ -88,12 +90,12 @@ def kvmsched(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command. Whatever happens, a mistake is one line, and nobody sees a traceback."""
     done = subprocess.run(
-        [python, "-m", "kvmsched", *arguments],
+        [python, *COMMAND[1:], *arguments],
         input=stdin,
         capture_output=True,
         text=True,
         env={**bare_environment(), **environment},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr

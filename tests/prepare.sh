@@ -3,12 +3,15 @@
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# Makes .build/venv with the tools of tests/requirements.txt, and installs the distribution's packages
-# that they need. Does nothing, quickly, where all is there.
+#     tests/prepare.sh [page]
+#
+# Makes .build/venv with the tools of tests/requirements.txt, .build/release with what judges a release, .build/spelling,
+# and installs the distribution's packages that they need. Does nothing, quickly, where all is there. "page": also
+# Chromium and matplotlib, which `make page` alone needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly python=/usr/bin/python3 venv=.build/venv prometheus=.build/prometheus log=$PWD/.build/prepare.log
+readonly python=/usr/bin/python3 prometheus=.build/prometheus log=$PWD/.build/prepare.log
 
 say() { printf '== %s\n' "$*"; }
 
@@ -31,7 +34,6 @@ missing_packages() {
     "$python" -c 'import libvirt' 2>/dev/null || echo python3-libvirt
     "$python" -c 'import jsonschema' 2>/dev/null || echo python3-jsonschema
     "$python" -c 'import systemd' 2>/dev/null || echo python3-systemd
-    "$python" -c 'import prometheus_client' 2>/dev/null || echo python3-prometheus-client
     command -v git >/dev/null || echo git
     command -v shellcheck >/dev/null || echo shellcheck
 }
@@ -45,18 +47,19 @@ install_packages() {
     quietly apt-get install --yes --no-install-recommends "$@"
 }
 
-# What the venv was made from: another requirement or another Python makes it anew.
-fingerprint() {
-    { "$python" -VV && cat tests/requirements.txt; } | sha256sum
+# What a venv is made from: another requirement or another Python makes it anew.
+fingerprint() { # REQUIREMENTS
+    { "$python" -VV && cat "$1"; } | sha256sum
 }
 
-make_venv() {
+make_venv() { # VENV REQUIREMENTS [ARGUMENT OF VENV]...
+    local venv=$1 requirements=$2
+    [[ ! -f $venv/fingerprint || "$(fingerprint "$requirements")" != "$(<"$venv/fingerprint")" ]] || return 0
     say "installing the tools into $venv (once, about a minute)"
     rm -rf "$venv"
-    # The distribution's site packages: python3-libvirt comes from there.
-    quietly "$python" -m venv --system-site-packages "$venv"
-    quietly "$venv/bin/python" -m pip install --disable-pip-version-check --requirement tests/requirements.txt
-    fingerprint >"$venv/fingerprint"
+    quietly "$python" -m venv "${@:3}" "$venv"
+    quietly "$venv/bin/python" -m pip install --disable-pip-version-check --requirement "$requirements"
+    fingerprint "$requirements" >"$venv/fingerprint"
 }
 
 # Unpacked, not installed: its package would start a server on this machine.
@@ -74,5 +77,12 @@ mkdir -p .build
 : >"$log"
 mapfile -t missing < <(missing_packages)
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
-[[ -f $venv/fingerprint && "$(fingerprint)" == "$(<"$venv/fingerprint")" ]] || make_venv
+# The distribution's site packages: python3-libvirt comes from there.
+make_venv .build/venv tests/requirements.txt --system-site-packages
+make_venv .build/release tests/requirements-release.txt
+make_venv .build/spelling tests/requirements-spelling.txt
 [[ -x $prometheus/usr/bin/promtool ]] || get_prometheus
+if [[ ${1:-} == page ]]; then
+    command -v chromium >/dev/null || install_packages chromium
+    make_venv .build/page tests/page/requirements.txt --system-site-packages
+fi

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build="$PWD/.build"
+build="${KVMSCHED_BUILD:-$PWD/.build}" # tests/matrix.py has one for each ansible-core
 readonly build pythons="$build/pythons" home="$build/home"
 
 # ansible-test looks for python3.Y in PATH, and believes version managers' stand-ins that run nothing.

@@ -23,12 +23,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from face import COMMAND
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUESTS = "kvmsched-test-*"
 LISTEN = "127.0.0.1:19757"
 POLL_S = 0.1
 # Bounds on waiting, so that a daemon that does nothing fails its test: no healthy one comes near them.
-PATIENCE_S = 60
+PATIENCE_S = 300
+# Its last lines are read by a thread, which ends with the last process that could write more.
+LAST_LINES_S = 30
 
 
 def policy(daemon: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Daemon:
         self._listener.bind(str(Path(self._temporary.name) / "notify"))
         os.chmod(Path(self._temporary.name) / "notify", 0o777)
         os.chmod(self._temporary.name, 0o755)
-        command = ["/usr/bin/python3", "-m", "kvmsched", "run", "--policy", str(self.policy_file), "--uri", uri]
+        command = [*COMMAND, "run", "--policy", str(self.policy_file), "--uri", uri]
         variables = {
             "PYTHONPATH": str(REPOSITORY / "plugins/module_utils"),
             "NOTIFY_SOCKET": self._listener.getsockname(),
@@ -75,8 +79,9 @@ class Daemon:
         self.process = subprocess.Popen(
             around(command), env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        for read in (self._read_lines, self._read_notifications):
-            threading.Thread(target=read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._read_notifications, daemon=True).start()
 
     def __enter__(self) -> Daemon:
         return self
@@ -85,6 +90,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._reader.join(LAST_LINES_S)
         self._listener.close()
         self._temporary.cleanup()
 
@@ -116,7 +122,7 @@ class Daemon:
         self.process.send_signal(number)
         self.process.wait(PATIENCE_S)
         took_s = time.monotonic() - began_s
-        time.sleep(POLL_S)  # its last lines are read by a thread
+        self._reader.join(LAST_LINES_S)
         return took_s
 
     # -- what it tells
@@ -132,6 +138,10 @@ class Daemon:
     def moves(self) -> list[str]:
         """Its lines that tell of a move that was made."""
         return [line for line in self.lines if " -> " in line and not line.startswith("would move")]
+
+    @property
+    def memory_moves(self) -> list[str]:
+        return [line for line in self.moves if "vCPU" not in line]
 
     def status(self) -> dict[str, Any]:
         """Its last status, empty if there is none."""
@@ -180,11 +190,15 @@ class Daemon:
         end_s = time.monotonic() + timeout_s
         while not done():
             if self.process.poll() is not None:
-                time.sleep(POLL_S)
+                self._reader.join(LAST_LINES_S)
                 raise AssertionError(f"it ended with {self.process.returncode}: {self.lines}")
             if time.monotonic() > end_s:
-                raise AssertionError(f"the daemon was {what}, not within {timeout_s:g} s; it said: {self.lines}")
+                raise TimeoutError(f"the daemon was {what}, not within {timeout_s:g} s; it said: {self.lines}")
             time.sleep(POLL_S)
+
+    def wait_said(self, part: str, what: str) -> None:
+        """Wait until it said that: a line is read some time after what it tells of."""
+        self.wait(lambda: self.said(part), what)
 
     def wait_ready(self) -> Daemon:
         self.wait(lambda: self.count("READY=1"), "to be ready")
@@ -202,14 +216,17 @@ class Daemon:
     def _passed(self, before: list[float]) -> bool:
         return all(now > then for now, then in zip(self._last_passes(), before))
 
-    def wait_quiet(self, seconds: float, timeout_s: float = PATIENCE_S) -> None:
-        """Wait until it made no move for some seconds."""
-        end_s = time.monotonic() + timeout_s
-        count, since_s = len(self.moves), time.monotonic()
+    def wait_quiet(self, seconds: float, pins: bool = False) -> None:
+        """Wait until it moved no memory for some seconds; nor *pins*, which others who use this machine may prevent."""
+        end_s = time.monotonic() + PATIENCE_S
+        moves = self.moves if pins else self.memory_moves
+        since_s = time.monotonic()
         while time.monotonic() - since_s < seconds:
-            assert time.monotonic() < end_s, f"it does not come to rest: {self.moves[-20:]}"
-            if len(self.moves) != count:
-                count, since_s = len(self.moves), time.monotonic()
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"it does not come to rest: {self.moves[-20:]}")
+            before, moves = moves, self.moves if pins else self.memory_moves
+            if moves != before:
+                since_s = time.monotonic()
             time.sleep(POLL_S)
 
 

@@ -14,15 +14,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
+from face import COMMAND, ok
 from four import BUSY, CALM, HOG, LAZY, four
 from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
-from running import REPOSITORY, Daemon, policy, running
+from running import PATIENCE_S, REPOSITORY, Daemon, policy, running
 
 STARVATION_MIB, WASTE_MIB = 60, 120
-MEMORY = {"starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
+MEMORY = {"starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M", "reclaim": "eager"}
 # The kernel's own counters jitter by a few MiB from one second to the next.
 NOISE_KIB = 8 * 1024
 NAMES = (HOG, LAZY, BUSY, CALM)
@@ -46,7 +48,7 @@ def guests(lab: Lab) -> list[RunningGuest]:
         guest.wait_held()
         lab.apply_pins(guest)
         guest.domain.setMemory((made.current_mib or made.memory_mib) * 1024)
-        guest.wait_statistics(time.time(), 30)
+        guest.wait_statistics(time.time(), PATIENCE_S)
         guest.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, "urn:kvmsched:state/1")
     return guests
 
@@ -63,6 +65,13 @@ def assert_fed(guests: Sequence[RunningGuest]) -> None:
         report = guest.report()
         assert guest.alive and guest.hog_kills == 0, f"{guest.name} starved to death"
         assert report.available_kib >= STARVATION_MIB * 1024 - NOISE_KIB, (guest.name, report)
+
+
+def wait_fed(daemon: Daemon, guests: Sequence[RunningGuest]) -> None:
+    """Wait until nobody starves; nobody may have died for it."""
+    least_kib = STARVATION_MIB * 1024 - NOISE_KIB
+    daemon.wait(lambda: all(guest.report().available_kib >= least_kib for guest in guests), "to feed all")
+    assert_fed(guests)
 
 
 def everything(guests: Sequence[RunningGuest]) -> list[tuple[int, frozenset[int], str]]:
@@ -83,6 +92,12 @@ STEADY_S, SETTLED_S = 60, 25
 COST_S = 40
 
 
+def balanced(load: dict[str, Any]) -> bool:
+    """Whether no pCPU is alone overloaded, in a pass's window: what else runs here may fill one for a moment."""
+    return bool(load["max_pct"] <= load["bound_pct"] + 25)
+
+
+@pytest.mark.quiet
 def test_a_changing_load_stays_balanced_and_fed(
     lab: Lab, guests: list[RunningGuest], pytestconfig: pytest.Config
 ) -> None:
@@ -95,11 +110,10 @@ def test_a_changing_load_stays_balanced_and_fed(
             for name, (mib, share) in SCENES[turn % len(SCENES)].items():
                 lab[name].cpu(share)
                 lab[name].hold(mib, 10)
-            daemon.wait_quiet(SETTLED_S, STEADY_S + SETTLED_S)
+            daemon.wait_quiet(SETTLED_S, pins=True)
             time.sleep(max(0.0, end_s - time.monotonic()))
-            assert_fed(guests)
-            load = daemon.status()["vcpu"]
-            assert load["max_pct"] <= load["bound_pct"] + 25, daemon.lines[-20:]
+            wait_fed(daemon, guests)
+            daemon.wait(lambda: balanced(daemon.status()["vcpu"]), "to balance the pCPUs")
             first_kib = first_kib or daemon.rss_kib()
         spent_s = time.monotonic() - began_s
         share_pct = 100 * (daemon.cpu_s() - cpu_s) / spent_s
@@ -107,14 +121,15 @@ def test_a_changing_load_stays_balanced_and_fed(
             f"\n{spent_s:.0f} s, {len(daemon.moves)} moves; CPU {share_pct:.2f} % of a pCPU with {len(guests)} guests,"
             f" RSS {first_kib >> 10} -> {daemon.rss_kib() >> 10} MiB, {daemon.anonymous_kib() >> 10} of its own"
         )
-        assert daemon.rss_kib() <= first_kib * 1.1, "it grows"
+        assert daemon.rss_kib() <= first_kib * 1.2, "it grows"
         assert not daemon.said("Traceback") and not daemon.said("failed")
 
 
+@pytest.mark.quiet
 def test_one_record_holds_what_both_passes_changed(guests: list[RunningGuest]) -> None:
     with running(policy({"period": 2}, memory=MEMORY, vcpu={"hold": 1})) as daemon:
         daemon.wait(lambda: len({line.split(":")[0] for line in daemon.moves if "vCPU" in line}), "to pin")
-        daemon.wait_quiet(8)
+        daemon.wait_quiet(8, pins=True)
         both = [line.split()[0] for line in daemon.moves if "vCPU" in line]
         (guest,) = [guest for guest in guests if guest.name == both[0]]
         changed = {line.split(":")[0] for line in daemon.moves}
@@ -140,6 +155,47 @@ def test_observing_writes_nothing_and_says_what_it_would_do(lab: Lab, guests: li
     lab.stop([quiet[0].name])
 
 
+def test_grow_only_gives_memory_takes_none_and_sets_no_pins(guests: list[RunningGuest]) -> None:
+    hog = guests[0]
+    sizes, pins = {g.name: g.balloon_kib() for g in guests}, [g.affinity(0) for g in guests]
+    document = policy({"mode": "grow-only", "period": 1}, memory={**MEMORY, "reclaim": "eager"}, vcpu={"hold": 1})
+    with running(document) as daemon:
+        daemon.wait(lambda: hog.balloon_kib() > sizes[HOG], "to give memory")
+        daemon.wait_said("would move", "to say what it would do besides")
+        daemon.wait_passes(4)
+        assert daemon.status()["effective_mode"] == "grow-only"
+        assert daemon.metric('kvmsched_mode_effective{mode="grow-only"}') == 1
+        assert all(guest.balloon_kib() >= sizes[guest.name] for guest in guests), daemon.moves
+        assert [guest.affinity(0) for guest in guests] == pins
+        wait_fed(daemon, guests)
+
+
+def test_a_pause_is_kept_to_over_a_restart_and_room_is_made_after_it(guests: list[RunningGuest]) -> None:
+    stir(guests[0])
+    before = everything(guests)
+    document = policy({"period": 1}, memory={**MEMORY, "reclaim": "eager"}, vcpu={"hold": 1})
+    ok("pause", "1h")
+    try:
+        for _start in range(2):
+            with running(document) as daemon:
+                daemon.wait_passes(3)
+                assert daemon.status()["effective_mode"] == "observe" and not daemon.moves
+                assert daemon.metric("kvmsched_paused_until_seconds") > 0
+                assert everything(guests) == before
+        with running(document) as daemon:
+            ok("resume")
+            daemon.wait(lambda: daemon.moves, "to act again")
+            daemon.wait_quiet(8)
+            assert "asked for, kept until" in ok("room", "1T")
+            daemon.wait(lambda: daemon.status()["room"], "to hear of the room")
+            assert daemon.status()["room"]["kib"] == 1 << 30 and daemon.status()["room"]["lacks_kib"] > 0
+            daemon.wait_passes(3)
+            wait_fed(daemon, guests)
+    finally:
+        ok("resume")
+        ok("room", "0")
+
+
 # ---------------------------------------------------------------- its life
 
 
@@ -152,26 +208,30 @@ def test_a_bad_policy_is_refused_and_a_good_one_taken(guests: list[RunningGuest]
             (policy({"perod": 5}), "daemon.perod: unknown key"),
         ]:
             daemon.reload(bad)
-            assert daemon.said("the old one stays") and line in daemon.lines[-1], daemon.lines
-            assert daemon.status()["policy_hash"] == before and line in daemon.status()["policy_error"]
+            daemon.wait(
+                lambda line=line: [said for said in daemon.said("the old one stays") if line in said], "to refuse"
+            )
+            daemon.wait(lambda line=line: line in (daemon.status()["policy_error"] or ""), "to tell of its policy")
+            assert daemon.status()["policy_hash"] == before
             assert daemon.metric("kvmsched_policy_reload_ok") == 0
         stir(guests[0])
         daemon.reload(policy({"mode": "act", "period": 2}, memory=MEMORY))
-        assert daemon.said("read again, mode act") and daemon.metric("kvmsched_policy_reload_ok") == 1
+        daemon.wait_said("read again, mode act", "to read its policy")
+        assert daemon.metric("kvmsched_policy_reload_ok") == 1
         daemon.wait(lambda: daemon.moves, "to act")
         assert daemon.status()["policy_hash"] != before and daemon.count("RELOADING=1") == 4
 
 
 def test_a_bad_policy_at_the_start_is_an_end(tmp_path: Path) -> None:
     with Daemon(policy(memory={"waste": "1MB"}), tmp_path) as daemon:
-        assert daemon.process.wait(60) == 2
+        assert daemon.process.wait(PATIENCE_S) == 2
         assert "READY=1" not in daemon.told
     assert daemon.said("policy refused: memory.waste: got '1MB', allowed: ")
 
 
 def test_a_second_daemon_is_sent_away(guests: list[RunningGuest]) -> None:
     with running(policy({"mode": "observe"})), Daemon(policy({"mode": "observe"})) as second:
-        assert second.process.wait(60) == 1
+        assert second.process.wait(PATIENCE_S) == 1
     assert second.said("manages this host already")
 
 
@@ -180,13 +240,13 @@ def test_a_killed_daemon_goes_on_where_it_was(guests: list[RunningGuest], tmp_pa
     document = policy({"period": 2}, memory=MEMORY)
     with running(document, directory=tmp_path) as daemon:
         daemon.wait(lambda: daemon.moves, "to act")
-        daemon.wait_quiet(10, 120)
+        daemon.wait_quiet(10)
         daemon.end(signal.SIGKILL)
     with running(document, directory=tmp_path) as daemon:
-        assert daemon.said("goes on with what an earlier daemon remembered of 4 domains")
+        daemon.wait_said("goes on with what an earlier daemon remembered of 4 domains", "to go on")
         daemon.wait_passes(3)
-        assert not daemon.moves, "a restart is no reason to move anything"
-    assert_fed(guests)
+        assert not daemon.memory_moves, "a restart is no reason to move anything"
+        wait_fed(daemon, guests)
 
 
 def test_it_ends_soon_whatever_hangs(lab: Lab, guests: list[RunningGuest]) -> None:
@@ -211,7 +271,8 @@ def test_release_on_stop_leaves_nothing(lab: Lab, guests: list[RunningGuest]) ->
         guest.hold(20)
         guest.wait_held()
     with running(policy({"on_stop": "release", "period": 2}, memory=MEMORY, vcpu={"hold": 1})) as daemon:
-        daemon.wait_quiet(10, 120)
+        daemon.wait(lambda: daemon.moves, "to act")
+        daemon.wait_quiet(10)
         assert any("kvmsched:state" in guest.domain.XMLDesc() for guest in guests)
         # Whom the last policy leaves alone was changed under the one before.
         daemon.reload(policy({"on_stop": "release", "period": 2}, memory=MEMORY, exclude=[guests[0].guest.name]))
@@ -226,12 +287,13 @@ def test_release_on_stop_leaves_nothing(lab: Lab, guests: list[RunningGuest]) ->
 @pytest.mark.nightly
 def test_where_it_fails_the_rescue_gives_memory_back_and_takes_none(guests: list[RunningGuest]) -> None:
     with running(policy({"period": 2}, memory=MEMORY)) as daemon:
-        daemon.wait_quiet(10, 120)
+        daemon.wait(lambda: guests[1].balloon_kib() < 512 * 1024, "to take memory")
+        daemon.wait_quiet(10)
         daemon.end(signal.SIGKILL)
     before = {guest.name: guest.balloon_kib() for guest in guests}
     pins = [guest.affinity(0) for guest in guests]
     assert before[LAZY] < 512 * 1024, daemon.lines
-    command = ["/usr/bin/python3", "-m", "kvmsched", "release", "--give-only", "--policy", "/dev/null"]
+    command = [*COMMAND, "release", "--give-only", "--policy", "/dev/null"]
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins/module_utils")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -262,8 +324,6 @@ def own() -> Iterator[tuple[OwnLibvirtd, Lab]]:
             yield own, lab
 
 
-# The connection for events is opened again after 1, 2, 4 ... 30 s.
-EVENTS_BACK_S = 15
 # In the namespace of that libvirtd no address is up.
 APART = {"metrics_listen": "none", "period": 1}
 
@@ -284,12 +344,26 @@ def test_it_survives_libvirt_and_says_so_once(own: tuple[OwnLibvirtd, Lab]) -> N
         assert daemon.count("WATCHDOG=1") > 5
         # Events come over a connection of its own, which is back too.
         daemon.reload(policy({**APART, "period": 3600}))
-        time.sleep(EVENTS_BACK_S)
         lab.connection = machine.connect(lab.uri)
+        wait_for_events(daemon, lab)
         lab.start(TinyGuest("kvmsched-test-late", cpu=[0.1]))
         daemon.wait(lambda: "kvmsched-test-late" in daemon.domains(), "to hear of a new guest")
         lab.stop(["kvmsched-test-late"])
         daemon.wait(lambda: "kvmsched-test-late" not in daemon.domains(), "to hear that it ended")
+
+
+def wait_for_events(daemon: Daemon, lab: Lab) -> None:
+    """Wait until an event brings a pass forward: the connection for events opens again by itself, some time later."""
+    domain = lab.connection.lookupByName("kvmsched-test-own0")
+    before_s = daemon.status()["memory_pass"]["when_s"]
+
+    def heard() -> bool:
+        domain.suspend()
+        domain.resume()
+        # The last pass of the period before may still come.
+        return bool(daemon.status()["memory_pass"]["when_s"] > before_s + 5)
+
+    daemon.wait(heard, "to hear of events again")
 
 
 def test_it_ends_soon_while_libvirt_hangs(own: tuple[OwnLibvirtd, Lab]) -> None:
@@ -328,6 +402,7 @@ def unprivileged(libvirtd: OwnLibvirtd, group: str) -> Iterator[Daemon]:
             yield daemon
 
 
+@pytest.mark.quiet
 def test_a_user_in_the_group_of_libvirt_is_enough_to_act(own: tuple[OwnLibvirtd, Lab]) -> None:
     libvirtd, lab = own
     crowd = [f"kvmsched-test-crowd{number}" for number in range(2)]
@@ -346,8 +421,8 @@ def test_without_the_right_to_write_it_observes(own: tuple[OwnLibvirtd, Lab]) ->
     libvirtd, lab = own
     before = [guest.affinity(0) for guest in lab.guests.values()]
     with unprivileged(libvirtd, "nogroup") as daemon:
-        assert len(daemon.said("may only observe: ")) == 1, daemon.lines
         daemon.wait_passes(3)
+        assert len(daemon.said("may only observe: ")) == 1, daemon.lines
         found = daemon.status()
         assert (found["mode"], found["effective_mode"]) == ("act", "observe") and "can't be reached" in found[
             "mode_reason"
@@ -361,7 +436,7 @@ def test_what_twenty_guests_cost(lab: Lab, guests: list[RunningGuest]) -> None:
     names = [f"kvmsched-test-more{number}" for number in range(16)]
     lab.start(*(TinyGuest(name, cpu=[0.02]) for name in names))
     with running(policy(memory=MEMORY)) as daemon:
-        daemon.wait_quiet(15, 120)
+        daemon.wait_quiet(15)
         cpu_s, began_s = daemon.cpu_s(), time.monotonic()
         time.sleep(COST_S)
         share_pct = 100 * (daemon.cpu_s() - cpu_s) / (time.monotonic() - began_s)
@@ -376,7 +451,7 @@ def test_what_twenty_guests_cost(lab: Lab, guests: list[RunningGuest]) -> None:
 @pytest.mark.nightly
 def test_a_storm_of_guests_is_no_storm_of_passes(lab: Lab, guests: list[RunningGuest]) -> None:
     with running(policy(memory=MEMORY)) as daemon:
-        daemon.wait_quiet(10, 120)
+        daemon.wait_quiet(10)
         before_kib, passes = daemon.rss_kib(), daemon.metric('kvmsched_passes_total{resource="memory",result="ok"}')
         cpu_s, began_s = daemon.cpu_s(), time.monotonic()
         for number in range(20):
@@ -392,7 +467,7 @@ def test_a_storm_of_guests_is_no_storm_of_passes(lab: Lab, guests: list[RunningG
             f"\n40 starts and stops in {spent_s:.0f} s: {made:.0f} passes, CPU {share_pct:.1f} % of a pCPU,"
             f" RSS {before_kib >> 10} -> {daemon.rss_kib() >> 10} MiB"
         )
-        assert made <= spent_s * 1.1 + 5 and daemon.rss_kib() <= before_kib * 1.1
+        assert made <= spent_s * 1.1 + 5 and daemon.rss_kib() <= before_kib * 1.2
         assert daemon.metric('kvmsched_passes_total{resource="memory",result="failed"}') == 0
         assert not daemon.said("Traceback") and 'domain="kvmsched-test-storm' not in daemon.metrics()
     assert_fed(guests)

@@ -28,18 +28,20 @@ PROMETHEUS = REPOSITORY / ".build/prometheus/usr/bin/prometheus"
 MONITORING = REPOSITORY / "monitoring"
 ADDRESS = "127.0.0.1:19090"
 CONFIGURATION = f"""
-global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+global: {{scrape_interval: 3s, scrape_timeout: 3s, evaluation_interval: 1s}}
 rule_files: [alerts.yml]
 scrape_configs:
   - job_name: kvmsched
     static_configs: [{{targets: ["{LISTEN}"]}}]
 """
+# Several scrapes, of which some may be late.
+WINDOW = "20s"
 STARVED, HUNG = "kvmsched-test-starved", "kvmsched-test-hung"
 
 
 def in_haste(rules: str) -> str:
     """The shipped rules, with seconds in the place of what they wait for."""
-    return re.sub(r"\[\d+[mh]\]", "[4s]", re.sub(r"for: \d+[mhd]", "for: 3s", rules))
+    return re.sub(r"\[\d+[mh]\]", f"[{WINDOW}]", re.sub(r"for: \d+[mhd]", "for: 3s", rules))
 
 
 @contextlib.contextmanager
@@ -95,20 +97,25 @@ def wait_firing(*names: str) -> dict[str, dict[str, Any]]:
     return firing()
 
 
+def wait_calm(*names: str) -> None:
+    """Wait until none of them fires: a scrape that a busy machine answers late looks like one that nobody answers."""
+    until(lambda: not set(names) & firing().keys(), lambda: f"these fire: {sorted(firing())}")
+
+
 def dashboard_queries() -> list[str]:
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     whole = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-    return [re.sub(r"\$(job|instance|domain)", ".+", query.replace("$__rate_interval", "10s")) for query in whole]
+    return [re.sub(r"\$(job|instance|domain)", ".+", query.replace("$__rate_interval", WINDOW)) for query in whole]
 
 
 def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
     with running(policy({"mode": "observe", "period": 1})) as daemon, prometheus(tmp_path):
         wait('up{job="kvmsched"} == 1')
         wait('kvmsched_mode_effective{mode="observe"} == 1')
-        wait('increase(kvmsched_passes_total{resource="memory", result="ok"}[10s]) > 0')
+        wait(f'increase(kvmsched_passes_total{{resource="memory", result="ok"}}[{WINDOW}]) > 0')
         wait('time() - kvmsched_last_success_timestamp_seconds{resource="vcpu"} < 30')
-        wait('rate(kvmsched_pass_duration_seconds_sum{phase="observe", resource="memory"}[10s]) > 0')
-        assert not firing().keys() & {"KvmschedDown", "KvmschedNoPass", "KvmschedOnlyObserves", "KvmschedPolicyRefused"}
+        wait(f'rate(kvmsched_pass_duration_seconds_sum{{phase="observe", resource="memory"}}[{WINDOW}]) > 0')
+        wait_calm("KvmschedDown", "KvmschedNoPass", "KvmschedOnlyObserves", "KvmschedPolicyRefused")
         daemon.reload("{")
         wait_firing("KvmschedPolicyRefused")
         daemon.end()
@@ -116,7 +123,7 @@ def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
 
 
 def test_guests_that_starve_or_hang_fire_their_alerts_and_every_query_finds_its_series(tmp_path: Path) -> None:
-    document = policy({"period": 1}, memory={"starvation": "60M", "waste": "120M"}, deadline=2)
+    document = policy({"period": 1}, memory={"starvation": "60M", "waste": "120M", "reclaim": "eager"}, deadline=2)
     with Lab() as lab:
         full = Guest(STARVED, memory_mib=192, hold_mib=110, cpu=[0.1])
         starved, hung = lab.start(full, Guest(HUNG, memory_mib=192, cpu=[0.1]))
@@ -125,19 +132,18 @@ def test_guests_that_starve_or_hang_fire_their_alerts_and_every_query_finds_its_
             labels, annotations = (alerts["KvmschedGuestStarved"][part] for part in ("labels", "annotations"))
             assert labels["domain"] == STARVED and labels["instance"] == LISTEN
             assert re.fullmatch(rf"{STARVED} on {LISTEN} starves: [\d.]+MiB usable", annotations["summary"])
-            assert "at its limit 192M" in daemon.domains()[STARVED]["unmet"]
-            assert "KvmschedGuestHangs" not in alerts
+            daemon.wait(lambda: "at its limit 192M" in (daemon.domains()[STARVED]["unmet"] or ""), "to tell its limit")
+            wait_calm("KvmschedGuestHangs")
             hung.signal_qemu(signal.SIGSTOP)
             try:
                 wait_firing("KvmschedGuestHangs")
-                told = daemon.domains()[HUNG]
-                assert "QEMU does not answer" in told["memory_skip"] and told["actual_kib"] is None
+                daemon.wait(lambda: daemon.domains()[HUNG]["actual_kib"] is None, "to miss a guest")
+                assert "QEMU does not answer" in daemon.domains()[HUNG]["memory_skip"]
                 every_query_finds_its_series([*dashboard_queries(), *(rule["expr"] for rule in rules())])
             finally:
                 hung.signal_qemu(signal.SIGCONT)
             starved.hold(20)
-            over = {"KvmschedGuestStarved", "KvmschedMemoryUnmet", "KvmschedGuestHangs"}
-            until(lambda: not over & firing().keys(), lambda: f"these still fire: {sorted(firing())}")
+            wait_calm("KvmschedGuestStarved", "KvmschedMemoryUnmet", "KvmschedGuestHangs")
 
 
 def rules() -> list[dict[str, Any]]:
@@ -147,7 +153,7 @@ def rules() -> list[dict[str, Any]]:
 
 def every_query_finds_its_series(queries: list[str]) -> None:
     for query in queries:
-        result = ask(query)
-        assert result or re.search(" (>|>=|==) ", query), f"nothing for {query}"
+        if not re.search(" (>|>=|==) ", query):
+            wait(query)
         for selector in re.findall(r"\b(?:up|kvmsched_\w+)(?:\{[^}]*\})?", query):
-            assert ask(selector), f"no such series: {selector}"
+            wait(selector)

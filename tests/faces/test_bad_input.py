@@ -31,7 +31,7 @@ FLOATS = [*ODD, "1\n2", "nan", "inf", "-inf", "-1", -0.5, "1e999", "1,5", "9" * 
 INTEGERS = [*ODD, "1\n2", "nan", "-1", 1.5, -3, 10**30]
 CPUSETS = [*ODD, *FOREIGN, "1\n2", "0-", "-1", "a", "0-1-2", "1-0", "0,,1", "^0", "0-99999999999", "0 1", "0-1,"]
 WORDS = [*ODD, "greedy", "FAIR", "fair ", 5, True]
-LISTS = [{"a": 1}]
+LISTS = [{"a": 1}, [83], ["a", True], [None], [["a"]]]
 URIS = ["", " ", "lots", "qemu+ssh://[::1/system", "qemu+ssh://h\u2100st/system", "test:///default\n", "test:///a\0b"]
 RULES = [
     [{}],
@@ -43,12 +43,16 @@ RULES = [
     [{"match": "a", "memory": {"weight": "nan"}}],
     [{"match": "a", "memory": {"weight": -1}}],
     [{"match": "a", "memory": {"weight": 1e300}}],
+    [{"match": "a", "memory": {"reclaim": "eager"}}],
     [{"match": "a", "vcpu": {"mode": "float"}}],
+    [{"match": "a", "vcpu": {"pcpus": "0-"}}],
+    [{"match": "a", "vcpu": {"widen": "maybe"}}],
     *([{"match": "a", "memory": {"ceiling": size}}] for size in SIZES if isinstance(size, str)),
 ]
 CASES: dict[str, dict[str, list[Any]]] = {
     "kvm_mem_balance": {
         **dict.fromkeys(("starvation", "waste", "host_reserve", "floor"), SIZES),
+        "room": [size for size in SIZES if size != "0"],
         **dict.fromkeys(("deadline", "lock_timeout", "arrival_timeout"), FLOATS),
         **dict.fromkeys(("strategy", "reclaim", "cache", "state"), WORDS),
         **dict.fromkeys(("domains", "exclude"), LISTS),
@@ -60,7 +64,7 @@ CASES: dict[str, dict[str, list[Any]]] = {
     "kvm_vcpu_pin": {
         **dict.fromkeys(("pcpus", "reserved"), CPUSETS),
         **dict.fromkeys(("deadline", "lock_timeout", "interval", "threshold"), FLOATS),
-        **dict.fromkeys(("granularity", "emulator", "state"), WORDS),
+        **dict.fromkeys(("granularity", "floating", "emulator", "state"), WORDS),
         "max_moves": INTEGERS,
         "uri": URIS,
         "no_such_option": ["1"],

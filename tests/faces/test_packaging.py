@@ -90,8 +90,9 @@ def test_the_tarball_holds_what_a_user_needs_and_nothing_else(tarball: Path) -> 
         assert needed in files
     assert {f"plugins/modules/{name}.py" for name in MODULES} <= set(files)
     tops = {name.split("/")[0] for name in files}
-    known = {"MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
-    assert tops <= known | {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "roles"}
+    known = {"MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
+    known |= {"CODE_OF_CONDUCT.md", "MAINTAINERS.md", "REUSE.toml", "LICENSES"}
+    assert tops <= known | {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "roles", "scripts"}
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
 
 

@@ -27,11 +27,12 @@ from lab import Lab, OwnLibvirtd, RunningGuest
 from lab.truth import reports
 
 # A QEMU or libvirtd is stopped for at most so long, which is longer than a pass waits for it.
-LONGEST_STOP_S = 6.0
+LONGEST_STOP_S = 8.0
 # A guest's kernel rounds, and takes some pages for itself as its memory changes.
 KERNEL_TOLERANCE_KIB = 6 * 1024
-# A guest reports once a second, and libvirt hears of its balloon as often.
-LAG_S = 3.0
+# A guest reports once a second, and libvirt hears of its balloon as often; on a busy machine both come late. What was
+# changed without a record stays so, or a later pass takes for an original what is none: either is seen later, too.
+LAG_S = 20.0
 FAULTS = {
     "kill_pass": 3,
     "stop_qemu": 5,
@@ -65,7 +66,7 @@ class Watcher(threading.Thread):
         self.over = threading.Event()
         # What its kernel needs for itself is missing in a guest's own MemTotal.
         self.kernel_kib = {guest.name: MEMORY_KIB - guest.report().total_kib for guest in herd.guests}
-        self._excused = ""
+        self._excused, self._excuses = "", 0
         # Since when a guest seems to be changed without a record.
         self._lost_s: dict[str, float] = {}
 
@@ -75,8 +76,9 @@ class Watcher(threading.Thread):
                 guest = self.herd.lab.guests.get(name)
                 if guest and name != self._excused:
                     # It may be excused only while it is looked at.
+                    excuses = self._excuses
                     found = [f"{name} {what}" for what in self._wrong_with(guest)]
-                    self.wrong += found if name != self._excused else []
+                    self.wrong += found if excuses == self._excuses else []
                     self.looks += 1
 
     def _wrong_with(self, guest: RunningGuest) -> Iterator[str]:
@@ -118,7 +120,7 @@ class Watcher(threading.Thread):
     @contextlib.contextmanager
     def excusing(self, guest: RunningGuest) -> Iterator[None]:
         """While its QEMU is ended or replaced on purpose, it may be gone."""
-        self._excused = guest.name
+        self._excused, self._excuses = guest.name, self._excuses + 1
         yield
         self._excused = ""
 
@@ -151,6 +153,13 @@ class Chaos:
         for guest in self.herd.guests:
             guest.hold(0)
             guest.wait_held()
+
+    def last_pass(self) -> None:
+        """One more, in peace: on a slow machine the chaos may have let none come to its end."""
+        end_s = time.monotonic() + faulty.HANG_S
+        while not self.herd.recorded():
+            assert time.monotonic() < end_s, f"no pass does anything: {self.passes[-1]}"
+            self.passes.append(Child("memory", inside=self.own.inside).end())
 
     def undo(self, now_s: float) -> None:
         for due_s, action in list(self._later):
@@ -237,6 +246,7 @@ def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest
                 chaos.step()
             chaos.end()
             herds[0].reconnect()
+            chaos.last_pass()
             for herd in herds:
                 herd.release()
         finally:
@@ -247,6 +257,5 @@ def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest
         assert not watcher.wrong, (watcher.wrong[:5], repeat)
         traces = [output for _status, output in chaos.passes if "Traceback" in output]
         assert not traces, (traces[0], repeat)
-        assert any("moved" in output for _status, output in chaos.passes), "no pass did anything"
         for herd in herds:
             herd.assert_restored()

@@ -45,9 +45,9 @@ def _own(herd: Herd) -> OwnLibvirtd:
     return herd.lab.own
 
 
-def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None]) -> tuple[int, str]:
+def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patient: bool = False) -> tuple[int, str]:
     """Let a pass run into that, and return its exit status and what it said."""
-    child = Child(herd.resource, instant=instant, number=signal.SIGSTOP, inside=_own(herd).inside)
+    child = Child(herd.resource, instant=instant, number=signal.SIGSTOP, inside=_own(herd).inside, patient=patient)
     child.wait_stopped()
     how(_own(herd))
     status, output = child.end(signal.SIGCONT)
@@ -58,7 +58,8 @@ def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None]) -> tuple[
 @pytest.mark.parametrize("resource", faulty.RESOURCES)
 @pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
 def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: str) -> None:
-    status, output = hurt(own_herd, instant, OwnLibvirtd.restart)
+    # How long a start of libvirtd takes on this machine is not what is judged.
+    status, output = hurt(own_herd, instant, OwnLibvirtd.restart, patient=True)
     assert status == 0 and "moved" in output and "failure" not in output, output
 
 

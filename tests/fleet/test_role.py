@@ -72,6 +72,14 @@ def test_where_nothing_is_nothing_need_be_there_to_be_removed(
     assert traces(host) == before
 
 
+def test_a_tag_brings_its_part_alone(fleet: Fleet, host: Host, role: str, before: set[str]) -> None:
+    refused = play(fleet, role, kvmsched_manage_packages="false")
+    assert refused.status != 0 and f"{HOST} lacks some of python3-libvirt" in refused.text, refused.text
+    assert traces(host) == before
+    assert play(fleet, role, "--tags=kvmsched_packages").well().changed() == 1
+    assert not is_installed(host) and host.run("/usr/bin/python3 -c 'import libvirt, jsonschema, systemd'") == ""
+
+
 def test_an_older_version_is_installed_and_runs(fleet: Fleet, host: Host, role: str, old_tree: Path) -> None:
     play(fleet, role, tree=old_tree).well()
     told = status(host)
@@ -98,6 +106,9 @@ def test_an_upgrade_is_foreseen_and_restarts_the_daemon(fleet: Fleet, host: Host
 def test_the_second_run_changes_nothing(fleet: Fleet, host: Host, role: str) -> None:
     pid = main_pid(host)
     assert play(fleet, role).well().changed() == 0
+    assert play(fleet, role, "--tags=kvmsched_daemon").well().changed() == 0
+    # What removes has no tag.
+    assert play(fleet, role, "--tags=kvmsched_daemon", kvmsched_state="absent").well().changed() == 0
     assert main_pid(host) == pid
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from lab import Host, HostError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 60
+PATIENCE_S = 300
 POLL_S = 0.2
+# What picks such entries out of the journal.
+MEMORY_MOVE = "KVMSCHED_EVENT=move KVMSCHED_RESOURCE=memory"
 
 
 class Unit:
@@ -50,6 +52,11 @@ class Unit:
     @property
     def active(self) -> bool:
         return self.show("ActiveState") == "active"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed and is not restarted."""
+        return self.show("ActiveState") == "failed"
 
     # -- what the daemon tells
 
@@ -93,11 +100,11 @@ class Unit:
         return bool(self.status()["memory_pass"]["when_s"] > before_s)
 
     def wait_quiet(self, seconds: float) -> None:
-        """Wait until it made no move for some seconds."""
+        """Wait until it moved no memory for some seconds: pins it may move as long as others keep this machine busy."""
         self.wait(lambda: not self.host.run(self._moves_since(seconds)).strip(), "to come to rest")
 
     def _moves_since(self, seconds: float) -> str:
-        return f"journalctl --quiet --unit={self.name} --since=-{seconds}s KVMSCHED_EVENT=move"
+        return f"journalctl --quiet --unit={self.name} --since=-{seconds}s {MEMORY_MOVE}"
 
     @staticmethod
     def _try(done: Callable[[], object]) -> object:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,11 @@ from face import GUESTS, kvmsched, ok, ok_json, run_ok
 from lab import Guest, Lab, RunningGuest
 
 HOG, HOARDER, BUSY = (f"kvmsched-test-{name}" for name in ("hog", "hoarder", "busy"))
-POLICY = {"domains": [GUESTS], "memory": {"starvation": "60M", "waste": "120M"}, "vcpu": {"pcpus": "0-1"}}
+POLICY = {
+    "domains": [GUESTS],
+    "memory": {"starvation": "60M", "waste": "120M", "reclaim": "eager"},
+    "vcpu": {"pcpus": "0-1"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +41,7 @@ def guests() -> Iterator[dict[str, RunningGuest]]:
 
 def until_libvirt_sees(guest: RunningGuest, enough: Callable[[float], bool]) -> None:
     """Wait until the statistics, which a busy guest sends late, say what the guest itself says already."""
-    end_s = time.monotonic() + 60
-    while not enough(guest.domain.memoryStats().get("usable", 0) / 1024):
-        assert time.monotonic() < end_s, guest.domain.memoryStats()
-        time.sleep(0.5)
+    guest.wait_until(lambda: enough(guest.domain.memoryStats().get("usable", 0) / 1024), "to be seen by libvirt")
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,11 @@ def directions(moves: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.quiet
 def test_one_pass_after_a_look_from_all_sides(guests: dict[str, RunningGuest], policy: str) -> None:
     before = state(guests)
     foreseen = ok_json("once", "--dry-run", "--policy", policy)
-    options = {"starvation": "60M", "waste": "120M"}
+    options = {"starvation": "60M", "waste": "120M", "reclaim": "eager"}
     checked = run_ok("kvm_mem_balance", check=True, **options)
     expected = {HOG: True, HOARDER: False}
     assert directions(foreseen["memory"]["moves"]) == expected, foreseen["memory"]
@@ -82,23 +83,16 @@ def test_one_pass_after_a_look_from_all_sides(guests: dict[str, RunningGuest], p
 
     table = ok("top", "--once", "--policy", policy)
     print(table)
-    assert all(len(line) <= 80 for line in table.splitlines())
     rows = {line.split()[0]: line.split() for line in table.splitlines() if line.startswith("kvmsched-test-")}
-    assert {name: row[-1] for name, row in rows.items()} == {
-        _shown(HOG): "starved",
-        _shown(HOARDER): "wasteful",
-        _shown(BUSY): "ok",
-    }
+    # What is written to a file or a pipe is as wide as its names need.
+    assert {name: row[-1] for name, row in rows.items()} == {HOG: "starved", HOARDER: "wasteful", BUSY: "ok"}
     assert all(row[1] == "1" and row[4] == "0" for row in rows.values()), table
-    assert 40 < float(rows[_shown(BUSY)][2]) + float(rows[_shown(BUSY)][3]) < 80, "it wants 60 % of a pCPU"
+    assert 40 < float(rows[BUSY][2]) + float(rows[BUSY][3]) < 80, "it wants 60 % of a pCPU"
     assert state(guests) == before, "looking changed something"
     assert not any("kvmsched:state" in guest.domain.XMLDesc(0) for guest in guests.values())
 
 
-def _shown(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + "+"
-
-
+@pytest.mark.quiet
 def test_a_bundle_gives_the_same_plan_elsewhere(guests: dict[str, RunningGuest], policy: str, tmp_path: Path) -> None:
     path = tmp_path / "bundle.json"
     ok("snapshot", "--policy", policy, "-o", str(path))
@@ -126,20 +120,21 @@ def test_an_anonymised_bundle_names_nobody(guests: dict[str, RunningGuest], poli
     assert sorted(directions(planned["memory"]["moves"]).values()) == [False, True]
 
 
+@pytest.mark.quiet
 def test_a_pass_and_back(guests: dict[str, RunningGuest], policy: str) -> None:
     before = state(guests)
     done = ok("once", "--policy", policy)
     assert f"{HOG}:" in done and "vCPUs: made" in done
     assert len({guest.affinity(0) for guest in guests.values()}) == 2
     assert guests[HOG].balloon_kib() > before[HOG][1]
-    for _again in range(6):
+    for _again in range(30):
         values = ok_json("once", "--policy", policy)
         if not values["changed"] and not values["memory"]["skip_counts"].get("settling"):
             break
     assert not values["changed"], values
 
     refused = kvmsched("release", "--policy", policy, HOG)
-    assert refused.returncode == 1 and HOG in refused.stderr, "what it had before would kill it by now"
+    assert refused.returncode == 1 and HOG in refused.stderr, "what it had before would kill it now"
     guests[HOG].hold(40)
     guests[HOG].wait_held()
     until_libvirt_sees(guests[HOG], lambda usable_mib: usable_mib > 150)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from typing import Iterator
 
 import pytest
 from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
+from lab.lab import kept, remove_kept
 
 TESTS = Path(__file__).parents[1]
 MIB = 1024
+# The kernel's own counters jitter by a few MiB from one second to the next.
+NOISE = 8 * MIB
 
 BUSY = Guest("kvmsched-test-lab-busy", vcpus=2, max_vcpus=3, cpu=[0.5, 0.1], load_at_boot=True, stats_period_s=0)
 HOG = Guest("kvmsched-test-lab-hog", memory_mib=384, current_mib=320, hold_mib=120, cache_mib=60, pin={0: "0"})
@@ -30,7 +34,7 @@ from lab import Guest, Lab
 with Lab() as lab:
     lab.start(Guest(sys.argv[1]))
     print("up", flush=True)
-    time.sleep(60)
+    time.sleep(3600)  # until it is killed
 """
 
 
@@ -41,9 +45,17 @@ def lab() -> Iterator[Lab]:
         yield the_lab
 
 
-def wanted(lab: Lab, name: str, vcpu: int = 0) -> float:
-    share = lab.measure(2)[name][vcpu]
-    return share.run + share.wait
+def wait_wanted(lab: Lab, name: str, vcpu: int, share: float, tolerance: float = 0.15) -> None:
+    """Wait until a vCPU wants that share of a pCPU: one window says little on a machine that does more than this.
+
+    A vCPU that has to wait wants on while it does. So it never has more than its share, and with its waiting not less.
+    """
+
+    def wants() -> bool:
+        seen = lab.measure(2)[name][vcpu]
+        return seen.run <= share + tolerance and seen.run + seen.wait >= share - tolerance
+
+    lab[name].wait_until(wants, f"to want {share:.0%} of a pCPU")
 
 
 def near(value: float, expected: float, tolerance: float) -> bool:
@@ -51,46 +63,48 @@ def near(value: float, expected: float, tolerance: float) -> bool:
 
 
 def test_cpu_share_is_really_burnt(lab: Lab) -> None:
-    assert near(wanted(lab, BUSY.name, 0), 0.5, 0.15)
-    assert near(wanted(lab, BUSY.name, 1), 0.1, 0.15)
+    wait_wanted(lab, BUSY.name, 0, 0.5)
+    wait_wanted(lab, BUSY.name, 1, 0.1)
     lab[BUSY.name].cpu(0.05, 0.7)
-    assert near(wanted(lab, BUSY.name, 0), 0.05, 0.15)
-    assert near(wanted(lab, BUSY.name, 1), 0.7, 0.2)
+    wait_wanted(lab, BUSY.name, 0, 0.05)
+    wait_wanted(lab, BUSY.name, 1, 0.7, 0.2)
     lab[BUSY.name].cpu(0)
 
 
 def test_a_plugged_vcpu_works(lab: Lab) -> None:
     lab[BUSY.name].domain.setVcpus(3)
-    time.sleep(3)
-    assert sorted(lab[BUSY.name].threads()) == [0, 1, 2]
+    lab[BUSY.name].wait_until(lambda: sorted(lab[BUSY.name].threads()) == [0, 1, 2], "to have three vCPUs")
     lab[BUSY.name].cpu(0, 0, 0.4)
-    time.sleep(1)
-    assert near(wanted(lab, BUSY.name, 2), 0.4, 0.15)
+    wait_wanted(lab, BUSY.name, 2, 0.4)
     lab[BUSY.name].cpu(0)
 
 
 def test_guest_clock_is_right(lab: Lab) -> None:
+    """A clock that is wrong by a factor stays so; what a late report is off by is little beside a long time."""
     before, started_s = lab[BUSY.name].report(), time.monotonic()
-    time.sleep(3)
-    elapsed_s = lab[BUSY.name].report().up_s - before.up_s
-    assert near(elapsed_s, time.monotonic() - started_s, 0.7)
+
+    def right() -> bool:
+        time.sleep(3)
+        elapsed_s, real_s = lab[BUSY.name].report().up_s - before.up_s, time.monotonic() - started_s
+        return near(elapsed_s, real_s, 0.1 * real_s)
+
+    lab[BUSY.name].wait_until(right, "to have the host's time")
 
 
 def test_memory_is_really_held(lab: Lab) -> None:
     hog = lab[HOG.name]
     before = hog.report()
     assert near(hog.balloon_kib(), 320 * MIB, MIB)
-    assert near(before.total_kib, 320 * MIB, 50 * MIB)
+    assert 200 * MIB < before.total_kib < 320 * MIB, "its kernel has the rest"
     assert before.held_kib == 120 * MIB
-    assert before.cached_kib >= 60 * MIB
-    assert near(before.available_kib - before.free_kib, 60 * MIB, 8 * MIB)
+    assert before.cached_kib >= 60 * MIB - NOISE
+    assert near(before.available_kib - before.free_kib, 60 * MIB, 2 * NOISE)
     hog.hold(60)
     after = hog.wait_held()
-    assert near(after.free_kib - before.free_kib, 60 * MIB, 4 * MIB)
-    time.sleep(2)
-    assert near(hog.domain.memoryStats()["unused"], after.free_kib, 4 * MIB)
+    assert near(after.free_kib - before.free_kib, 60 * MIB, NOISE)
+    hog.wait_until(lambda: near(hog.domain.memoryStats()["unused"], after.free_kib, NOISE), "to tell libvirt")
     hog.cache(5)
-    assert near(hog.report().cached_kib, 5 * MIB, 4 * MIB)
+    assert hog.report().cached_kib < 5 * MIB + 2 * NOISE
 
 
 @pytest.mark.nightly
@@ -98,21 +112,19 @@ def test_memory_follows_a_timeline(lab: Lab) -> None:
     hog = lab[HOG.name]
     hog.hold(20)
     hog.wait_held()
-    hog.tell("at 2 mem 80 20")
-    assert hog.report().held_kib == 20 * MIB
-    time.sleep(3)
-    assert 20 * MIB < hog.report().held_kib <= 80 * MIB
-    time.sleep(3)
-    assert hog.report().held_kib == 80 * MIB
+    said = len(hog.reports())
+    hog.tell("at 2 mem 80 5")
+    hog.wait_until(lambda: hog.reports()[-1].held_kib == 80 * MIB, "to hold more")
+    held = [report.held_kib for report in hog.reports()[said:]]
+    assert held == sorted(held) and any(20 * MIB < kib < 80 * MIB for kib in held), held
 
 
 def test_balloon_is_seen_by_the_guest(lab: Lab) -> None:
     hog = lab[HOG.name]
     before = hog.report()
     hog.domain.setMemory(280 * MIB)
-    time.sleep(4)
-    assert near(hog.balloon_kib(), 280 * MIB, MIB)
-    assert near(before.total_kib - hog.report().total_kib, 40 * MIB, MIB)
+    hog.wait_until(lambda: near(hog.balloon_kib(), 280 * MIB, MIB), "to give memory back")
+    hog.wait_until(lambda: near(before.total_kib - hog.report().total_kib, 40 * MIB, MIB), "to see that itself")
 
 
 def test_death_of_a_hog_is_seen(lab: Lab) -> None:
@@ -129,7 +141,7 @@ def test_swap_is_used(lab: Lab) -> None:
     lab[SWAP.name].hold(260)
     assert lab[SWAP.name].wait_held().swap_used_kib > 20 * MIB
     assert lab[SWAP.name].hog_kills == 0
-    assert lab[SWAP.name].domain.memoryStats()["swap_out"] > 0
+    lab[SWAP.name].wait_until(lambda: lab[SWAP.name].domain.memoryStats()["swap_out"] > 0, "to tell of its swap")
 
 
 def test_a_guest_without_driver_reports_nothing(lab: Lab) -> None:
@@ -137,7 +149,7 @@ def test_a_guest_without_driver_reports_nothing(lab: Lab) -> None:
     assert stats.get("last_update", 0) == 0
     assert "usable" not in stats
     lab[DEAF.name].domain.setMemory(128 * MIB)
-    time.sleep(2)
+    time.sleep(2)  # nothing comes, however long one waits
     assert lab[DEAF.name].balloon_kib() == 256 * MIB
 
 
@@ -155,14 +167,10 @@ def test_reset_and_stop_are_seen(lab: Lab) -> None:
     before = busy.report()
     # Not its kernel's own way: with three emulated vCPUs, one of them plugged, that once was not back after a minute.
     busy.domain.reset(0)
-    deadline = time.monotonic() + 60
-    while busy.reports()[-1].up_s >= before.up_s:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert near(wanted(lab, BUSY.name), 0.5, 0.2)  # its load is on the kernel command line
+    busy.wait_until(lambda: busy.reports()[-1].up_s < before.up_s, "to boot anew")
+    wait_wanted(lab, BUSY.name, 0, 0.5, 0.2)  # its load is on the kernel command line
     busy.signal_qemu(signal.SIGSTOP)
-    time.sleep(0.2)
-    assert busy.qemu_state == "T"
+    busy.wait_until(lambda: busy.qemu_state == "T", "to stop")
     lab.stop([BUSY.name])
     assert busy.qemu_state == ""
     assert not busy.alive
@@ -174,8 +182,8 @@ def test_an_own_libvirtd_dies_and_its_guests_live() -> None:
     with OwnLibvirtd() as own, Lab(own=own) as lab:
         running = lab.start(*tiny)
         assert [one.affinity() for one in running] == [{0}, {0}]
-        assert near(wanted(lab, tiny[0].name), 0.1, 0.1)
-        assert near(wanted(lab, tiny[1].name), 0.3, 0.15)
+        wait_wanted(lab, tiny[0].name, 0, 0.1, 0.1)
+        wait_wanted(lab, tiny[1].name, 0, 0.3)
         machines = machine.connect()
         assert not {one.name for one in tiny} & {domain.name() for domain in machines.listAllDomains()}
         machines.close()
@@ -227,3 +235,26 @@ def test_a_killed_process_leaves_nothing(number: signal.Signals) -> None:
         assert name in subprocess.run(clean, env=environment, check=True, capture_output=True, text=True).stdout
     assert name not in [domain.name() for domain in connection.listAllDomains()]
     connection.close()
+
+
+def test_a_guest_that_is_kept_outlives_its_lab_until_it_is_removed() -> None:
+    """What `make lab-up` and `make lab-down` do, beside whatever they left on this machine."""
+    name = "kvmsched-lab-kept"
+    with contextlib.closing(machine.connect()) as connection:
+        before = kept(connection)
+        try:
+            with Lab(keep=True) as lab:
+                lab.start(Guest(name))
+            with Lab():
+                pass  # begins by removing what was left over
+            assert kept(connection) == sorted([*before, name]) and connection.lookupByName(name).isActive()
+        finally:
+            removed = remove_kept(connection, but=before)
+        assert removed == [name] and kept(connection) == before
+
+
+def test_what_is_kept_is_gone_where_its_start_fails() -> None:
+    with pytest.raises(ZeroDivisionError), Lab(keep=True) as lab:
+        running = lab.start(Guest("kvmsched-lab-failed"))
+        raise ZeroDivisionError
+    assert all(map(nothing_left, running))

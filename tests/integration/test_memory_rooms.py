@@ -15,11 +15,14 @@ from lab import Guest, Lab, RunningGuest
 
 MIB = 1024
 NAMES = [f"kvmsched-test-{name}" for name in ("one", "two")]
-OPTIONS = {"domains": ["kvmsched-test-*"], "starvation": "100M", "waste": "200M"}
+OPTIONS = {"domains": ["kvmsched-test-*"], "starvation": "100M", "waste": "200M", "reclaim": "eager"}
 # What each QEMU may still take for itself, as docs/memory.md has it.
 OVERHEAD_MIB = 64
 # Enough for one of two guests in need.
 ROOM_MIB = 80
+# What QEMUs and the kernel's own pages take and give back between two looks at a cgroup.
+NOISE_MIB = 32
+PASSES = 10
 
 
 @pytest.fixture
@@ -75,11 +78,14 @@ def test_what_a_shared_limit_leaves_is_given_once(needy: list[RunningGuest]) -> 
     try:
         held = run_ok("kvm_mem_balance", **OPTIONS)
         grown = [guest.balloon_kib() - size for guest, size in zip(needy, sizes)]
-        assert 0 < sum(grown) <= (ROOM_MIB + 8) * MIB, held.text
+        assert 0 < sum(grown) <= (ROOM_MIB + NOISE_MIB) * MIB, held.text
         assert held.values["unmet"] and str(machines.group) in held.values["unmet"][0]["reason"], held.text
     finally:
         machines.lift()
-    run_ok("kvm_mem_balance", **OPTIONS)
-    grown = [guest.balloon_kib() - size for guest, size in zip(needy, sizes)]
-    assert min(grown) > 0 and sum(grown) > ROOM_MIB * MIB, "without the limit the host has enough for both"
+    for _pass in range(PASSES):
+        free = run_ok("kvm_mem_balance", **OPTIONS)
+        grown = [guest.balloon_kib() - size for guest, size in zip(needy, sizes)]
+        if sum(grown) > (ROOM_MIB + NOISE_MIB) * MIB:
+            break  # who was just given some is left alone until its driver has answered
+    assert min(grown) > 0 and sum(grown) > (ROOM_MIB + NOISE_MIB) * MIB, free.text
     assert all(guest.alive and guest.hog_kills == 0 for guest in needy)

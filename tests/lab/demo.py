@@ -9,6 +9,7 @@ Root runs it by ``make demo``. It touches no other guest, and ends with 0 only i
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -19,18 +20,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from lab import Guest, Lab, machine, truth
-from lab.bars import Pen, Segment
+from lab import Guest, Lab, machine, picture, truth
+from lab.bars import COLOURS, Pen, Segment
 
 PREFIX = "kvmsched-demo-"
 MAXIMUM_MIB, STARVATION_MIB, WASTE_MIB = 512, 60, 120
 PIN = {"domains": [f"{PREFIX}*"], "interval": 3}
-MEMORY = {"domains": [f"{PREFIX}*"], "starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M"}
+MEMORY = {"domains": [f"{PREFIX}*"], "starvation": f"{STARVATION_MIB}M", "waste": f"{WASTE_MIB}M", "reclaim": "eager"}
 MODULES: dict[str, dict[str, Any]] = {"kvm_vcpu_pin": PIN, "kvm_mem_balance": MEMORY}
 MOST_PASSES = 6
 QUIET = 0.3  # a machine with less other load than that leaves only one good place for each guest
@@ -61,6 +62,10 @@ STORY = {
     BATCH: ("cyan", "quiet, almost out of memory"),
     LAZY: ("yellow", "quiet, holds far more memory than it uses"),
 }
+
+
+# What the picture shows of a run, by the titles.
+SCENES = ("The host before", "For real, until nothing is left to do", "The host after")
 
 
 class Failed(Exception):
@@ -314,15 +319,59 @@ def _left(uri: str) -> list[str]:
     return [name for name in names if name.startswith(PREFIX)]
 
 
+class Copied(io.TextIOBase):
+    """A stream that keeps what is written through it. With *coloured* it says of itself that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO, coloured: bool) -> None:
+        self._stream, self._coloured, self._texts = stream, coloured, list[str]()
+
+    def write(self, text: str) -> int:
+        self._texts.append(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._coloured or self._stream.isatty()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+
+def scenes(text: str) -> list[str]:
+    """The lines that the picture shows: SCENES, and of the passes the first of each module, with its reasons."""
+    chosen: list[str] = []
+    shown = repeated = False
+    seen: set[str] = set()
+    for line in text.splitlines():
+        plain = picture.plain(line)
+        if title := re.fullmatch(r"\[ *\d+ s\] (.*)", plain):
+            shown, repeated = title[1] in SCENES, False
+            line = f"\033[{COLOURS['bold']}m{title[1]}\033[0m"
+        elif command := re.match(r"  \$ ansible localhost -m (\w+)", plain):
+            repeated = command[1] in seen
+            seen |= {command[1]} if shown else set()
+            line = f"\033[{COLOURS['bold']}m{command[0]}\033[0m"
+        if shown and not repeated and not re.match(r"    [-+]|  [✔✘-] ", plain):
+            chosen.append(line)
+    return [line for line, after in zip(chosen, [*chosen[1:], ""]) if line or after]
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     beside_python = shutil.which("ansible", path=str(Path(sys.executable).parent))
     found = os.environ.get("KVMSCHED_ANSIBLE") or shutil.which("ansible") or beside_python
     parser.add_argument("--ansible", default=found, help="the ansible command (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw what was shown, as SVG, too")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0 or not shutil.which(options.ansible or ""):
         print("demo: needs " + ("an ansible command" if os.geteuid() == 0 else "root"), file=sys.stderr)
         return 2
+    said = sys.stdout = Copied(sys.stdout, options.picture is not None)
     demo = Demo(options.ansible)
     try:
         demo.play()
@@ -336,6 +385,9 @@ def main(arguments: list[str]) -> int:
     good = not demo.wrong
     summary = f"{demo.checks - len(demo.wrong)} of {demo.checks} checks are true, {elapsed_s:.0f} s"
     print("\n" + demo.pen.paint(f"{'✔' if good else '✘'} {summary}", "green" if good else "red"))
+    if good and options.picture:
+        title = "kvmsched's demo: four guests on one pCPU, one of them starved; the two passes; the host after"
+        options.picture.write_text(picture.drawn(scenes(said.text), title), encoding="utf-8")
     return 0 if good else 1
 
 

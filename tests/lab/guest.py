@@ -14,15 +14,16 @@ from typing import Mapping, Optional, Sequence
 from .image import Image
 
 OWNER = "urn:kvmsched:lab/1"  # the metadata that tells which process a guest belongs to
-NAME = re.compile(r"kvmsched-(test|demo)-[A-Za-z0-9._-]+")
-KERNEL_ARGUMENTS = "console=ttyS0 quiet edd=off audit=0 selinux=0 apparmor=0 mitigations=off"
+NAME = re.compile(r"kvmsched-(test|demo|lab)-[A-Za-z0-9._-]+")
+# no_timer_check: on a busy host too few of an emulated timer's ticks come while the kernel counts them, and it panics.
+KERNEL_ARGUMENTS = "console=ttyS0 quiet edd=off audit=0 selinux=0 apparmor=0 mitigations=off no_timer_check"
 TCG_ARGUMENTS = "clocksource=acpi_pm"  # on a busy host the kernel measures an emulated TSC wrong, by factors
 
 
 def require_own(name: str) -> str:
     """Return *name*; refuse any name that is not a lab guest's."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a lab guest: kvmsched-test-* or kvmsched-demo-*")
+        raise ValueError(f"{name!r} is no name for a lab guest: kvmsched-test-*, kvmsched-demo-* or kvmsched-lab-*")
     return name
 
 
@@ -52,7 +53,8 @@ class Guest:
     commands of init.c with the seconds after start() at which they come: ``[(20, "mem 240 10")]``.
     It begins when all guests of a start() are up, or with ``load_at_boot`` at each boot.
 
-    ``pin`` are live pins, set once the guest is up; administrator's pins belong into ``cputune``.
+    ``pin`` are live pins, set once the guest is up; administrator's pins belong into ``cputune``. A transient
+    guest (not ``persistent``) has no other definition than the pins that it is first seen with.
     ``cputune``, ``metadata`` and ``extra`` are XML: what these elements hold, and what the domain holds.
     """
 
@@ -72,7 +74,7 @@ class Guest:
     driver: bool = True
     stats_period_s: int = 1
     swap_mib: int = 0
-    persistent: bool = False
+    persistent: bool = True
     cputune: str = ""
     metadata: str = ""
     extra: str = ""

@@ -24,7 +24,7 @@ NETWORK = "10.77.0"
 BRIDGE = "fleet"
 # Where systemd-nspawn makes a container's cgroup, within its own: two in one would end each other's processes.
 CGROUPS = tuple(Path("/sys/fs/cgroup") / name for name in ("", "systemd", "unified"))
-BOOT_S, END_S = 90.0, 60.0
+BOOT_S, END_S = 300.0, 180.0
 POLL_S = 0.1
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -22,6 +22,11 @@ from .own import OwnLibvirtd
 KIB_PER_MIB = 1024
 BALLOON_TOLERANCE_KIB = 1024
 POLL_S = 0.1
+# Bounds on waiting, so that a guest that hangs fails its test: no healthy one comes near them.
+PATIENCE_S = 300
+BOOT_S = 600
+# The owner of guests that belong to no process, but to whoever plays with them.
+KEPT = "kept"
 
 
 class RunningGuest:
@@ -55,7 +60,7 @@ class RunningGuest:
         """Have that much of the blank disk in the page cache."""
         self.tell(f"cache {mib}")
 
-    def tell(self, command: str, timeout_s: float = 20) -> None:
+    def tell(self, command: str, timeout_s: float = PATIENCE_S) -> None:
         """Send one command of init.c and wait until the guest says that it did it."""
         answer = bytearray()
         with socket.socket(socket.AF_UNIX) as port:
@@ -89,13 +94,13 @@ class RunningGuest:
         """Its memory as it sees it, once a second since boot."""
         return truth.reports(self.console())
 
-    def report(self, timeout_s: float = 20) -> truth.Report:
+    def report(self, timeout_s: float = PATIENCE_S) -> truth.Report:
         """A report that is newer than this call, and than the last command."""
         before = len(self.reports())
         self._wait(lambda: len(self.reports()) > before and self._is_up_to_date(), timeout_s, "to report")
         return self.reports()[-1]
 
-    def wait_held(self, timeout_s: float = 60) -> truth.Report:
+    def wait_held(self, timeout_s: float = PATIENCE_S) -> truth.Report:
         """Wait until it holds what it was last told (or its hog was killed for it)."""
 
         def held() -> bool:
@@ -156,11 +161,23 @@ class RunningGuest:
 
     # -- waiting
 
+    def wait_until(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until *done* says so; TimeoutError, with *what* was waited for and its console, where it never does."""
+        self._wait(done, PATIENCE_S, what)
+
+    def wait_seen(self) -> None:
+        """Wait until libvirt has statistics that are newer than this call."""
+        since_s = time.time()
+        # last_update counts whole seconds.
+        self.wait_until(lambda: self.domain.memoryStats().get("last_update", 0) > since_s + 1, "to be seen by libvirt")
+
     def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
-            if not self.alive or time.monotonic() > deadline:
-                why = "it is dead" if not self.alive else f"not within {timeout_s:g} s"
+            if not self.alive:
+                raise RuntimeError(f"{self.name} was {what}: it is dead; its console ends:\n{self.console()[-1500:]}")
+            if time.monotonic() > deadline:
+                why = f"not within {timeout_s:g} s"
                 raise TimeoutError(f"{self.name} was {what}: {why}; its console ends:\n{self.console()[-1500:]}")
             time.sleep(POLL_S)
 
@@ -183,11 +200,15 @@ class Lab:
     """The place where guests run: ``with Lab() as lab: one, two = lab.start(Guest(...), Guest(...))``.
 
     However the block ends (an error, Ctrl-C, SIGTERM), all guests that it started are gone then.
-    They run on the machine's libvirtd, on an OwnLibvirtd, or on a Host.
+    They run on the machine's libvirtd, on an OwnLibvirtd, or on a Host. Where the lab is to *keep* its guests, they
+    outlive a block that ends well, until somebody removes them: see up.py.
     """
 
-    def __init__(self, say: machine.Say = machine.quiet, own: Union[OwnLibvirtd, Host, None] = None) -> None:
+    def __init__(
+        self, say: machine.Say = machine.quiet, own: Union[OwnLibvirtd, Host, None] = None, keep: bool = False
+    ) -> None:
         self.say = say
+        self.keep = keep
         self.own = own
         self.directory = own.directory if own else machine.DIRECTORY
         self.guests: dict[str, RunningGuest] = {}
@@ -215,12 +236,13 @@ class Lab:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         with self._endings.put_off(), contextlib.closing(self.connection):
-            self.stop()
+            if error is not None or not self.keep:
+                self.stop()
 
     def __getitem__(self, name: str) -> RunningGuest:
         return self.guests[name]
 
-    def start(self, *guests: Guest, timeout_s: float = 180) -> list[RunningGuest]:
+    def start(self, *guests: Guest, timeout_s: float = BOOT_S) -> list[RunningGuest]:
         """Boot guests together and return them when all are up, pinned, loaded, and seen by libvirt."""
         running = [self._create(guest) for guest in guests]
         for one in running:
@@ -249,7 +271,8 @@ class Lab:
         files = Files.of(guest.name, self.directory)
         files.remove()
         guest.write_disk(files.disk)
-        xml = guest.xml(self.image, files, self.hypervisor, _identity(os.getpid()))
+        owner = KEPT if self.keep else _identity(os.getpid())
+        xml = guest.xml(self.image, files, self.hypervisor, owner)
         if guest.persistent:
             domain = self.connection.defineXML(xml)
             domain.create()
@@ -288,7 +311,7 @@ class Lab:
                     self.guests.pop(name).signal_qemu(signal.SIGKILL)
         if self.own:
             self.own.ensure()
-        with contextlib.closing(machine.connect(self.uri, wait_s=5)) as connection:  # ours may be lost
+        with contextlib.closing(machine.connect(self.uri)) as connection:  # ours may be lost
             for name in chosen:
                 _remove(connection, name)
                 Files.of(name, self.directory).remove()
@@ -316,7 +339,30 @@ def clean(connection: Any, ownerless: bool = True, everybody: bool = False) -> l
     return removed
 
 
+def kept(connection: Any) -> list[str]:
+    """Return the names of the guests that are kept."""
+    import libvirt
+
+    names = []
+    for domain in connection.listAllDomains():
+        with contextlib.suppress(libvirt.libvirtError):  # another process may have removed it meanwhile
+            if NAME.fullmatch(domain.name()) and _owner(domain) == KEPT:
+                names.append(domain.name())
+    return sorted(names)
+
+
+def remove_kept(connection: Any, but: Sequence[str] = ()) -> list[str]:
+    """Remove the guests that are kept, *but* these, and no others; return their names."""
+    names = [name for name in kept(connection) if name not in but]
+    for name in names:
+        _remove(connection, name)
+        Files.of(name, machine.DIRECTORY).remove()
+    return names
+
+
 def _left_over(owner: str, ownerless: bool) -> bool:
+    if owner == KEPT:
+        return False
     return owner != _identity(int(owner.partition(" ")[0])) if owner else ownerless
 
 
@@ -338,7 +384,7 @@ def _remove(connection: Any, name: str) -> None:
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             domain = connection.lookupByName(require_own(name))

@@ -126,7 +126,7 @@ def quietly(command: Sequence[str], **variables: str) -> None:
 # ---------------------------------------------------------------- daemons
 
 
-def connect(uri: str = "qemu:///system", wait_s: float = 15) -> Any:
+def connect(uri: str = "qemu:///system", wait_s: float = 180) -> Any:
     """Open a libvirt connection; wait for a daemon that is just starting."""
     import libvirt
 
@@ -259,7 +259,7 @@ def kvm_works(kernel: Path, initramfs: Path) -> bool:
     return verdict.read_text(encoding="utf-8") == "kvm"
 
 
-def _boots_under_kvm(kernel: Path, initramfs: Path, timeout_s: float = 10) -> bool:
+def _boots_under_kvm(kernel: Path, initramfs: Path, timeout_s: float = 60) -> bool:
     guest = ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet"]
     devices = ["-nodefaults", "-display", "none", "-serial", "stdio"]
     command = ["qemu-system-x86_64", "-accel", "kvm", "-m", "256", *guest, *devices]

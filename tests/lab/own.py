@@ -22,6 +22,9 @@ from typing import Optional, Sequence
 
 from . import machine
 
+# A bound on waiting: no healthy daemon comes near it.
+START_S = 180
+
 
 class OwnLibvirtd:
     """``with OwnLibvirtd() as own, Lab(own=own) as lab: ...; own.signal(SIGSTOP); own.restart()``."""
@@ -97,8 +100,10 @@ class OwnLibvirtd:
         log = (self.directory / f"{daemon}.log").open("ab")
         self._processes[daemon] = subprocess.Popen(command, stdout=log, stderr=log, env=machine.environment())
         log.close()
-        deadline = time.monotonic() + 10
-        while not (self.run_directory / f"{daemon}.pid").exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + START_S
+        while not (self.run_directory / f"{daemon}.pid").exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{daemon} does not start: see {self.directory}/{daemon}.log")
             time.sleep(0.05)
 
 

@@ -26,6 +26,7 @@ from kvmsched.model import (
     to_json,
 )
 from kvmsched.policy import memory
+from kvmsched.policy.memory.safeties import ALL_ON, Safeties
 
 MIB = 1024
 NOW_S = 1_000_000.0
@@ -142,6 +143,7 @@ class World:
     now_s: float = NOW_S
     history: Optional[memory.MemoryHistory] = None
     two_phases: bool = True
+    safeties: Safeties = ALL_ON
     lowest_available: int = 1 << 60
     plans: list[MemoryPlan] = field(default_factory=list)
 
@@ -198,15 +200,15 @@ class World:
         first = self.observe()
         self.run(TICK_S + 1)
         last = self.observe()
-        judge = memory.release if release else memory.decide
-        plan, history = judge([first, last], policy, self.history)
+        judge, before = memory.release if release else memory.decide, self.history
+        plan, history = judge([first, last], policy, self.history, self.safeties)
         self.history = history if remember else None
         takes = [m for m in plan.moves if isinstance(m, BalloonMove) and not m.gives]
         gives = [m for m in plan.moves if isinstance(m, BalloonMove) and m.gives]
         self._ask(takes)
         if self.two_phases:
             self.run(2)
-            gives = list(memory.fund(plan, policy, last, self.observe()))
+            gives = list(memory.fund(plan, policy, last, self.observe(), before, self.safeties))
         self._ask(gives)
         self.run(2)
         self.plans.append(plan)

@@ -20,6 +20,7 @@ from kvmsched.model import (
     PeriodRecord,
     PinMove,
     PinRecord,
+    Record,
     Vcpu,
 )
 
@@ -75,6 +76,39 @@ def test_a_number_that_is_none_damages_the_record_and_nothing_else(number: str) 
     text = baseline.encode(baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1234))
     with pytest.raises(ValueError, match="its record is damaged"):
         baseline.decode(ET.fromstring(text.replace("1234", number)))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(HOST, 7, MemoryRecord(18014398492000000, 900000, 800000, 1)),
+        Record(HOST, 7, MemoryRecord(1000000, -5, 800000, 1)),
+        Record(HOST, 7, MemoryRecord(1000000, 900000, 800000, 1, (10**15, 1))),
+        Record(HOST, 7, period=PeriodRecord(0, 0, 10**20, 1)),
+        Record(HOST, 7, pins=(PinRecord("vcpu", 0, BOTH, CPU0, frozenset(), 1),)),
+    ],
+)
+def test_a_record_that_could_not_be_read_is_not_written(record: Record) -> None:
+    with pytest.raises(ValueError, match="its record "):
+        baseline.encode(record)
+
+
+@pytest.mark.parametrize("kib", [0, 3])
+def test_an_original_below_a_page_is_not_known(kib: int) -> None:
+    """A guest that lied was recorded so by an earlier version: the rest of its record holds, and can be given back."""
+    period = PeriodRecord(0, 0, 5, 1)
+    text = baseline.encode(Record(HOST, 7, MemoryRecord(4, 4, 900000, 1), period))
+    record = baseline.decode(ET.fromstring(text.replace('original_kib="4"', f'original_kib="{kib}"')))
+    assert record == Record(HOST, 7, None, period)
+    assert baseline.without_restored(record, DOMAIN, memory=True, pins=False) is None
+
+
+def test_a_period_that_libvirt_cannot_take_is_not_known() -> None:
+    """Its binding refuses what is no int of C: that domain could never be given back what it had."""
+    for original_s in (2**31 - 1, 2**31):
+        text = baseline.encode(Record(HOST, 7, period=PeriodRecord(1, 0, 5, 1)))
+        record = baseline.decode(ET.fromstring(text.replace('original_s="1"', f'original_s="{original_s}"')))
+        assert (record.period is None) == (original_s == 2**31)
 
 
 def test_a_value_of_nobody_we_know_is_foreign() -> None:
@@ -147,6 +181,14 @@ def test_an_original_above_a_maximum_that_shrank_is_restored_at_the_maximum() ->
     assert baseline.without_restored(record, at(1048576), memory=True, pins=False) == record
 
 
+def test_an_original_that_no_balloon_can_have_is_restored_at_what_it_can_have() -> None:
+    """Before the first event libvirt counts an NVDIMM as part of the balloon; the plan brings it no higher."""
+    record = baseline.intend(None, DOMAIN, balloon(2097152, 900000), HOST, 1)
+    record = baseline.intend(record, DOMAIN, balloon(900000, 1572864), HOST, 2)
+    here = replace(DOMAIN, balloon=Balloon(1572864, 2097152, fixed_kib=524288))
+    assert baseline.without_restored(record, here, memory=True, pins=False) is None
+
+
 def test_what_is_left_is_told_for_the_resource_that_was_released() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
     record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
@@ -185,3 +227,12 @@ def test_a_period_stays_while_it_is_ours(now_s: int, stays: bool) -> None:
 def test_a_vcpu_that_was_unplugged_leaves_nothing_to_restore() -> None:
     record = baseline.intend(None, DOMAIN, pin(3, BOTH, CPU0), HOST, 1)
     assert baseline.without_restored(record, DOMAIN, memory=False, pins=True) is None
+
+
+def test_the_definition_from_before_the_first_pin_is_kept_with_it() -> None:
+    domain = replace(DOMAIN, vcpus=(replace(DOMAIN.vcpus[0], definition=CPU1), DOMAIN.vcpus[1]))
+    record = baseline.intend(None, domain, pin(0, BOTH, CPU1), HOST, 1)
+    record = baseline.intend(record, DOMAIN, pin(2, CPU1, CPU0), HOST, 2)
+    record = baseline.intend(record, DOMAIN, pin(0, CPU1, CPU0), HOST, 3)
+    assert [part.defined for part in record.pins] == [CPU1, None]
+    assert baseline.decode(ET.fromstring(baseline.encode(record))) == record

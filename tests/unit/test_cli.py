@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import completions
 import pytest
-from kvmsched import config
-from kvmsched.app import arguments, cli, view
-from kvmsched.app.status import DomainStatus, PastMove, PcpuStatus, Status, VcpuStatus
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kvmsched import __version__, config, passes
+from kvmsched.app import arguments, cli, status_text
+from kvmsched.app.status import DomainMove, DomainStatus, PcpuStatus, Status, VcpuStatus
 from kvmsched.model import Balloon, Domain, MemoryFigures, VcpuFigures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +50,50 @@ def every() -> Iterator[tuple[str, list[str]]]:
         yield name, options(parser)
 
 
+# ---------------------------------------------------------------- plans of a bundle
+
+
+def test_a_plan_is_made_as_by_the_daemon_and_tells_what_waste_it_leaves(tmp_path: Path) -> None:
+    text = re.search(r"^```json\n(.*?)^```", (REPOSITORY / "docs/cli.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert text
+    document = json.loads(text[1])
+
+    def memory(**policy: Any) -> str:
+        path = tmp_path / "bundle.json"
+        path.write_text(json.dumps({**document, "policy": {**document["policy"], **policy}}))
+        return run("plan", str(path), "memory")[1]
+
+    assert "web: 2048M -> 1536M" in memory() and "of waste stays" not in memory()
+    grown = memory(daemon={"mode": "grow-only"})
+    assert "web: 2048M ->" not in grown, "a daemon that only gives takes nothing"
+    assert "of waste stays with the guests" in memory(memory={"waste": "400M", "starvation": "50M"})
+
+
+@pytest.mark.parametrize("mode", ["act", "grow-only"])
+def test_a_pass_by_hand_keeps_to_the_mode_of_the_policy(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release does not: it gives back all, from whomever that is."""
+    asked: list[tuple[str, bool, bool]] = []
+
+    def refused(what: str, *taken: Any) -> None:
+        how, policy = taken[:2]
+        asked.append((what, getattr(policy, "grow_only", False), how.pins))
+        raise passes.PassError("not now")
+
+    monkeypatch.setattr(passes, "run_memory", lambda *taken, **_more: refused("memory", *taken))
+    monkeypatch.setattr(passes, "run_vcpu", lambda *taken, **_more: refused("vcpu", *taken))
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"daemon": {"mode": mode}}))
+    gives = mode == "grow-only"
+    for command in (["once", "memory"], ["once", "vcpu"], ["once", "memory", "--dry-run"]):
+        assert run(*command, "--policy", str(path), "--uri", "test:///default")[0] == 1
+    assert asked == [("memory", gives, not gives), ("vcpu", False, not gives), ("memory", gives, not gives)]
+    asked.clear()
+    assert run("release", "--policy", str(path), "--uri", "test:///default")[0] == 1
+    assert asked[0] == ("vcpu", False, True) and all(not gives for _what, gives, _pins in asked)
+
+
 # ---------------------------------------------------------------- help and documentation
 
 
@@ -58,7 +105,7 @@ def test_help_teaches_and_goes_to_standard_output(name: str) -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert run("--version") == (0, "kvmsched 0.1.0\n", "")
+    assert run("--version") == (0, f"kvmsched {__version__}\n", "")
 
 
 @pytest.mark.parametrize("words", [("explain", ""), ("release", " "), ("release", "db1", "")])
@@ -77,6 +124,11 @@ def test_the_man_page_names_every_command_option_and_exit_status() -> None:
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", section[0]), f"{name} {option}"
     for code in (cli.DONE, cli.FAILED, cli.REFUSED, cli.NO_DAEMON, cli.INTERRUPTED, cli.READER_GONE):
         assert re.search(rf"^\.B {code}$", page, re.MULTILINE), code
+
+
+@pytest.mark.parametrize("path", completions.PUBLISHED, ids=lambda path: path.name)
+def test_the_completions_of_other_shells_are_the_parser_s(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == completions.PUBLISHED[path](), "python tests/completions.py writes them"
 
 
 def test_the_completion_knows_every_command_and_option() -> None:
@@ -262,6 +314,27 @@ def test_the_host_s_own_policy_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert code == 2 and "/nowhere.json" in err, "what is named must be there"
 
 
+def test_check_names_from_whom_nothing_is_taken_for_slow_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "policy.json"
+    why = "slow-stats: unused 2000M stays: its statistics come every 30 s"
+    slow = domain(1, memory_skip=why, memory_code="slow-stats")
+    told = Status("1", 7, 0.0, 0.0, "test:///default", "act", "act", domains=(slow, domain(2)))
+    monkeypatch.setattr(cli.lock, "daemon", lambda _uri: ("act", 7))
+    monkeypatch.setattr(cli.status, "read", lambda _uri: told)
+
+    def lines(**memory: Any) -> list[str]:
+        path.write_text(json.dumps({"memory": memory}))
+        code, out, _err = run("check", str(path))
+        assert code == 0
+        return out.splitlines()[1:]
+
+    assert lines() == [f"  nothing is taken from guest-1: {why}"]
+    assert lines(reclaim="eager", stats_period=30) == []
+    assert lines(stats_period=11)[0].startswith("  memory.stats_period: 11 s is more than 10 s: with reclaim auto")
+
+
 # ---------------------------------------------------------------- how a host is shown
 
 
@@ -308,13 +381,57 @@ def host(domains: list[DomainStatus], pcpus: int = 4, **more: Any) -> Status:
 def test_a_table_fits_into_80_columns_and_the_screen(pcpus: int, height: int | None) -> None:
     domains = [domain(n, name="a-very-long-name-of-a-guest-" * (1 + n % 3)) for n in range(100)]
     domains += [DomainStatus("bare", "u", "paused"), domain(1, maximum_kib=2**50, actual_kib=2**50, usable_kib=2**49)]
-    lines = view.table(host(domains, pcpus), "cpu", 80, height)
+    lines = status_text.table(host(domains, pcpus), "cpu", 80, height)
     assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert sum(line.startswith("GUEST") for line in lines) == 1
     if height is not None and height >= 24:
         assert len(lines) <= height
     if height is None:
-        assert sum("a-very-long" in line for line in lines) == 100
+        assert sum(line.startswith("a-very-lo") for line in lines) == 100
+
+
+LONG = [f"customer-7-production-{role}-{number}" for role in ("db", "web") for number in range(12)]
+
+
+def test_a_table_is_as_wide_as_its_names_need_where_nobody_says_how_wide() -> None:
+    lines = status_text.table(host([domain(1, name="x" * 60)]))
+    assert any(line.startswith("x" * 60 + " ") for line in lines)
+    assert max(len(line) for line in status_text.table(host([domain(1)])) if "guest-1" in line) <= 80
+
+
+@settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.text("ab-1", min_size=1, max_size=40), max_size=40, unique=True), st.integers(4, 30))
+def test_no_two_guests_have_one_text(names: list[str], width: int) -> None:
+    texts = status_text.told_apart([*names, *LONG], width)
+    assert len(set(texts.values())) == len(texts) and all(len(text) <= width for text in texts.values())
+    assert all(texts[name] == name for name in names if len(name) <= width)
+
+
+def test_the_table_scrolls_filters_and_says_why() -> None:
+    status = host([domain(number, name=name, uuid=str(number)) for number, name in enumerate(LONG)])
+    choice = status_text.Choice("name", wanted="WEB")
+    shown = status_text.guests(status, choice)
+    assert [one.name for one in shown] == sorted(name for name in LONG if "-web-" in name)
+    choice = status_text.scrolled(shown, choice, 5)
+    assert (choice.selected, choice.first) == (shown[0].uuid, 0)
+    choice = status_text.scrolled(shown, status_text.moved(shown, choice, 7), 5)
+    assert (choice.selected, choice.first) == (shown[7].uuid, 3)
+    choice = status_text.scrolled(shown, status_text.moved(shown, choice, -1), 5)
+    assert choice.first == 3, "who is still seen does not make it scroll"
+    choice = status_text.scrolled(shown, status_text.moved(shown, choice, -100), 5)
+    assert (choice.selected, choice.first) == (shown[0].uuid, 0)
+    gone = status_text.scrolled(shown[:2], status_text.Choice("name", selected="nobody", first=9), 5)
+    assert (gone.selected, gone.first) == (shown[0].uuid, 0)
+    assert status_text.scrolled([], choice, 5).first == 0 and status_text.moved([], choice, 1) == choice
+
+
+def test_it_is_said_of_the_selected_guest_why_it_has_what_it_has() -> None:
+    lacks = domain(1, unmet_kib=98 * MIB, unmet="usable 96M, starvation 150M, the host has 0M to give")
+    assert status_text.why(lacks).startswith("guest-1: lacks 98M: usable 96M")
+    assert status_text.why(domain(1, memory_skip="stale: its statistics are 60 s old")).endswith(
+        "memory: stale: its statistics are 60 s old"
+    )
+    assert "kvmsched explain guest-1" in status_text.why(domain(1))
 
 
 def test_rows_are_sorted_as_asked() -> None:
@@ -324,9 +441,9 @@ def test_rows_are_sorted_as_asked() -> None:
         domain(3, actual_kib=200 * MIB, usable_kib=50 * MIB, vcpus=(VcpuStatus(0, frozenset({1}), 0.0, 90.0),)),
     ]
     orders = {"cpu": "213", "wait": "312", "memory": "231", "usable": "132", "name": "123"}
-    assert set(orders) == set(view.SORTS)
+    assert set(orders) == set(status_text.SORTS)
     for sort, order in orders.items():
-        rows = [line for line in view.table(host(domains), sort) if line.startswith("guest-")]
+        rows = [line for line in status_text.table(host(domains), sort) if line.startswith("guest-")]
         assert "".join(row[len("guest-")] for row in rows) == order, sort
 
 
@@ -337,8 +454,8 @@ def test_rows_are_sorted_as_asked() -> None:
         ({"usable_kib": 149 * MIB}, "starved"),
         ({"unused_kib": 301 * MIB, "usable_kib": 400 * MIB}, "wasteful"),
         ({"usable_kib": None}, "unknown"),
-        ({"memory_skip": "stale: its statistics are 60 s old"}, "unknown"),
-        ({"memory_skip": "settling: not known to be at rest"}, "ok"),
+        ({"memory_skip": "stale: its statistics are 60 s old", "memory_code": "stale"}, "unknown"),
+        ({"memory_skip": "settling: not known to be at rest", "memory_code": "settling"}, "ok"),
         ({"state": "paused"}, "paused"),
     ],
 )
@@ -348,11 +465,11 @@ def test_a_guest_s_memory_in_one_word(more: dict[str, Any], word: str) -> None:
 
 def test_a_guest_s_story() -> None:
     moves = (
-        PastMove(1990.0, "memory", "guest-1: 400M -> 512M", "usable 60M < 150M"),
-        PastMove(1995.0, "memory", "guest-1: 512M -> 600M", "usable 90M < 150M", made=False),
+        DomainMove(1990.0, "memory", "guest-1: 400M -> 512M", "usable 60M < 150M"),
+        DomainMove(1995.0, "memory", "guest-1: 512M -> 600M", "usable 90M < 150M", made=False),
     )
     told = domain(1, usable_kib=90 * MIB, target_kib=600 * MIB, unmet_kib=20 * MIB, unmet="host short", moves=moves)
-    text = "\n".join(view.story(told, host([told])))
+    text = "\n".join(status_text.story(told, host([told])))
     for words in (
         "has       512M of at most 1024M",
         "uses      422M",
@@ -366,12 +483,12 @@ def test_a_guest_s_story() -> None:
     ):
         assert words in text, text
     bare = DomainStatus("bare", "u", "paused", memory_skip="not-running: it is paused")
-    assert "it is paused" in "\n".join(view.story(bare, host([bare])))
+    assert "it is paused" in "\n".join(status_text.story(bare, host([bare])))
 
 
 def test_the_daemon_s_state() -> None:
     about = {"policy_path": "/etc/p.json", "policy_hash": "ab" * 32, "policy_error": "waste: wrong", "trouble": "gone"}
-    text = "\n".join(view.summary(host([], **about), 8200.0))
+    text = "\n".join(status_text.summary(host([], **about), 8200.0))
     for words in ("pid 7, up 2 h", "mode    act", "/etc/p.json (abababababab)", "waste: wrong", "gone", "no pass yet"):
         assert words in text, text
 
@@ -380,3 +497,37 @@ def test_names_reach_no_terminal_unchecked() -> None:
     out = io.StringIO()
     cli.Terminal(out, out).say("\x1b[2Jguest\r\n\u202e")
     assert out.getvalue() == "?[2Jguest???\n"
+
+
+# ---------------------------------------------------------------- scripts and slips
+
+
+def test_a_policy_is_checked_for_scripts(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text('{"memory": {"wast": "5%"}, "rules": [{"match": 5}]}')
+    code, out, err = run("check", "--json", str(path))
+    told = json.loads(out)
+    assert (code, err, told["good"]) == (2, "", False) and len(told["mistakes"]) == 2
+    path.write_text("{")
+    assert run("check", "--json", str(path))[0] == 2
+    path.write_text('{"rules": [{"match": "db*"}]}')
+    code, out, _err = run("check", "--json", str(path))
+    assert (code, json.loads(out)) == (0, {"good": True, "mistakes": [], "rules": 1, "doubts": []})
+    assert run("check", str(path))[1].endswith("good, 1 rule\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["onse"], "did you mean once? (see kvmsched --help)"),
+        (["once", "--jsn"], "unknown: --jsn; did you mean --json? (see kvmsched once --help)"),
+        (["once", "--polcy=x"], "unknown: --polcy=x; did you mean --policy? (see kvmsched once --help)"),
+        (["top", "--sort", "memroy"], "did you mean memory? (see kvmsched top --help)"),
+        (["dance"], "plan, check (see kvmsched --help)"),
+        (["resume", "now"], "unknown: now (see kvmsched resume --help)"),
+        (["once", "--exit-code"], "allowed: beside --dry-run"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(words: list[str], told: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and told in err and err.count("\n") == 1

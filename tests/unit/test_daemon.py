@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import gzip
 import io
 import json
 import re
@@ -24,22 +26,25 @@ from typing import Any, Optional
 import libvirt as binding
 import memory_worlds
 import pytest
-from kvmsched import config, hypervisor, lock, passes
-from kvmsched.app import access, journal, metrics, state, status, telling, view
+from kvmsched import config, leases, lock, passes, units
+from kvmsched.app import daemon, daemon_connection, journal, metrics, publish, saved_state, status, status_text
 from kvmsched.app import schedule as schedules
 from kvmsched.app.journal import Fact, Journal
 from kvmsched.app.schedule import Schedule
 from kvmsched.baseline import OWNER_URI
-from kvmsched.hypervisor import THREAD, Unavailable
+from kvmsched.hypervisor import THREAD, Unavailable, events
 from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
 from kvmsched.passes import Result, Tick
 from kvmsched.policy import memory, vcpu
-from kvmsched.policy.memory_history import MemoryHistory, Seen
-from kvmsched.policy.vcpu_history import PastMove, Smoothed, VcpuHistory
+from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.vcpu.history import PlannedPin, Smoothed, VcpuHistory
 from vcpu_worlds import FakeHost, Guest, cpus, topology
 
-MEMORY = MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7, moved_s=3.5, direction=-1)})
-PAST = PastMove(frozenset({0}), frozenset({1, 2}), 4.5, 3)
+# A bound on waiting: no answer takes that long.
+PATIENCE_S = 120
+
+MEMORY = MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7, moved_s=3.5, direction=-1, grew_kib=-9)})
+PAST = PlannedPin(frozenset({0}), frozenset({1, 2}), 4.5, 3)
 VCPU = VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {3: Smoothed(0.5)}, {"u1/1/0": PAST}, {"u1": 2}, {})
 
 # ---------------------------------------------------------------- what is kept over a restart
@@ -48,12 +53,12 @@ VCPU = VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {3: Smoothed
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    state.save(MEMORY, VCPU)
+    saved_state.save(MEMORY, VCPU)
     return tmp_path / "state/state.json"
 
 
 def test_what_was_learnt_comes_back(kept: Path) -> None:
-    back = state.load()
+    back = saved_state.load()
     assert back is not None and (back.memory, back.vcpu) == (MEMORY, VCPU)
     assert kept.stat().st_mode & 0o777 == 0o600 and kept.parent.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in kept.parent.iterdir()] == ["state.json"], "no half-written file is left"
@@ -63,29 +68,43 @@ def test_what_was_learnt_comes_back(kept: Path) -> None:
     ("change", "why"),
     [
         ({"boot_id": "another"}, "booted since"),
-        ({"saved_s": 0.0}, "old, more than 600 s"),
+        ({"saved_s": 1e9 - 601}, "old, more than 600 s"),
         ({"saved_s": 1e12}, "booted since"),
         ({"format": 2}, "another format"),
         ({"memory": {"level": 5}}, "level"),
         ({"more": 1}, "more"),
+        ({"memory": {"domains": {"u1": {"last_update_s": 10**30, "actual_kib": 1}}}}, "counted"),
+        ({"memory": {"domains": {"u1": {"last_update_s": 1, "actual_kib": -1}}}}, "actual_kib: got -1"),
+        ({"vcpu": {"loads": {"u1/1/0": {"mean": 0.5, "variance": -1e-9}}}}, "variance: got -1e-09"),
+        ({"vcpu": {"foreign": {"1" * 5000: {"mean": 0.5}}}}, "a key"),
     ],
 )
-def test_what_is_of_no_use_is_dropped_with_a_reason(kept: Path, change: dict[str, Any], why: str) -> None:
+def test_what_is_of_no_use_is_dropped_with_a_reason(
+    kept: Path, change: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether this host was booted just now must not matter.
+    monkeypatch.setattr(saved_state, "boottime_s", lambda: 1e9)
     kept.write_text(json.dumps({**json.loads(kept.read_text()), **change}))
-    with pytest.raises(ValueError, match=why):
-        state.load()
+    with pytest.raises(ValueError, match=why) as caught:
+        saved_state.load()
+    assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": NaN}', "\x00" * 100])
+DEEP = '{"format": 1, "boot_id": ' + "[" * 10**5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"format": NaN}', "\x00" * 100, DEEP, '{"format": 1, "saved_s": 1e999}']
+)
 def test_a_damaged_state_is_dropped(kept: Path, text: str) -> None:
     kept.write_text(text)
     with pytest.raises(ValueError, match=r"."):
-        state.load()
+        saved_state.load()
 
 
 def test_no_state_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-    assert state.load() is None
+    assert saved_state.load() is None
 
 
 # ---------------------------------------------------------------- when
@@ -141,12 +160,38 @@ def test_an_event_brings_a_pass_forward_but_not_too_close_to_the_last(clock: Clo
     clock.next(whole)
     clock.now_s += 10
     for _event in range(50):
-        whole.hurry(BOTH)
+        whole.hurry(BOTH, "u1")
     assert clock.next(whole) == (0.5, BOTH), "a storm of events is one look"
-    whole.hurry(BOTH)
+    whole.hurry(BOTH, "u1")
     assert clock.next(whole) == (1.0, ("memory",)), "what changes fast must not be looked at all the time"
     assert clock.next(whole) == (1.0, ("vcpu",)), "load over less than the interval says little"
     assert clock.next(whole)[0] > 50, "back to the period"
+
+
+def test_a_domain_that_shouts_all_the_time_brings_few_passes_forward(clock: Clock) -> None:
+    """Its root can write the balloon's register once a second; others are heard as before."""
+    whole, passes_made = schedule(period=5), 0
+    clock.next(whole)
+    for _tenth in range(6000):
+        clock.now_s += 0.1
+        whole.hurry(("memory",), "shouting")
+        passes_made += "memory" in whole.turns()
+    # 600 s: 120 by the clock, 6 at once and one in 20 s more.
+    assert 120 <= passes_made <= 120 + 6 + 30
+    clock.now_s = clock.now_s + whole.wait_s() + 0.001
+    whole.turns()
+    clock.now_s += 2
+    whole.hurry(BOTH, "another")
+    assert clock.next(whole)[0] == 0.5
+
+
+def test_who_was_silent_for_long_is_forgotten(clock: Clock) -> None:
+    whole = schedule(period=5)
+    for number in range(1000):
+        clock.now_s += 10
+        whole.turns()
+        whole.hurry(BOTH, f"u{number}")
+    assert len(whole._left) < 20
 
 
 def test_after_a_failure_nobody_comes_early(clock: Clock) -> None:
@@ -185,6 +230,67 @@ def test_what_stays_true_is_said_when_it_begins_and_when_it_changes(monkeypatch:
     log.facts({})
     log.facts({"skip u1": Fact("busy", "again, long after")})
     assert len(out.getvalue().splitlines()) == 4
+
+
+def test_what_one_guest_makes_true_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    log = Journal(out)
+    now_s = [0.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now_s[0])
+    for second in range(600):
+        now_s[0] = second
+        log.facts({"skip u1": Fact(f"code {second % 3}", f"{second}"), "skip u2": Fact("busy", "u2")}, journal.PAUSE_S)
+    lines = out.getvalue().splitlines()
+    assert lines.count("u2") == 1 and len(lines) - 1 == 600 / journal.PAUSE_S
+    log.facts({"skip u1": Fact("last", "last")}, journal.PAUSE_S)
+    assert "last" not in out.getvalue()
+    now_s[0] += journal.PAUSE_S
+    log.facts({"skip u1": Fact("last", "last")}, journal.PAUSE_S)
+    assert out.getvalue().endswith("last\n"), "what stays true is said at last"
+
+
+def test_of_a_thousand_odd_guests_a_pass_says_fifty_lines() -> None:
+    out = io.StringIO()
+    log = Journal(out)
+    odd = {f"skip memory {n}": Fact("stale", f"vm{n} is stale") for n in range(1000)}
+    log.facts({**odd, "failure": Fact("denied", "vm7 failed", journal.WARNING)}, journal.PAUSE_S)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 51 and lines[0] == "vm7 failed" and lines[-1].startswith("and 951 more ")
+    log.facts(odd, journal.PAUSE_S)
+    assert len(out.getvalue().splitlines()) == 51
+    log.facts(journal.of_warnings("vcpu", [f"vm{chr(97 + n)}x: odd" for n in range(26)] * 9), journal.PAUSE_S)
+    log.facts(journal.of_warnings("vcpu", ["vmbx: odd", "vm1: odd", "vm2: odd"]), journal.PAUSE_S)
+    assert len(out.getvalue().splitlines()) == 51 + 26 + 1
+
+
+NASTY = "\x00\x1b[2J\x7f\x85\x9b\u2028\u202e"
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_the_journal_is_told_nothing_that_does_more_than_stand_there(
+    monkeypatch: pytest.MonkeyPatch, structured: bool
+) -> None:
+    sent: list[str] = []
+    fake = types.SimpleNamespace(send=lambda message, **fields: sent.extend([message, *map(str, fields.values())]))
+    monkeypatch.setattr(journal, "journal", fake)
+    monkeypatch.setattr(journal, "_is_journal", lambda _out: structured)
+    out = io.StringIO()
+    Journal(out).say(f"vm{NASTY}: {'x' * 10**6}", domain=f"vm{NASTY}", reason="x" * 10**6)
+    lines = sent if structured else out.getvalue().splitlines()
+    assert lines and all(line.isprintable() and len(line) <= units.LONGEST_LINE for line in lines)
+
+
+def test_no_name_does_more_than_stand_there_in_metrics(told: tuple[publish.Publisher, Path]) -> None:
+    """Two names that differ there stay two series."""
+    teller, _directory = told
+    domains = [memory_worlds.domain(f"vm{char}", 1024, 4096) for char in NASTY]
+    now = memory_worlds.snapshot(domains)
+    plan, learnt = memory.decide((now,), config.MemoryPolicy())
+    tell(teller, Tick(now, Result(now, plan, learnt, Outcome(), {})))
+    text = teller.metrics.render().decode()
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert len([line for line in text.splitlines() if line.startswith("kvmsched_domain_vcpus{")]) in (0, len(NASTY))
+    assert text.count("kvmsched_domain_memory_actual_bytes{") == len(NASTY)
 
 
 def test_the_same_trouble_with_other_numbers_is_no_news() -> None:
@@ -249,16 +355,16 @@ def a_vcpu_result() -> Any:
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[telling.Teller, Path]]:
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[publish.Publisher, Path]]:
     monkeypatch.setattr(lock, "SYSTEM_DIRECTORY", str(tmp_path))
-    teller = telling.Teller("qemu:///system", Journal(io.StringIO()))
+    teller = publish.Publisher("qemu:///system", Journal(io.StringIO()))
     yield teller, tmp_path
     teller.close()
 
 
-def tell(teller: telling.Teller, *ticks: Tick, **about: Any) -> status.Status:
+def tell(teller: publish.Publisher, *ticks: Tick, **about: Any) -> status.Status:
     for tick in ticks:
-        teller.take(tick, None, acting=True)
+        teller.take(tick, None, mode="act")
     teller.tell(config.Policy(), **{"mode": "act", "effective_mode": "act", **about})
     found = status.read("qemu:///system")
     assert found is not None
@@ -270,19 +376,23 @@ def samples_of(text: str) -> dict[str, float]:
     return {name: float(value) for name, _sep, value in lines}
 
 
-def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller, Path]) -> None:
+def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()
     failed = replace(
         result, outcome=Outcome((), (Failure("hog", "u", "hung", "no answer"),)), failed="every change failed"
     )
-    found = tell(teller, Tick(result.snapshot, result), Tick(result.snapshot, failed, failed={"vcpu": "no such pCPU"}))
+    found = tell(
+        teller,
+        Tick(result.snapshot, result),
+        Tick(result.snapshot, failed, failed={"vcpu": passes.Trouble("no such pCPU")}),
+    )
     (hog,) = found.domains
     assert (hog.name, hog.usable_kib, hog.starvation_kib) == ("hog", 50 * 1024, 150 * 1024)
     assert hog.target_kib == result.plan.moves[0].after_kib and hog.moves[0].what.startswith("hog: 1024M -> ")
     assert found.memory_pass.when_s == result.snapshot.wall_s and found.memory_pass.failed == "every change failed"
     assert found.vcpu_pass.failed == "no such pCPU" and found.memory is not None and found.memory.starved == 1
-    samples = samples_of(teller.metrics.render()[0].decode())
+    samples = samples_of(teller.metrics.render().decode())
     assert samples['kvmsched_moves_total{kind="give",resource="memory"}'] == 1
     assert samples['kvmsched_failures_total{reason="hung",resource="memory"}'] == 1
     assert samples['kvmsched_failures_total{reason="busy",resource="memory"}'] == 0, "also what never happened"
@@ -296,18 +406,18 @@ def test_status_and_metrics_tell_what_a_tick_brought(told: tuple[telling.Teller,
     assert samples['kvmsched_mode_effective{mode="act"}'] == 1
 
 
-def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[telling.Teller, Path]) -> None:
+def test_a_guest_that_could_not_be_seen_is_told_with_the_reason(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     found = tell(teller, Tick(with_skips("hung", "gone")))
     hung, _hog = found.domains
     assert (hung.name, hung.state, hung.verdict, hung.memory_skip) == ("d0", "hung", "hung", "hung: why")
-    text = "\n".join(view.story(hung, found))
+    text = "\n".join(status_text.story(hung, found))
     assert "d0 (u0): hung" in text and text.count("hung: why") == 2
-    samples = samples_of(teller.metrics.render()[0].decode())
+    samples = samples_of(teller.metrics.render().decode())
     assert samples["kvmsched_domains"] == 2 and not [name for name in samples if '"d0"' in name]
 
 
-def test_what_a_qemu_that_does_not_answer_has_is_not_known(told: tuple[telling.Teller, Path]) -> None:
+def test_what_a_qemu_that_does_not_answer_has_is_not_known(told: tuple[publish.Publisher, Path]) -> None:
     """A pass charges it at its maximum; people and Prometheus are not told that it has that."""
     teller, _directory = told
     domain = memory_worlds.domain("hog", 4096, 4096)
@@ -315,12 +425,12 @@ def test_what_a_qemu_that_does_not_answer_has_is_not_known(told: tuple[telling.T
     now = memory_worlds.snapshot([replace(domain, busy="QEMU does not answer: it is stopped", balloon=silent)])
     plan, learnt = memory.decide((now,), config.MemoryPolicy())
     found = tell(teller, Tick(now, Result(now, plan, learnt, Outcome(), {})))
-    assert "memory\n  busy: QEMU" in re.sub(" +busy", "  busy", "\n".join(view.story(found.domains[0], found)))
+    assert "memory\n  busy: QEMU" in re.sub(" +busy", "  busy", "\n".join(status_text.story(found.domains[0], found)))
     assert found.domains[0].verdict == "unknown"
-    assert b'kvmsched_domain_memory_actual_bytes{domain="hog"}' not in teller.metrics.render()[0]
+    assert b'kvmsched_domain_memory_actual_bytes{domain="hog"}' not in teller.metrics.render()
 
 
-def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path]) -> None:
+def test_no_load_is_told_before_it_was_measured(told: tuple[publish.Publisher, Path]) -> None:
     """A daemon's first look sees counters only: an imbalance of 0 would be a lie."""
     teller, _directory = told
     host = FakeHost(topology(2), [Guest("web", [0.5], [cpus("0")])])
@@ -328,36 +438,39 @@ def test_no_load_is_told_before_it_was_measured(told: tuple[telling.Teller, Path
         plan, learnt = vcpu.decide(window, config.VcpuPolicy())
         found = tell(teller, Tick(window[-1], None, Result(window[-1], plan, learnt, Outcome(), {})))
         assert (found.vcpu is not None) == known and ("imbalance" in found.vcpu_pass.headline) == known
-        assert (b"kvmsched_imbalance_ratio" in teller.metrics.render()[0]) == known
+        for name in (b"imbalance_ratio", b"pcpu_load_max_ratio", b"pcpu_load_max_all_ratio"):
+            assert (b"\nkvmsched_" + name + b" " in teller.metrics.render()) == known
 
 
-def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[telling.Teller, Path]) -> None:
+def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()
-    teller.take(Tick(result.snapshot, result), None, acting=True)
+    teller.take(Tick(result.snapshot, result), None, mode="act")
     teller.tell(config.load({"exclude": ["h*"]}), mode="act", effective_mode="act")
     found = status.read("qemu:///system")
     assert found is not None and found.domains[0].verdict == "starved"
-    assert "excluded: the policy's domains and exclude leave it out" in "\n".join(view.story(found.domains[0], found))
-    assert b"kvmsched_domain_starved{" not in teller.metrics.render()[0]
+    assert "excluded: the policy's domains and exclude leave it out" in "\n".join(
+        status_text.story(found.domains[0], found)
+    )
+    assert b"kvmsched_domain_starved{" not in teller.metrics.render()
 
 
-def test_the_effective_mode_is_a_metric_of_its_own(told: tuple[telling.Teller, Path]) -> None:
+def test_the_effective_mode_is_a_metric_of_its_own(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     tell(teller, effective_mode="observe", mode_reason="may only read", policy_error="a mistake")
-    samples = samples_of(teller.metrics.render()[0].decode())
+    samples = samples_of(teller.metrics.render().decode())
     assert samples['kvmsched_mode_configured{mode="act"}'] == samples['kvmsched_mode_effective{mode="observe"}'] == 1
     assert samples['kvmsched_mode_effective{mode="act"}'] == samples["kvmsched_policy_reload_ok"] == 0
 
 
-def test_prometheus_finds_nothing_to_say_against_the_metrics(told: tuple[telling.Teller, Path]) -> None:
+def test_prometheus_finds_nothing_to_say_against_the_metrics(told: tuple[publish.Publisher, Path]) -> None:
     teller, directory = told
     pins = a_vcpu_result()
     result = a_memory_result()
     plan = replace(result.plan, unmet=(Unmet("hog", result.snapshot.domains[0].uuid, 4096, "no more"),))
     skipped = replace(result, plan=plan, snapshot=with_skips("busy", "hung"))
     tell(teller, Tick(result.snapshot, skipped, pins))
-    text = teller.metrics.render()[0]
+    text = teller.metrics.render()
     promtool = Path(__file__).parents[2] / ".build/prometheus/usr/bin/promtool"
     done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
@@ -367,28 +480,28 @@ def test_prometheus_finds_nothing_to_say_against_the_metrics(told: tuple[telling
     assert b"kvmsched_domain_starved" in (directory / "kvmsched.prom").read_bytes()
 
 
-def test_the_number_of_series_is_bounded(told: tuple[telling.Teller, Path]) -> None:
+def test_the_number_of_series_is_bounded(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     few, many = (len(samples_of(text)) for text in (rendered(teller, 10), rendered(teller, metrics.MOST_DOMAINS + 500)))
     assert (many - few) / (metrics.MOST_DOMAINS - 10) <= 11
     assert samples_of(rendered(teller, metrics.MOST_DOMAINS + 500))["kvmsched_domains_untold"] == 500
 
 
-def rendered(teller: telling.Teller, domains: int) -> str:
+def rendered(teller: publish.Publisher, domains: int) -> str:
     now = memory_worlds.snapshot([memory_worlds.domain(f"d{number}", 1024) for number in range(domains)])
     tell(teller, Tick(now))
-    return teller.metrics.render()[0].decode()
+    return teller.metrics.render().decode()
 
 
-def test_names_can_not_break_the_format(told: tuple[telling.Teller, Path]) -> None:
+def test_names_can_not_break_the_format(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     name = 'a"b\\c\nd{e="f"} 1'
     tell(teller, Tick(memory_worlds.snapshot([memory_worlds.domain(name, 1024)])))
-    text = teller.metrics.render()[0].decode()
+    text = teller.metrics.render().decode()
     assert 'kvmsched_domain_memory_actual_bytes{domain="a\\"b\\\\c\\nd{e=\\"f\\"} 1"} ' in text
 
 
-def test_nothing_is_told_of_a_daemon_that_ended(told: tuple[telling.Teller, Path]) -> None:
+def test_nothing_is_told_of_a_daemon_that_ended(told: tuple[publish.Publisher, Path]) -> None:
     teller, directory = told
     tell(teller)
     assert (directory / "status.json").stat().st_mode & 0o777 == 0o640
@@ -400,7 +513,7 @@ def test_nothing_is_told_of_a_daemon_that_ended(told: tuple[telling.Teller, Path
 
 
 @pytest.fixture
-def port(told: tuple[telling.Teller, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def port(told: tuple[publish.Publisher, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(metrics, "_LONGEST_S", 1.0)
     teller, _directory = told
     tell(teller, Tick(a_memory_result().snapshot, a_memory_result()))
@@ -414,7 +527,7 @@ def port(told: tuple[telling.Teller, Path], monkeypatch: pytest.MonkeyPatch) -> 
 def request(port: int, method: str = "GET", path: str = "/metrics") -> tuple[int, bytes]:
     asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -423,7 +536,7 @@ def request(port: int, method: str = "GET", path: str = "/metrics") -> tuple[int
 def raw(port: int, sent: bytes) -> bytes:
     answer = b""
     # It may have hung up before all was sent.
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client, contextlib.suppress(OSError):
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client, contextlib.suppress(OSError):
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
         while part := client.recv(65536):
@@ -440,6 +553,14 @@ def test_the_port_answers_get_and_head_only(port: int) -> None:
         assert request(port, method)[0] >= 400, method
     # It may hang up before all of it was sent.
     assert b" 200 " not in raw(port, b"X" * 5000 + b" /metrics HTTP/1.1\r\n\r\n")
+
+
+def test_it_is_packed_for_who_asks(port: int) -> None:
+    for accept, packed in ((b"gzip", True), (b"deflate, gzip;q=0.5", True), (b"gzip;q=0", False), (b"br", False)):
+        answer = raw(port, b"GET /metrics HTTP/1.1\r\nAccept-Encoding: " + accept + b"\r\n\r\n")
+        head, _blank, body = answer.partition(b"\r\n\r\n")
+        assert (b"Content-Encoding: gzip" in head) == packed, accept
+        assert b"kvmsched_" in (gzip.decompress(body) if packed else body)
 
 
 GARBAGE = [
@@ -467,46 +588,61 @@ def test_garbage_costs_nothing(port: int) -> None:
 @pytest.mark.parametrize("line", [b"a: " + b"b" * 60000 + b"\r\n", b"a: b\r\n"])
 def test_a_request_without_end_is_not_read_to_its_end(port: int, line: bytes) -> None:
     sent = b"GET /metrics HTTP/1.1\r\n" + line * (metrics._LONGEST_REQUEST // len(line) + 1)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         with contextlib.suppress(OSError):  # it may have hung up before all was sent
             client.sendall(sent)
         assert client.recv(100).startswith(b"HTTP/1.0 431 ")
 
 
-def test_who_is_slow_or_many_is_cut_off_and_others_are_served_again(port: int) -> None:
+def test_who_is_slow_or_many_is_cut_off(port: int) -> None:
     threads = threading.active_count()
-    slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _client in range(60)]
-    assert threading.active_count() <= threads + metrics._MOST_CLIENTS
-    end_s = time.monotonic() + 30
-    answered = False
-    while not answered:
-        assert time.monotonic() < end_s, "nobody else is ever served"
-        for client in slow:
-            with contextlib.suppress(OSError):
-                client.send(b"G")
-        try:
-            answered = request(port)[0] == 200
-        except OSError:
-            time.sleep(0.1)
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) for _client in range(60)]
+    assert request(port)[0] == 200
+    assert threading.active_count() <= threads + 2 * metrics._MOST_CLIENTS
     for client in slow:
         client.close()
 
 
-def test_one_rendering_serves_all_who_ask_between_two_passes(told: tuple[telling.Teller, Path], port: int) -> None:
+def test_beside_slow_clients_that_come_again_every_scrape_is_answered(port: int) -> None:
+    """Sixteen local users send a byte now and then, and connect anew as soon as they are cut off."""
+    over = threading.Event()
+
+    def slow() -> None:
+        while not over.is_set():
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client,
+            ):
+                while not over.wait(0.02):
+                    client.send(b"G")
+
+    users = [threading.Thread(target=slow, daemon=True) for _user in range(16)]
+    before = threading.active_count()
+    for user in users:
+        user.start()
+    codes = [request(port)[0] for _scrape in range(50)]
+    assert codes == [200] * 50
+    assert threading.active_count() <= before + 16 + 2 * metrics._MOST_CLIENTS
+    over.set()
+    for user in users:
+        user.join()
+
+
+def test_one_rendering_serves_all_who_ask_between_two_passes(told: tuple[publish.Publisher, Path], port: int) -> None:
     teller, _directory = told
     bodies = {re.sub(rb".*_process_.*\n", b"", request(port)[1]) for _scrape in range(5)}
     assert len(bodies) == 1
-    assert teller.metrics.render()[0] is teller.metrics.render()[0]
+    assert teller.metrics.render() is teller.metrics.render()
 
 
 def test_a_port_that_is_taken_is_said_and_survived(port: int, tmp_path: Path) -> None:
     out = io.StringIO()
-    other = telling.Teller("qemu:///system", Journal(out))
+    other = publish.Publisher("qemu:///system", Journal(out))
     other.open(config.DaemonPolicy(metrics_listen=f"127.0.0.1:{port}"))
     assert f"no metrics at 127.0.0.1:{port}: Address already in use" in out.getvalue()
 
 
-def test_a_textfile_of_another_name_leaves_none_behind(told: tuple[telling.Teller, Path], tmp_path: Path) -> None:
+def test_a_textfile_of_another_name_leaves_none_behind(told: tuple[publish.Publisher, Path], tmp_path: Path) -> None:
     teller, _directory = told
     one, two = tmp_path / "one.prom", tmp_path / "two.prom"
     for file in (one, two, None):
@@ -515,7 +651,7 @@ def test_a_textfile_of_another_name_leaves_none_behind(told: tuple[telling.Telle
         assert [path for path in (one, two) if path.exists()] == ([file] if file else [])
 
 
-def test_who_hangs_is_told_also_while_nobody_does(told: tuple[telling.Teller, Path], tmp_path: Path) -> None:
+def test_who_hangs_is_told_also_while_nobody_does(told: tuple[publish.Publisher, Path], tmp_path: Path) -> None:
     """Else an alert could not see that it ended."""
     samples = samples_of(rendered(told[0], 1))
     for resource in ("memory", "vcpu"):
@@ -526,7 +662,7 @@ def test_who_hangs_is_told_also_while_nobody_does(told: tuple[telling.Teller, Pa
 def test_a_port_that_is_free_again_is_taken(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "path_for", lambda _uri: str(tmp_path / "other.json"))
     out = io.StringIO()
-    late = telling.Teller("qemu:///system", Journal(out))
+    late = publish.Publisher("qemu:///system", Journal(out))
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         late.open(config.DaemonPolicy(metrics_listen=listen))
@@ -546,11 +682,15 @@ def test_a_port_that_is_free_again_is_taken(port: int, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def fresh_driver() -> Iterator[None]:
-    """libvirt's test driver forgets what was done to it with its last connection, which a thread closes by and by."""
+    """libvirt's test driver forgets what was done to it with its last connection, which a thread closes by and by.
+
+    A failed pass is told by its exception, which keeps the connection alive in its frames, and these in a cycle.
+    """
     yield
+    gc.collect()
     for thread in threading.enumerate():
-        if thread.name == hypervisor.THREAD:
-            thread.join(10)
+        if thread.name == THREAD:
+            thread.join(120)
 
 
 @pytest.fixture
@@ -566,7 +706,7 @@ def close(standing: passes.Standing) -> None:
     standing.close()
     for thread in threading.enumerate():
         if thread.name == THREAD:
-            thread.join(10)
+            thread.join(120)
 
 
 def turns(**vcpu_settings: Any) -> tuple[Any, Any]:
@@ -586,7 +726,7 @@ def test_one_look_serves_both_resources(standing: passes.Standing) -> None:
 
 def test_one_resource_that_fails_leaves_the_other_its_turn(standing: passes.Standing) -> None:
     tick = standing.tick(*turns(pcpus="99"))
-    assert tick.memory is not None and tick.vcpu is None and "99" in tick.failed["vcpu"]
+    assert tick.memory is not None and tick.vcpu is None and "99" in tick.failed["vcpu"].reason
 
 
 OPT_OUT = '<policy memory="off" vcpu="off"/>'
@@ -613,19 +753,18 @@ def owned(tick: Tick) -> bool:
 
 def test_while_it_is_quiet_domains_are_as_they_were(standing: passes.Standing, domain: Any) -> None:
     own(domain, OPT_OUT)
-    assert owned(standing.tick(*turns(), quiet=True)), "the first time all is read"
+    assert owned(standing.tick(*turns(), changed=())), "the first time all is read"
     own(domain, None)
-    assert owned(standing.tick(*turns(), quiet=True)), "nobody said that something happened"
-    assert not owned(standing.tick(*turns(), quiet=False))
+    assert owned(standing.tick(*turns(), changed=())), "nobody said that something happened"
+    assert not owned(standing.tick(*turns()))
 
 
 def test_it_is_not_quiet_for_ever(standing: passes.Standing, domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_ANEW_S", 0.2)
+    monkeypatch.setattr(passes, "_ANEW_S", 0.0)
     own(domain, OPT_OUT)
     standing.tick(*turns())
     own(domain, None)
-    time.sleep(0.2)
-    assert not owned(standing.tick(*turns(), quiet=True))
+    assert not owned(standing.tick(*turns(), changed=()))
 
 
 def test_nothing_is_changed_for_what_it_was(standing: passes.Standing, domain: Any) -> None:
@@ -633,21 +772,21 @@ def test_nothing_is_changed_for_what_it_was(standing: passes.Standing, domain: A
     none_yet = config.load_daemon({"memory": {"stats_period": 0}}).memory
     assert not standing.tick(passes.Turn(none_yet, MemoryHistory()), None).failed
     own(domain, OPT_OUT)
-    tick = standing.tick(turns()[0], None, quiet=True)
+    tick = standing.tick(turns()[0], None, changed=())
     assert owned(tick) and tick.memory is not None
     assert not tick.memory.plan.moves and not tick.memory.outcome.moves and not tick.memory.outcome.failures
     own(domain, None)
-    tick = standing.tick(turns()[0], None, quiet=True)
+    tick = standing.tick(turns()[0], None, changed=())
     assert owned(tick), "what is left alone need not be read"
     tick = standing.tick(turns()[0], None)
     assert tick.memory is not None and [move.kind for move in tick.memory.outcome.moves] == ["stats_period"]
-    assert standing.tick(turns()[0], None, quiet=True).snapshot.domains[0].record is not None, "what it wrote, it knows"
+    assert standing.tick(turns()[0], None, changed=()).snapshot.domains[0].record is not None, "what it wrote, it knows"
 
 
 def test_a_pin_by_others_is_seen_though_nobody_told(standing: passes.Standing, domain: Any) -> None:
     standing.tick(None, None)
     domain.pinVcpu(0, (False, False, True))
-    (seen,) = standing.tick(None, None, quiet=True).snapshot.domains
+    (seen,) = standing.tick(None, None, changed=()).snapshot.domains
     assert seen.vcpus[0].pin == seen.vcpus[0].affinity == {2}
 
 
@@ -691,13 +830,13 @@ class Libvirt:
             def close(self) -> None:
                 pass
 
-            def tick(self, memory_turn: Any, vcpu_turn: Any, quiet: bool) -> Tick:
+            def tick(self, memory_turn: Any, vcpu_turn: Any, changed: Any) -> Tick:
                 if not libvirt.up or not (self.how.read_only or libvirt.writable):
                     raise passes.PassError("not for you" if libvirt.up else "it is away") from Unavailable("no")
                 return libvirt.tick()
 
-        monkeypatch.setattr(access, "Standing", Standing)
-        self.access = access.Access("qemu:///system", Journal(self.out), self.modes.append)
+        monkeypatch.setattr(daemon_connection, "Standing", Standing)
+        self.access = daemon_connection.DaemonConnection("qemu:///system", Journal(self.out), self.modes.append)
 
     def tick(self) -> Tick:
         result = a_memory_result()
@@ -754,3 +893,68 @@ def test_a_libvirt_that_is_away_is_no_reason_to_observe(libvirt: Libvirt) -> Non
 def test_the_policy_decides_first(libvirt: Libvirt) -> None:
     assert [libvirt.look(mode) for mode in ("observe", "act", "observe")] == ["observe", "act", "observe"]
     assert libvirt.opened == ["ro", "rw", "ro"] and libvirt.modes == ["observe", "act", "observe"] and not libvirt.said
+
+
+def test_a_pause_is_kept_to_and_ends_by_itself(libvirt: Libvirt, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[leases.Lease] = []
+    monkeypatch.setattr(leases, "read", lambda _uri, name: held[-1] if held and name == "pause" else None)
+    assert libvirt.look() == "act" and libvirt.access.paused_until_s == 0
+    held.append(leases.Lease("", leases.boottime_s() + 3600))
+    assert [libvirt.look() for _turn in range(3)] == ["observe"] * 3 and libvirt.opened == ["rw", "ro"]
+    assert libvirt.access.paused_until_s == pytest.approx(time.time() + 3600, abs=60)
+    (line,) = libvirt.said
+    assert line.startswith("may only observe: paused until ") and "kvmsched resume" in line
+    held.clear()
+    assert libvirt.look() == "act" and libvirt.said[1:] == ["may act again"] and libvirt.access.paused_until_s == 0
+
+
+def test_grow_only_acts_for_who_asks_and_writes_no_pins(libvirt: Libvirt) -> None:
+    assert libvirt.look("grow-only") == "grow-only" and libvirt.opened == ["rw"] and libvirt.modes == ["act"]
+    assert not libvirt.access.conduct(config.load({"daemon": {"mode": "grow-only"}})).pins
+    assert libvirt.access.conduct(config.load({"daemon": {"mode": "act"}})).pins
+
+
+@pytest.mark.parametrize("pins", [True, False])
+def test_in_grow_only_pins_are_planned_and_not_set(pins: bool) -> None:
+    samples = FakeHost(topology(2), [Guest("a", [0.9], [cpus("0")]), Guest("b", [0.9], [cpus("0")])]).window()
+    asked: list[Any] = []
+    host: Any = types.SimpleNamespace(apply=lambda changes: asked.extend(changes) or Outcome((), ()))
+    work = passes._Work(host, samples[-1], passes.Conduct(pins=pins))
+    result = passes._vcpu_pass(work, samples, config.VcpuPolicy(), None, False, passes._Watch())
+    assert result.plan.moves and bool(asked) == pins
+
+
+@pytest.mark.parametrize(
+    ("told", "down"),
+    [("running", False), ("degraded", False), ("offline", False), ("stopping", True), ("unknown", True), ("", True)],
+)
+def test_a_host_goes_down_where_systemd_says_so_or_says_nothing(
+    told: str, down: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "systemctl"
+    command.write_text(f"#!/bin/sh\necho {told}\n", encoding="utf-8")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert daemon._host_goes_down() is down
+
+
+# ---------------------------------------------------------------- what libvirt tells reaches the policy
+
+
+def test_a_reboot_that_libvirt_tells_of_is_in_the_history_of_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From libvirt's callback through the inbox into what decide() is handed."""
+    callbacks: dict[int, Any] = {}
+    register = types.SimpleNamespace(
+        domainEventRegisterAny=lambda _domain, number, callback, word: callbacks.update({number: (callback, word)})
+    )
+    signals: Any = types.SimpleNamespace(inbox=[])
+    events._subscribe(register, lambda word, uuid: signals.inbox.append((word, uuid)))
+    callback, word = callbacks[binding.VIR_DOMAIN_EVENT_ID_REBOOT]
+    callback(register, types.SimpleNamespace(UUIDString=lambda: "u1"), word)
+    loaded = daemon._Loaded(config.load_daemon({}), "", "")
+    one = daemon._Daemon("test:///default", loaded, Journal(io.StringIO()), signals, lambda _mode: None)
+    one.memory = replace(one.memory, history=MEMORY)
+    monkeypatch.setattr(daemon.time, "time", lambda: 1000.0)
+    for heard in signals.inbox:
+        one._heed(*heard)
+    assert one.memory.history.domains["u1"] == replace(MEMORY.domains["u1"], booted_s=1000.0)

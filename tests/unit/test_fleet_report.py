@@ -63,7 +63,16 @@ def test_a_host_in_trouble_is_a_row_and_comes_first() -> None:
         "  db1 256M -> 339M: usable 7M < 60M",
         "  web1 vcpu 3 pCPU 0 -> 5: load 84 %",
         "",
-        "4 hosts (1 failed, 2 ok, 1 unreachable): 1 guests starved, 1 wasteful, 0 unknown; 2 changes",
+        "4 hosts (1 failed, 2 ok, 1 unreachable): 1 guest starved, 1 wasteful, 0 unknown; 2 changes",
+    ]
+
+
+def test_a_host_without_guests_does_not_look_like_one_where_all_is_well() -> None:
+    figures = {"starved": 0, "wasteful": 0, "unknown": 0, "actual_kib": 0}
+    made = report(kvm1=(memory(before=figures), vcpu()), kvm2=(memory(before=figures, skip_counts={"busy": 1}), vcpu()))
+    assert made["text"][1:3] == [
+        "kvm1  no guest to balance runs here",
+        "kvm2  0        0         0        0M       1 -> 1     0",
     ]
 
 

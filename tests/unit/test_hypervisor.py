@@ -3,12 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What hangs or fails at an exact instant, and what that costs: one domain its turn, never the pass.
 
-libvirt is a fake here, because a real one can't be made to hang in a chosen call.
-The same faults on real guests are in tests/integration.
+libvirt is a fake here, because a real one can't be made to hang in a chosen call. So is the clock: a call that
+hangs takes its time at once, and a healthy one none, however busy the machine is that runs these tests.
+The same faults on real guests are in tests/faults.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,33 +19,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
+import fake_binding
 import pytest
-from kvmsched import baseline, hypervisor, procfs
-from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable
-from kvmsched.model import BalloonMove, Domain, MemoryRecord, PinRecord, Record
+from faults import faulty
+from kvmsched import baseline, cgroups, hypervisor, libvirt_xml, passes, procfs
+from kvmsched.app import record
+from kvmsched.app.record import Encoder, Entry
+from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable, connection
+from kvmsched.hypervisor import domain as described
+from kvmsched.hypervisor import host as host_file
+from kvmsched.libvirt_xml import parse_domain
+from kvmsched.model import BalloonMove, Domain, Failure, MemoryRecord, Outcome, PinRecord, Record
+from libvirt_error import Error as FakeError
 
 CAPABILITIES = "<capabilities><host><uuid>host</uuid></host></capabilities>"
 XML = (
     "<domain><memory unit='KiB'>524288</memory>"
     "<devices><memballoon model='virtio'><stats period='1'/></memballoon></devices></domain>"
 )
-
-
-class FakeError(Exception):
-    """Stands for libvirt.libvirtError."""
-
-    def __init__(self, code: int, domain: int = 10, text: str = "it failed") -> None:
-        super().__init__(text)
-        self._code, self._domain = code, domain
-
-    def get_error_code(self) -> int:
-        return self._code
-
-    def get_error_domain(self) -> int:
-        return self._domain
-
-    def get_int1(self) -> int:
-        return -1
 
 
 class FakeDomain:
@@ -100,6 +93,56 @@ class FakeConnection:
         self.world.closed += 1
 
 
+# A healthy call that takes so long of real time does not come back: its test fails.
+PATIENCE_S = 120
+
+
+class End(threading.Event):
+    """The end of a test. Who waits for it hangs, and ``waiting`` counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        if not self.is_set():
+            self.waiting += 1
+        return super().wait(timeout)
+
+
+class Clock:
+    """Stands for module time: what takes time is told so."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+class Done(threading.Event):
+    """Whether a call returned, as the clock of the test has it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world, self._hung, self._began_s = world, world.over.waiting, world.clock.now_s
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        assert timeout is not None
+        end_s = time.monotonic() + PATIENCE_S
+        while not super().wait(0.001):
+            assert time.monotonic() < end_s, "a call neither returns nor is meant to hang"
+            if self._world.over.waiting > self._hung:
+                self._world.clock.now_s = self._began_s + timeout
+                return False
+        return self._world.clock.now_s <= self._began_s + timeout
+
+
 class World:
     """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails; once,
     one in ``losses`` loses its connection, one in ``restarts`` starts its domain anew; ``answers`` are other
@@ -114,7 +157,8 @@ class World:
         self.losses: set[tuple[int, str]] = set()
         self.restarts: set[tuple[int, str]] = set()
         self.answers: dict[tuple[int, str], Any] = {}
-        self.over = threading.Event()
+        self.over = End()
+        self.clock = Clock()
         self.written: list[tuple[int, str]] = []
         self.records: list[str] = []
         self.asked: list[tuple[int, str]] = []
@@ -145,8 +189,14 @@ class World:
             "isActive": 1,
             "vcpus": ([(0, 1, 0, 0)], [(True, True)]),
             "memoryStats": {"actual": 400000, "rss": 1},
-            "statistics": {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1},
+            "statistics": {"vcpu.0.time": 5000, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1},
         }.get(call, 0)
+
+
+def job(world: World, work: Callable[[Any], Any], make: Any = connection._Job) -> Any:
+    made = make(work)
+    made.done = Done(world)
+    return made
 
 
 @pytest.fixture
@@ -167,6 +217,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         "VIR_DOMAIN_JOB_NONE": 0,
         "VIR_DOMAIN_METADATA_ELEMENT": 2,
         "VIR_DOMAIN_AFFECT_LIVE": 1,
+        "VIR_DOMAIN_XML_INACTIVE": 2,
         "VIR_CONNECT_LIST_DOMAINS_ACTIVE": 1,
         "VIR_CONNECT_LIST_DOMAINS_PERSISTENT": 4,
         "VIR_DOMAIN_STATS_STATE": 1,
@@ -180,20 +231,17 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.opened += 1
         return FakeConnection(world)
 
-    monkeypatch.setattr(hypervisor, "libvirt", SimpleNamespace(**constants))
-    monkeypatch.setattr(hypervisor, "_open", open_fake)
+    fake_binding.use(monkeypatch, SimpleNamespace(**constants), open_fake, world.clock)
     # A remote URI: nothing is read from this machine's /proc.
-    monkeypatch.setattr(hypervisor, "_host_memory", lambda _connection: None)
-    # What a test injects, it does not have to wait for as long as a host would.
-    monkeypatch.setattr(hypervisor, "_STALL_S", 0.1)
-    monkeypatch.setattr(hypervisor, "_STALL_PER_DOMAIN_S", 0.005)
+    monkeypatch.setattr(host_file, "_host_memory", lambda _connection: None)
+    monkeypatch.setattr(connection, "_Job", functools.partial(job, world))
     yield world
     world.over.set()
     while HOSTS:
         HOSTS.pop().close()
     for thread in threading.enumerate():
         if thread.name == hypervisor.THREAD:
-            thread.join(5)
+            thread.join(PATIENCE_S)
 
 
 HOSTS: list[Hypervisor] = []
@@ -222,7 +270,7 @@ def test_a_healthy_host_is_asked_over_one_connection(world: World) -> None:
 
 
 def test_an_open_that_never_returns_is_an_error_not_a_hang(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hypervisor, "_open", lambda *_arguments: world.over.wait() and FakeConnection(world))
+    monkeypatch.setattr(connection, "_open", lambda *_arguments: world.over.wait() and FakeConnection(world))
     with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s \(deadline\)"):
         host(deadline_s=0.2).observe()
 
@@ -291,8 +339,8 @@ def test_when_libvirt_does_not_come_back_the_rest_is_not_tried(world: World, mon
     hyper = host()
     planned = changes(hyper, *range(20))
     world.losses = {(1, "setMemory")}
-    monkeypatch.setattr(hypervisor, "_open", refuse)
-    monkeypatch.setattr(hypervisor, "_RESTART_S", 0.2)
+    monkeypatch.setattr(connection, "_open", refuse)
+    monkeypatch.setattr(connection, "_RESTART_S", 0.2)
     world.opened = 0
     outcome = hyper.apply(planned)
     assert [move.domain for move in outcome.moves] == ["d0"]
@@ -332,7 +380,7 @@ def test_libvirt_keeps_workers_for_others_however_many_domains_hang(world: World
     hyper = host()
     snapshot = hyper.observe()
     assert len(snapshot.skips) == 40 and {skip.code for skip in snapshot.skips} == {"hung"}
-    assert world.opened <= hypervisor._MOST_ABANDONED + 1
+    assert world.opened <= connection._MOST_ABANDONED + 1
 
 
 def test_when_those_that_hang_used_up_their_time_the_healthy_are_still_asked(
@@ -345,10 +393,58 @@ def test_when_those_that_hang_used_up_their_time_the_healthy_are_still_asked(
     monkeypatch.setattr(
         FakeConnection,
         "domainListGetStats",
-        lambda self, domains, *flags: time.sleep(0.002 * len(domains)) or statistics(self, domains, *flags),
+        lambda self, domains, *flags: world.clock.sleep(0.02 * len(domains)) or statistics(self, domains, *flags),
     )
-    skips = host(deadline_s=0.5).observe().skips
+    skips = host(deadline_s=5).observe().skips
     assert sorted(skip.domain for skip in skips) == ["d3", "d40"]
+
+
+def test_a_domain_that_migrates_in_is_busy(world: World) -> None:
+    """As libvirt told of it on the target of a live migration: code 84, for only its source knows how far it is."""
+    world.numbers = range(1)
+    hyper = host()
+    planned = changes(hyper, 0)
+    world.errors[0, "jobInfo"] = FakeError(84, text="migration statistics are available only on the source host")
+    # Of a QEMU that must not be asked meanwhile, libvirt itself tells the size.
+    world.answers[0, "statistics"] = {"balloon.maximum": 524288, "balloon.current": 400000}
+    snapshot = hyper.observe()
+    (domain,) = snapshot.domains
+    assert domain.busy and domain.balloon and domain.balloon.actual_kib == 400000 and not snapshot.skips
+    assert passes._failure(snapshot, Outcome((), ()), ()) is None
+    assert [failure.code for failure in hyper.apply(planned).failures] == ["busy"]
+    assert not world.written
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "active", "word", "charged_kib"),
+    [("vcpus", 55, 1, "busy", 524288), ("controlInfo", 55, 0, "gone", 0), ("XMLDesc", 42, 1, "gone", 0)],
+    ids=["it has no vCPUs yet", "it just ended", "it is gone"],
+)
+def test_a_host_whose_only_domain_comes_or_goes_has_no_failed_pass(
+    world: World, call: str, code: int, active: int, word: str, charged_kib: int
+) -> None:
+    """That such passes failed was seen; the codes here are made up. Who just starts will touch all of its memory."""
+    world.numbers = range(1)
+    world.errors[0, call] = FakeError(code)
+    world.answers.update({(0, "isActive"): active, (0, "maxMemory"): 524288})
+    snapshot = host().observe()
+    assert [(skip.code, skip.untouched_kib) for skip in snapshot.skips] == [(word, charged_kib)]
+    assert passes._failure(snapshot, Outcome((), ()), ()) is None
+
+
+@pytest.mark.parametrize(("code", "failed"), [("gone", False), ("busy", False), ("denied", True), ("error", True)])
+def test_a_pass_whose_only_domain_went_before_its_change_did_not_fail(world: World, code: Any, failed: bool) -> None:
+    told = passes._failure(host().observe(), Outcome((), (Failure("d0", "u0", code, "why"),)), ())
+    assert (told == "every change failed, d0: why") == failed == (told is not None)
+
+
+@pytest.mark.parametrize("sick", ["hangs", "errors"])
+def test_a_host_whose_only_domain_is_sick_has_a_failed_pass(world: World, sick: str) -> None:
+    world.numbers = range(1)
+    world.hangs = {(0, "statistics")} if sick == "hangs" else set()
+    world.errors = {(0, "XMLDesc"): FakeError(1)} if sick == "errors" else {}
+    told = passes._failure(host().observe(), Outcome((), ()), ())
+    assert told is not None and told.startswith("no domain could be observed, d0: ")
 
 
 @pytest.mark.parametrize("code", [1, 38, 55])
@@ -359,6 +455,7 @@ def test_a_domain_that_ends_while_it_is_read_is_told_from_one_that_refuses(
     world.errors[3, "controlInfo"] = FakeError(code)
     world.answers[3, "isActive"] = active
     snapshot = host().observe()
+    word = "busy" if active and code == 55 else word
     assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", word)]
     assert len(snapshot.domains) == 39
 
@@ -374,8 +471,100 @@ def test_what_hangs_may_still_touch_its_memory_and_what_is_gone_may_not(world: W
 def test_a_definition_that_cannot_be_understood_costs_only_that_domain_its_turn(world: World, text: str) -> None:
     world.answers[3, "XMLDesc"] = text
     snapshot = host().observe()
-    assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", "error")]
+    assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", "unreadable")]
     assert len(snapshot.domains) == 39
+
+
+LONG = f"<domain><description>{'x' * libvirt_xml.LONGEST}</description></domain>"
+
+
+@pytest.mark.parametrize("text", [LONG, "no XML", None, "<domain><vcpu cpuset='0-16383,'/></domain>"])
+def test_a_domain_whose_xml_is_out_of_bounds_is_charged_at_its_maximum(world: World, text: Optional[str]) -> None:
+    world.answers[3, "XMLDesc"] = text
+    world.answers[3, "maxMemory"] = 524288
+    (skip,) = host().observe().skips
+    assert (skip.domain, skip.code, skip.untouched_kib) == ("d3", "unreadable", 524288)
+    assert len(skip.reason) < 300
+
+
+@pytest.mark.parametrize("odd", [None, [], "", "no", 5], ids=str)
+def test_odd_statistics_cost_only_that_domain_its_turn(world: World, odd: Any) -> None:
+    world.answers[3, "statistics"] = odd
+    snapshot = host().observe()
+    assert [(skip.domain, skip.code) for skip in snapshot.skips] == [("d3", "error")]
+    assert len(snapshot.domains) == 39 and len(snapshot.skips[0].reason) < 300
+
+
+@pytest.mark.parametrize("odd", [None, {}, {"state.state": None}, {"state.state": []}, [1]], ids=str)
+def test_an_odd_state_is_an_unknown_one(world: World, monkeypatch: pytest.MonkeyPatch, odd: Any) -> None:
+    listed = FakeConnection.getAllDomainStats
+    monkeypatch.setattr(FakeConnection, "getAllDomainStats", lambda self, *f: [(d, odd) for d, _s in listed(self, *f)])
+    snapshot = host().observe()
+    assert {domain.state for domain in snapshot.domains} == {"unknown"} and len(snapshot.domains) == 40
+
+
+def threads() -> int:
+    return sum(thread.name == hypervisor.THREAD for thread in threading.enumerate())
+
+
+def test_a_libvirtd_that_accepts_and_never_answers_is_not_asked_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it costs a thread and two descriptors with each attempt."""
+    monkeypatch.setattr(connection, "_open", lambda *_arguments: world.over.wait() and FakeConnection(world))
+    before, told = threads(), []
+    for _attempt in range(200):
+        hyper = Hypervisor("qemu:///system", read_only=False, deadline_s=0.001)
+        with pytest.raises(Unavailable) as caught:
+            hyper.observe()
+        told.append(str(caught.value))
+    assert threads() - before <= connection._MOST_HANGING + 1
+    assert "did not answer within" in told[0] and "13 calls to libvirt at qemu:///system hang: no more" in told[-1]
+    world.over.set()
+    for thread in threading.enumerate():
+        if thread.name == hypervisor.THREAD:
+            thread.join(PATIENCE_S)
+    assert threads() == 0 and hypervisor.hanging() == 0
+    monkeypatch.setattr(connection, "_open", lambda *_arguments: FakeConnection(world))
+    assert len(host().observe().domains) == 40, "once it answers, all is as it was"
+
+
+def test_without_room_for_a_thread_a_pass_fails_in_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(Unavailable, match=r"no thread to ask libvirt at .*: can't start new thread"):
+        host().observe()
+
+
+def test_a_domain_whose_call_still_hangs_is_not_asked_again(world: World) -> None:
+    world.hangs = {(3, "XMLDesc")}
+    hyper = host()
+    for _pass in range(20):
+        assert [(skip.domain, skip.code) for skip in hyper.observe().skips] == [("d3", "hung")]
+    assert hypervisor.hanging() == 2, "once among others, and once alone"
+    world.over.set()
+    while hypervisor.hanging():
+        time.sleep(0.01)
+    assert len(hyper.observe().domains) == 40
+
+
+def test_a_domain_whose_change_still_hangs_is_not_asked_again(world: World) -> None:
+    hyper = host()
+    world.hangs = {(1, "setMemory")}
+    planned = changes(hyper, 1, 2)
+    assert [failure.code for failure in hyper.apply(planned).failures] == ["hung"]
+    world.asked = []
+    assert [(skip.domain, skip.code) for skip in hyper.observe().skips] == [("d1", "hung")]
+    assert 1 not in {number for number, _call in world.asked}
+
+
+def test_a_domain_that_is_named_is_read_again_alone(world: World) -> None:
+    hyper = host()
+    hyper.observe()
+    read(world)
+    assert len(hyper.observe("new", anew={"u5"}).domains) == 40 and read(world) == {5}
 
 
 def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None:
@@ -386,39 +575,84 @@ def test_a_change_that_was_given_up_writes_no_record_later(world: World) -> None
     world.over.set()
     for thread in threading.enumerate():
         if thread.name == hypervisor.THREAD and thread is not threading.current_thread():
-            thread.join(1)
+            thread.join(PATIENCE_S)
     assert not world.written
 
 
-@pytest.mark.parametrize(
-    ("files", "left_kib"),
-    [
-        ({"memory.max": "max\n", "memory.current": "4096\n"}, None),
-        ({"memory.max": "8192\n", "memory.current": "6144\n", "memory.stat": "anon 1\n"}, 2),
-        (
-            {
-                "memory.max": "8192\n",
-                "memory.current": "9216\n",
-                "memory.stat": "inactive_anon 9\ninactive_file 1024\nactive_file 2048\n",
-            },
-            2,
-        ),
-        (
-            {
-                "memory.limit_in_bytes": "8192\n",
-                "memory.usage_in_bytes": "10240\n",
-                "memory.stat": "active_file 9\ntotal_inactive_file 0\ntotal_active_file 1024\n",
-            },
-            0,
-        ),
-        ({"memory.limit_in_bytes": "9223372036854771712\n", "memory.usage_in_bytes": "1\n"}, None),
-        ({}, None),
-    ],
-)
-def test_what_is_left_of_a_cgroup(tmp_path: Path, files: dict[str, str], left_kib: Optional[int]) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert procfs.room_left_kib(str(tmp_path)) == left_kib
+WRAPPED_KIB = 18014398492000000
+
+
+def told(world: World, number: int, **balloon: object) -> Domain:
+    """One domain, where its statistics have these values."""
+    record = {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000, "balloon.rss": 1}
+    changed = {f"balloon.{name}": value for name, value in balloon.items()}
+    world.answers[number, "statistics"] = {**record, "balloon.usable": 5000, **changed}
+    (domain,) = (domain for domain in host().observe().domains if domain.name == f"d{number}")
+    return domain
+
+
+def test_a_guest_that_tells_more_than_its_maximum_may_have_all_of_that(world: World) -> None:
+    balloon = told(world, 3, current=WRAPPED_KIB).balloon
+    assert balloon and (balloon.actual_kib, balloon.usable_kib) == (524288, None)
+
+
+def test_before_a_size_is_taken_for_too_large_its_definition_is_read_anew(world: World) -> None:
+    """A DIMM was plugged since: libvirt tells the new maximum in its statistics, the definition what it is made of."""
+    hyper = host()
+    hyper.observe()
+    read(world)
+    dimm = "<memory model='nvdimm'><target><size>262144</size></target></memory>"
+    world.answers[3, "XMLDesc"] = XML.replace("524288", "786432").replace("<devices>", f"<devices>{dimm}")
+    world.answers[3, "statistics"] = {"balloon.maximum": 786432, "balloon.current": 524288, "balloon.rss": 1}
+    domains = {domain.name: domain for domain in hyper.observe("none").domains}
+    assert read(world) == {3}
+    balloon = domains["d3"].balloon
+    assert balloon and (balloon.actual_kib, balloon.maximum_kib, balloon.fixed_kib) == (524288, 786432, 262144)
+
+
+@pytest.mark.parametrize("odd", [None, "much", -1, 2**64, [], True], ids=str)
+def test_an_odd_time_of_a_vcpu_is_not_known(world: World, odd: object) -> None:
+    world.answers[3, "statistics"] = {"vcpu.0.time": odd, "vcpu.0.delay": odd, "vcpu.x.time": 1, "vcpu.-1.time": 1}
+    (domain,) = (domain for domain in host().observe().domains if domain.name == "d3")
+    assert [(vcpu.id, vcpu.time_ns, vcpu.delay_ns) for vcpu in domain.vcpus] == [(0, None, None)]
+
+
+def test_a_record_that_could_not_be_read_again_costs_only_its_own_domain_the_change(world: World) -> None:
+    hyper = host()
+    planned = changes(hyper, 1, 2)
+    forged = Record("host", 1, MemoryRecord(10**17, 400000, 300000, 1))
+    planned[0] = replace(planned[0], record=forged)
+    outcome = hyper.apply(planned)
+    assert [move.domain for move in outcome.moves] == ["d2"]
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "error")]
+    assert {number for number, _call in world.written} == {2}
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> procfs.Process:
+    """The process of every domain, as this machine's kernel would tell of it."""
+    running = procfs.Process(42, 0.0, False)
+    monkeypatch.setattr(procfs, "qemu_process", lambda _name, _session: running)
+    monkeypatch.setattr(procfs.Process, "again", lambda self: self)
+    monkeypatch.setattr(procfs.Process, "resumed", False)
+    monkeypatch.setattr(procfs.Process, "memory", procfs.ProcessMemory(7, 5, 3))
+    return running
+
+
+@pytest.mark.parametrize(("machine", "high_kib"), [(("/g",), None), ((), 65536)])
+def test_what_the_kernel_tells_of_a_process_goes_before_its_definition(
+    world: World, process: procfs.Process, monkeypatch: pytest.MonkeyPatch, machine: tuple[str, ...], high_kib: object
+) -> None:
+    """Version 1 of the control groups throttles nobody for a soft limit; where no group is seen, it may be 2."""
+    groups = cgroups.Groups(machine)
+    monkeypatch.setattr(cgroups, "of_process", lambda _pid: groups)
+    world.answers[3, "XMLDesc"] = XML.replace("<devices>", "<memtune><soft_limit>65536</soft_limit></memtune><devices>")
+    world.answers[3, "statistics"] = {"vcpu.0.time": 5, "balloon.maximum": 524288, "balloon.current": 400000}
+    HOSTS.append(Hypervisor("qemu:///system", read_only=False, deadline_s=5, parts=["memory"]))
+    (domain,) = (domain for domain in HOSTS[-1].observe().domains if domain.name == "d3")
+    balloon = domain.balloon
+    assert balloon and (balloon.rss_kib, balloon.locked_kib, balloon.swapped_kib) == (7, 5, 3)
+    assert balloon.high_kib == high_kib
 
 
 TWO_CELLS = (
@@ -470,6 +704,56 @@ def test_where_all_is_pinned_the_automatic_nodeset_is_what_was_recorded_here(
     assert domain.record and domain.numa_pcpus == known
 
 
+GUEST_CELLS = (
+    "<domain><memory>524288</memory><vcpu>2</vcpu><numatune><memnode cellid='0' nodeset='1'/>"
+    "<memnode cellid='1' nodeset='2'/></numatune><cpu><numa><cell cpus='0'/><cell cpus='1'/></numa></cpu></domain>"
+)
+WITH_MEMORY_ONLY = TWO_CELLS.replace("</cells>", "<cell id='2'><cpus/></cell></cells>")
+
+
+def test_a_guest_cell_binds_its_vcpus_to_where_its_memory_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell 2 has memory only: that limits nobody."""
+    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: WITH_MEMORY_ONLY)
+    world.answers[3, "XMLDesc"] = GUEST_CELLS
+    world.answers[3, "statistics"] = {"vcpu.0.time": 5, "vcpu.1.time": 5}
+    domain = next(domain for domain in host().observe().domains if domain.name == "d3")
+    assert [vcpu.numa_pcpus for vcpu in domain.vcpus] == [{1}, None] and domain.numa_pcpus == {1}
+
+
+def with_pin(cpuset: str) -> str:
+    pins = f"<vcpupin vcpu='0' cpuset='{cpuset}'/><emulatorpin cpuset='{cpuset}'/>"
+    return f"<domain><memory>524288</memory><cputune>{pins}</cputune></domain>"
+
+
+def test_a_transient_domain_keeps_the_pins_that_it_was_first_seen_with(world: World) -> None:
+    world.answers[3, "XMLDesc"] = with_pin("0")
+    hyper = host()
+    for pin in ("0", "1"):
+        world.answers[3, "XMLDesc"] = with_pin(pin)
+        domain = next(domain for domain in hyper.observe().domains if domain.name == "d3")
+        assert domain.vcpus[0].pin == {int(pin)} and domain.vcpus[0].definition == {0}
+        assert domain.threads[0].pin == {int(pin)} and domain.threads[0].definition == {0}
+        assert not domain.persistent and domain.start_unknown, "from afar nobody knows when it began"
+    world.ids[3] = 99
+    domain = next(domain for domain in hyper.observe().domains if domain.name == "d3")
+    assert domain.vcpus[0].definition == {1}, "another run"
+
+
+@pytest.mark.parametrize(("ago_s", "unknown"), [(5.0, False), (3600.0, True)])
+def test_who_is_seen_at_its_start_has_the_pins_that_it_began_with(ago_s: float, unknown: bool) -> None:
+    process = procfs.Process(1, time.time() - ago_s, False)
+    live = parse_domain(with_pin("0"), frozenset({0, 1}))
+    assert host()._reader._definitions.start(Domain("u", "d", 3), live, process).sure != unknown
+
+
+def test_a_persistent_definition_tells_the_pins_of_all_threads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeConnection, "listAllDomains", lambda self, *_flags: [FakeDomain(self, 3)])
+    world.answers[3, "XMLDesc"] = with_pin("1")
+    domain = next(domain for domain in host().observe().domains if domain.name == "d3")
+    assert domain.persistent and not domain.start_unknown
+    assert domain.vcpus[0].definition == domain.threads[0].definition == {1}
+
+
 RECORDED = Record("host", 3, MemoryRecord(500000, 500000, 400000, 1000))
 
 
@@ -495,21 +779,36 @@ def test_a_record_that_a_domain_began_with_is_a_copy(
 ) -> None:
     monkeypatch.setattr(procfs.Process, "resumed", resumed)
     domain, process = Domain("u", "d", number), procfs.Process(1, started_s, False)
-    assert hypervisor._copied(live, RECORDED, domain, process) == told
-    assert hypervisor._copied(live, None, domain, process) is None
+    assert described._copied(live, RECORDED, domain, process) == told
+    assert described._copied(live, None, domain, process) is None
     # From afar, where no process is seen, less is sure.
-    assert (hypervisor._copied(live, RECORDED, domain, None) is None) == (live not in (None, RECORDED))
+    assert (described._copied(live, RECORDED, domain, None) is None) == (live not in (None, RECORDED))
 
 
 def test_what_is_not_observed_anew_is_as_it_was(world: World) -> None:
     hyper = host()
     hyper.observe()
-    world.answers[0, "statistics"] = {"vcpu.0.time": 7, "balloon.maximum": 524288, "balloon.rss": 1}
+    world.answers[0, "statistics"] = {"vcpu.0.time": 7999, "balloon.maximum": 524288, "balloon.rss": 1}
     (again, *_others) = hyper.observe("none").domains
-    assert again.balloon and again.balloon.period_s == 1 and again.vcpus[0].time_ns == 7
+    assert again.balloon and again.balloon.period_s == 1 and again.vcpus[0].time_ns == 7000, "to the microsecond"
     world.ids[0] = 99
     (restarted, *_others) = hyper.observe("none").domains
     assert restarted.balloon and restarted.balloon.period_s == 0, "another run of it is not known yet"
+
+
+def test_what_is_observed_is_recorded_exactly(world: World, tmp_path: Path) -> None:
+    """A decision is made anew from a record as it was made at first: nothing may be lost between."""
+    hyper, encoder, looks = host(), Encoder(), []
+    for number in range(4):
+        figures = {"vcpu.0.time": 7_999 * number, "vcpu.0.delay": 3_333 * number, "balloon.rss": 1 + number}
+        world.answers[0, "statistics"] = {"balloon.maximum": 524288, "balloon.current": 400000 + number, **figures}
+        seen = hyper.observe("new" if number % 2 else "all")
+        # The clock of this test stands still.
+        looks.append(replace(seen, monotonic_s=seen.monotonic_s + 5 * number))
+    lines = [encoder.line(Entry(look)) for look in looks]
+    (tmp_path / "r").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    assert [look.snapshot for look in record.read([str(tmp_path / "r")])] == looks
+    assert sum('"snapshots"' in line for line in lines) == 1
 
 
 def read(world: World) -> set[int]:
@@ -524,7 +823,7 @@ def test_only_new_runs_are_read_again(world: World) -> None:
     hyper.observe()
     assert read(world) == set(range(40))
     first = hyper.observe("new")
-    assert read(world) == set() and first.domains[0].vcpus[0].time_ns == 5
+    assert read(world) == set() and first.domains[0].vcpus[0].time_ns == 5000
     assert hyper.observe().domains == first.domains, "what is not read is as it was"
     read(world)
     world.ids[3], world.numbers = 99, range(41)
@@ -559,7 +858,7 @@ def test_a_write_that_was_given_up_goes_no_further_when_it_answers_at_last(world
     world.over.set()
     for thread in threading.enumerate():
         if thread.name == hypervisor.THREAD:
-            thread.join(5)
+            thread.join(PATIENCE_S)
     assert world.written == [(2, "setMetadata")]
 
 
@@ -632,10 +931,10 @@ def test_a_line_gives_its_connection_back(world: World) -> None:
     line = Line("test", read_only=True)
     assert line.run(lambda connection: connection.getType(), 5) == "QEMU"
     line.close()
-    for _turn in range(100):
-        if world.closed:
-            break
-        threading.Event().wait(0.01)
+    end_s = time.monotonic() + PATIENCE_S
+    while not world.closed:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
     assert world.closed == 1
 
 
@@ -653,3 +952,10 @@ def test_only_this_host_may_be_changed() -> None:
         assert hypervisor.acting_refusal(uri) is None
     for uri in ("qemu+ssh://host/system", "xen:///", "lxc:///", "", "qemu:///embed?root=/x"):
         assert "allowed: qemu:///system" in str(hypervisor.acting_refusal(uri))
+
+
+@pytest.mark.parametrize("instant", [*faulty.INSTANTS, *faulty.ARRIVAL])
+def test_the_fault_tests_find_their_instants(instant: str) -> None:
+    """They hook functions by name, on real guests only: a new name must be seen here, where it costs nothing."""
+    place, name = {**faulty.INSTANTS, **faulty.ARRIVAL}[instant]
+    assert callable(getattr(place, name, None)), f"{place.__name__} has no {name}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from kvmsched.app import installation
-from kvmsched.app.installation import COMMAND, LIBRARY, Host, Step
+from kvmsched.app.installation import COMMAND, LIBRARY, Root, Step
 
 PACKAGE = Path(installation.__file__).parents[1]
 FILES = {"__init__.py": b"", "app/__init__.py": b"", "app/cli.py": b"def main(): return print('one') or 0\n"}
@@ -31,8 +31,8 @@ def strict_umask() -> Iterator[None]:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(str(tmp_path))
+def host(tmp_path: Path) -> Root:
+    return Root(str(tmp_path))
 
 
 def make(steps: list[Step]) -> list[str]:
@@ -51,11 +51,11 @@ def test_all_of_the_package_travels() -> None:
     assert installation.sources()["config.py"] == (PACKAGE / "config.py").read_bytes()
 
 
-def test_nothing_is_done_by_asking(host: Host, tmp_path: Path) -> None:
+def test_nothing_is_done_by_asking(host: Root, tmp_path: Path) -> None:
     assert len(host.present(FILES, POLICY, {})) == 3 and not list(tmp_path.iterdir())
 
 
-def test_installed_once_others_can_read_it_and_it_is_settled(host: Host, tmp_path: Path) -> None:
+def test_installed_once_others_can_read_it_and_it_is_settled(host: Root, tmp_path: Path) -> None:
     assert make(host.present(FILES, POLICY, {})) == [LIBRARY, COMMAND, "/etc/kvmsched/policy.json"]
     assert not host.present(FILES, POLICY, {}) and not host.present(FILES, None, {})
     for path in tmp_path.rglob("*"):
@@ -65,7 +65,7 @@ def test_installed_once_others_can_read_it_and_it_is_settled(host: Host, tmp_pat
     assert json.loads((tmp_path / "etc/kvmsched/policy.json").read_text()) == POLICY
 
 
-def test_the_command_runs_the_release_that_it_began_with(host: Host, tmp_path: Path) -> None:
+def test_the_command_runs_the_release_that_it_began_with(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
     script = (tmp_path / COMMAND[1:]).read_text().replace(LIBRARY, str(tmp_path / LIBRARY[1:]))
     run = [sys.executable, "-c", script]
@@ -74,7 +74,7 @@ def test_the_command_runs_the_release_that_it_began_with(host: Host, tmp_path: P
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "two\n"
 
 
-def test_another_content_is_another_release_and_the_old_one_goes(host: Host, tmp_path: Path) -> None:
+def test_another_content_is_another_release_and_the_old_one_goes(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
     (step,) = host.present(OTHER, None, {})
     assert step.before == installation.release(FILES) != step.after == installation.release(OTHER)
@@ -85,7 +85,7 @@ def test_another_content_is_another_release_and_the_old_one_goes(host: Host, tmp
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "added", "closed", "turned back", "half"])
-def test_what_is_damaged_is_mended(damage: str, host: Host, tmp_path: Path) -> None:
+def test_what_is_damaged_is_mended(damage: str, host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
     library = tmp_path / LIBRARY[1:]
     module = library / "current/kvmsched/app/cli.py"
@@ -107,7 +107,7 @@ def test_what_is_damaged_is_mended(damage: str, host: Host, tmp_path: Path) -> N
     assert len(list(library.iterdir())) == 2 and not host.present(FILES, None, {})
 
 
-def test_what_python_compiled_is_no_damage(host: Host, tmp_path: Path) -> None:
+def test_what_python_compiled_is_no_damage(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
     cache = tmp_path / LIBRARY[1:] / "current/kvmsched/__pycache__"
     cache.mkdir()
@@ -115,7 +115,7 @@ def test_what_python_compiled_is_no_damage(host: Host, tmp_path: Path) -> None:
     assert not host.present(FILES, None, {})
 
 
-def test_the_same_policy_is_the_same_file(host: Host) -> None:
+def test_the_same_policy_is_the_same_file(host: Root) -> None:
     make(host.present(FILES, POLICY, {}))
     before = host.policy_hash()
     assert not host.present(FILES, dict(reversed(POLICY.items())), {})
@@ -129,7 +129,7 @@ def test_the_same_policy_is_the_same_file(host: Host) -> None:
     assert host.policy_hash() != before
 
 
-def test_a_policy_that_nobody_else_can_read_is_opened(host: Host, tmp_path: Path) -> None:
+def test_a_policy_that_nobody_else_can_read_is_opened(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/policy.json").chmod(0o600)
     (step,) = host.present(FILES, POLICY, {})
@@ -138,7 +138,7 @@ def test_a_policy_that_nobody_else_can_read_is_opened(host: Host, tmp_path: Path
     assert not host.present(FILES, POLICY, {})
 
 
-def test_other_files_come_and_go_with_it(host: Host, tmp_path: Path) -> None:
+def test_other_files_come_and_go_with_it(host: Root, tmp_path: Path) -> None:
     unit, drop_in = "/etc/systemd/system/kvmsched.service", "/etc/systemd/system/kvmsched.service.d/role.conf"
     assert make(host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"}))[2:] == [unit, drop_in]
     assert not host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"})
@@ -149,7 +149,7 @@ def test_other_files_come_and_go_with_it(host: Host, tmp_path: Path) -> None:
     assert (tmp_path / unit[1:]).parent.exists() and not files(tmp_path)
 
 
-def test_absent_leaves_what_is_not_its_own(host: Host, tmp_path: Path) -> None:
+def test_absent_leaves_what_is_not_its_own(host: Root, tmp_path: Path) -> None:
     assert not host.absent([])
     make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/notes").write_text("mine")
@@ -163,7 +163,7 @@ def test_absent_leaves_what_is_not_its_own(host: Host, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_leaves_what_was_there(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Injected: no full disk can be had here."""
     make(host.present(FILES, POLICY, {}))

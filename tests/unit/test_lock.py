@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import kvmsched
@@ -27,21 +29,34 @@ def own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 URI = "qemu:///session"
 
 
-def test_the_holder_is_named_and_the_lock_is_free_again(own_directory: Path) -> None:
-    script = (
-        "import sys, time; from kvmsched import lock\n"
-        f"with lock.hold({URI!r}, 0, 'kvm_vcpu_pin'):\n    print('held', flush=True); sys.stdin.read()\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
+@contextlib.contextmanager
+def another(script: str, word: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process, once it has said *word*."""
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as other:
-        assert other.stdout is not None and other.stdin is not None
-        assert other.stdout.readline() == "held\n"
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PACKAGE_PARENT},
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == f"{word}\n"
+        yield process
+
+
+def holder(name: str) -> str:
+    """A script that holds the host by the *name* that this expression makes, until its input ends."""
+    return (
+        "import sys; from kvmsched import lock\n"
+        f"with lock.hold({URI!r}, 0, {name}):\n    print('held', flush=True); sys.stdin.read()\n"
+    )
+
+
+def test_the_holder_is_named_and_the_lock_is_free_again(own_directory: Path) -> None:
+    with another(holder("'kvm_vcpu_pin'"), "held") as other:
         named = rf"kvm_vcpu_pin \(pid {other.pid}\) holds this host.*lock_timeout"
         with pytest.raises(lock.LockError, match=named), lock.hold(URI, 0.2, "me"):
             pass
-        other.stdin.close()
+        other.communicate()
         with lock.hold(URI, 10, "me"):
             assert "me" in (own_directory / "kvmsched" / "lock").read_text()
 
@@ -64,12 +79,8 @@ DAEMON = (
 
 def test_an_acting_daemon_is_known_by_its_pid_until_it_is_gone() -> None:
     assert lock.acting_daemon(URI) is None
-    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
-    with subprocess.Popen(
-        [sys.executable, "-c", DAEMON], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as daemon:
+    with another(DAEMON, "announced") as daemon:
         assert daemon.stdin is not None and daemon.stdout is not None
-        assert daemon.stdout.readline() == "announced\n"
         assert lock.acting_daemon(URI) == daemon.pid
         there = rf"pid {daemon.pid}\) manages this host already"
         with pytest.raises(lock.LockError, match=there), lock.announce(URI, "observe"):
@@ -105,6 +116,28 @@ def test_a_link_in_place_of_the_lock_is_not_followed(own_directory: Path) -> Non
     with pytest.raises(lock.LockError, match="can't be opened"), lock.hold(URI, 0, "me"):
         pass
     assert not (own_directory / "victim").exists()
+
+
+@pytest.mark.parametrize("name", ["lock", "daemon"])
+def test_a_fifo_in_place_of_a_file_holds_nobody_up(own_directory: Path, name: str) -> None:
+    """A careless mkfifo, or one that is meant: reading it would wait for ever."""
+    (own_directory / "kvmsched").mkdir()
+    os.mkfifo(own_directory / "kvmsched" / name)
+    if name == "lock":
+        with pytest.raises(lock.LockError, match=r"can't be opened \(it is no regular file"), lock.hold(URI, 0, "me"):
+            pass
+    else:
+        with pytest.raises(OSError, match="it is no regular file"):
+            lock.daemon(URI)
+        assert lock.acting_daemon(URI) is None
+
+
+def test_what_a_holder_says_of_itself_is_cut(own_directory: Path) -> None:
+    with another(holder("'x' * 10**6"), "held") as other:
+        with pytest.raises(lock.LockError) as caught, lock.hold(URI, 0, "me"):
+            pass
+        assert len(str(caught.value)) < 500
+        other.communicate()
 
 
 def test_who_may_use_its_directory_may_use_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,5 +178,5 @@ def test_who_may_not_look_is_not_told_that_no_daemon_runs(own_directory: Path) -
 
 
 def test_only_the_system_libvirt_shares_a_lock_between_users() -> None:
-    assert lock.directory_for("qemu:///system") == "/run/kvmsched"
+    assert lock.directory_for("qemu:///system") == lock.SYSTEM_DIRECTORY
     assert lock.directory_for("qemu:///session") != "/run/kvmsched"

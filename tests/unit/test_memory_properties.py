@@ -19,13 +19,16 @@ from kvmsched.model import (
     Domain,
     HostMemory,
     MemoryPlan,
+    RoomRequest,
     Snapshot,
     from_json,
     to_json,
 )
 from kvmsched.policy import memory
-from kvmsched.policy.memory_reading import QEMU_OVERHEAD_KIB, Guest, Reader, pending
-from kvmsched.policy.memory_supply import water_fill
+from kvmsched.policy.memory.guest import QEMU_OVERHEAD_KIB, Guest, Reader
+from kvmsched.policy.memory.requests import pending
+from kvmsched.policy.memory.safeties import Safeties
+from kvmsched.policy.memory.sharing import water_fill
 from kvmsched.units import Amount
 from memory_worlds import MIB, NOW_S, balloon, pair, record, reproduce, snapshot, uuid_of
 
@@ -55,6 +58,8 @@ def domains(draw: Any, index: int) -> Domain:
         own["state"] = "paused"
     elif matter == "pending":
         intended = draw(st.integers(maximum // 8, maximum))
+        # What a balloon may stop short of its target does not scale: see BALLOON_TOLERANCE_KIB.
+        intended = actual if abs(intended - actual) <= 2 else intended
         original = draw(st.sampled_from([maximum, maximum // 2, actual]))
         own["record"] = record(original, actual, intended, age_s=draw(st.sampled_from([-60, 0, 5, 30, 300])))
     elif matter == "swapping":
@@ -100,11 +105,12 @@ def policies(draw: Any) -> MemoryPolicy:
     weights = tuple(Rule(f"d{i}", {"weight": draw(st.sampled_from([0.5, 1.0, 2.0, 8.0]))}) for i in range(3))
     return MemoryPolicy(
         strategy=draw(st.sampled_from(["fair", "fair", "pairwise"])),
-        reclaim=draw(st.sampled_from(["eager", "lazy"])),
+        reclaim=draw(st.sampled_from([None, None, "eager", "lazy"])),
         cache=draw(st.sampled_from(["share", "keep"])),
         host_reserve=draw(st.sampled_from([None, Amount(kib=0), Amount(kib=2048 * MIB)])),
         settings=MemorySettings(floor=draw(st.sampled_from([None, Amount(pct=20.0)])), **thresholds),
         rules=draw(st.sampled_from([(), weights])),
+        room=draw(st.sampled_from([None, None, None, RoomRequest(1024 * MIB, None, NOW_S)])),
     )
 
 
@@ -150,7 +156,8 @@ def test_no_target_leaves_its_bounds(world: tuple[list[Snapshot], MemoryPolicy])
     for move in balloon_moves(plan):
         guest = guests[move.uuid]
         assert move.after_kib <= guest.balloon.maximum_kib
-        assert guest.balloon.inhibitors == () and guest.domain.state == "running" and guest.fresh
+        assert guest.domain.state == "running" and guest.fresh
+        assert move.gives or guest.balloon.inhibitors == ()
         if move.after_kib < guest.actual_kib:
             assert (
                 move.after_kib
@@ -173,7 +180,7 @@ def test_no_more_is_given_than_there_is(world: tuple[list[Snapshot], MemoryPolic
     taken, given_kib = takes_and_gives(plan, guests)
     free = host.available_kib - policy.reserve_kib(host.total_kib)
     credit = any(move.on_credit for move in balloon_moves(plan))
-    assert given_kib <= max(0, plan.supply_kib + taken, free if credit else 0)
+    assert given_kib <= max(0, plan.supply_kib + taken, free + taken if credit else 0)
 
 
 @given(worlds())
@@ -243,27 +250,51 @@ def test_the_same_data_give_the_same_plan(world: tuple[list[Snapshot], MemoryPol
     assert from_json(MemoryPlan, to_json(plan[0])) == plan[0]
 
 
-@given(worlds(), st.sampled_from([2, 4]))
+@given(worlds(), st.just(2))
 @prop
 def test_scale_is_nothing(world: tuple[list[Snapshot], MemoryPolicy], factor: int) -> None:
+    """Without what does not scale: what survival takes in any case, and QEMU's own part of a promise not answered.
+
+    See SURVIVAL_LEAST_KIB, LEAST_SURVIVAL_KIB, and charges.promised_kib(). All is resident: whether a take of memory
+    that was never touched brings a host in danger enough is decided on an edge, see donors.take_resident().
+    """
     snapshots, policy = world
+    snapshots = [replace(s, domains=tuple(_resident(_answered(d)) for d in s.domains)) for s in snapshots]
     policy = _absolute(policy, 1)
-    small, large = decide(snapshots, policy), decide([_scaled(s, factor) for s in snapshots], _absolute(policy, factor))
-    before = {move.uuid: move.after_kib * factor for move in balloon_moves(small)}
-    after = {move.uuid: move.after_kib for move in balloon_moves(large)}
-    assert before.keys() == after.keys()
-    for uuid, kib in before.items():
-        assert abs(after[uuid] - kib) <= 32 * factor, "apart from rounding to whole KiB"
+    # What may still be touched counts without QEMU's own memory, which rss here has to be scaled with.
+    alike = Safeties(danger=False)
+    small = memory.decide(snapshots, policy, safeties=alike)[0]
+    scaled = [_scaled(s, factor) for s in snapshots]
+    large = memory.decide(scaled, _absolute(policy, factor), safeties=alike)[0]
+    before = {move.uuid: (move.after_kib - move.before_kib) * factor for move in balloon_moves(small)}
+    after = {move.uuid: move.after_kib - move.before_kib for move in balloon_moves(large)}
+    for uuid in before.keys() | after.keys():
+        # Whether a change of a few MiB is made at all hangs on BALLOON_TOLERANCE_KIB, which does not scale either.
+        assert abs(after.get(uuid, 0) - before.get(uuid, 0)) <= 16 * MIB * factor, "apart from rounding"
+
+
+def _answered(domain: Domain) -> Domain:
+    asked_kib = pending(domain)
+    promised = asked_kib is not None and domain.balloon is not None and asked_kib > domain.balloon.actual_kib
+    return replace(domain, record=None) if promised else domain
+
+
+def _resident(domain: Domain) -> Domain:
+    state = domain.balloon
+    assert state is not None
+    return replace(domain, balloon=replace(state, rss_kib=max(state.rss_kib or 0, state.actual_kib)))
 
 
 def _absolute(policy: MemoryPolicy, factor: int) -> MemoryPolicy:
     """The policy with all sizes given, and scaled: what is a percentage scales by itself."""
     settings = policy.settings
-    sizes = {key: _times(getattr(settings, key), factor) for key in ("starvation", "waste")}
+    sizes = {"starvation": Amount(kib=30 * MIB * factor), "waste": Amount(kib=60 * MIB * factor)}
     floor = settings.floor or Amount(pct=12.5)
     reserve = _times(policy.host_reserve or Amount(kib=1024 * MIB), factor)
-    least = _times(policy.min_change or Amount(kib=16 * MIB), factor)
-    return replace(policy, settings=replace(settings, floor=floor, **sizes), host_reserve=reserve, min_change=least)
+    least = Amount(kib=4 * MIB * factor)
+    room = policy.room and replace(policy.room, kib=policy.room.kib * factor)
+    settings = replace(settings, floor=floor, **sizes)
+    return replace(policy, settings=settings, host_reserve=reserve, min_change=least, room=room)
 
 
 def _times(amount: Amount, factor: int) -> Amount:
@@ -326,3 +357,52 @@ def test_water_fill(claims: list[tuple[int, float]], pool: int) -> None:
         if share < size:
             others = [other / w for other, w in zip(shares, weights)]
             assert share / weight >= max(others) - len(claims) * 2
+
+
+@given(worlds())
+@prop
+def test_a_host_that_only_grows_takes_from_nobody(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    snapshots, policy = world
+    plan, _learnt = memory.decide(snapshots, replace(policy, grow_only=True))
+    assert all(move.gives for move in plan.moves if isinstance(move, BalloonMove)), plan.moves
+
+
+@given(worlds())
+@prop
+def test_what_is_owed_is_all_that_repay_gives(world: tuple[list[Snapshot], MemoryPolicy]) -> None:
+    snapshots, policy = world
+    plan, _learnt = memory.repay(snapshots, policy)
+    given_kib = {move.uuid: move.after_kib - move.before_kib for move in plan.moves if isinstance(move, BalloonMove)}
+    assert all(0 < kib <= plan.owed_kib[uuid] + BALLOON_TOLERANCE_KIB for uuid, kib in given_kib.items())
+    assert len(plan.moves) == len(given_kib) and sum(given_kib.values()) <= max(0, plan.supply_kib or 0)
+
+
+@st.composite
+def overpromised(draw: Any) -> tuple[list[Snapshot], MemoryPolicy]:
+    """A host that promised more than it has: some starve, some are owed, some have more than they had at first."""
+    chosen = []
+    for index in range(draw(st.integers(2, 7))):
+        domain = draw(domains(index))
+        state = domain.balloon
+        assert state is not None
+        if domain.record is None and draw(st.booleans()):
+            original = draw(st.integers(state.maximum_kib // 8, state.maximum_kib)) // MIB
+            domain = replace(domain, record=record(original, state.actual_kib // MIB, state.actual_kib // MIB))
+        touched = draw(st.sampled_from([1.0, 0.9, 0.3]))
+        chosen.append(replace(domain, balloon=replace(state, rss_kib=int((state.rss_kib or 0) * touched))))
+    snapshots = pair(snapshot(chosen, available=draw(st.integers(512, 9000)), total=32768))
+    return snapshots, replace(draw(policies()), strategy="fair", reclaim=None, room=None)
+
+
+@given(overpromised())
+@prop
+def test_what_is_taken_for_a_need_grants_something_in_the_same_pass(
+    world: tuple[list[Snapshot], MemoryPolicy],
+) -> None:
+    snapshots, policy = world
+    plan, guests = decide(*world), guests_of(*world)
+    taken, given_kib = takes_and_gives(plan, guests)
+    memory_of = snapshots[-1].host.memory
+    assert memory_of is not None
+    if memory_of.available_kib >= policy.reserve_kib(memory_of.total_kib):
+        assert given_kib > 0 or not taken, [str(move) for move in balloon_moves(plan)]

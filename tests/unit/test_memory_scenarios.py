@@ -91,7 +91,9 @@ def check(expect: dict[str, Any], plan: MemoryPlan, funded: dict[str, int]) -> N
         lines = [x for x in (*plan.moves, *plan.skips, *plan.unmet) if x.domain == name]
         assert any(text in line.reason for line in lines), [line.reason for line in lines]
     for name, text in expect.get("not_restored", {}).items():
-        assert any(line.startswith(f"{name}: ") and text in line for line in plan.not_restored), plan.not_restored
+        assert any(line.startswith(f"{name}: ") and text in line for line in map(str, plan.not_restored)), (
+            plan.not_restored
+        )
     assert len(plan.not_restored) == len(expect.get("not_restored", {}))
     for side in ("before", "after"):
         for key, value in expect.get(side, {}).items():

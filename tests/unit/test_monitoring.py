@@ -17,11 +17,11 @@ import memory_worlds
 import pytest
 import yaml
 from kvmsched import config, lock
-from kvmsched.app import journal, telling
+from kvmsched.app import journal, publish
 from kvmsched.model import Outcome, Skip, Unmet
 from kvmsched.passes import Result, Tick
 from kvmsched.policy import memory, vcpu
-from kvmsched.policy.vcpu_load import measure
+from kvmsched.policy.vcpu.demand import measure
 from vcpu_worlds import FakeHost, Guest, cpus, topology
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,6 +32,7 @@ RULE_TESTS = (REPOSITORY / "tests/unit/alerts_test.yml").read_text()
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+ANNOTATIONS = DASHBOARD["annotations"]["list"]
 # What Prometheus adds to each series of a scrape.
 OF_SCRAPE = {"job", "instance"}
 SELECTOR = re.compile(r"\b(kvmsched_\w+)(?:\{([^}]*)\})?")
@@ -44,6 +45,7 @@ def promtool(*arguments: str, cwd: Path = REPOSITORY) -> None:
 
 def dashboard_queries() -> list[str]:
     queries = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+    queries += [annotation["expr"] for annotation in ANNOTATIONS]
     return queries + [variable["definition"] for variable in VARIABLES.values() if "definition" in variable]
 
 
@@ -62,14 +64,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, se
     samples = FakeHost(topology(2), [Guest("web", [0.5, 0.25], [cpus("0"), cpus("0-1")])]).window()
     pins, past = vcpu.decide(samples, config.VcpuPolicy())
     even = Result(replace(samples[-1], skips=skips), pins, past, Outcome(pins.moves), {"observe": 0.25})
-    loads = measure(samples, lambda _domain, one: one.pin)
+    loads = measure(samples)
     tick = Tick(replace(now, domains=(*now.domains, *samples[-1].domains), skips=skips), fed, even)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lock, "SYSTEM_DIRECTORY", str(tmp_path_factory.mktemp("run")))
-        teller = telling.Teller("qemu:///system", journal.Journal(io.StringIO()))
-        teller.take(tick, loads, acting=True)
+        teller = publish.Publisher("qemu:///system", journal.Journal(io.StringIO()))
+        teller.take(tick, loads, mode="act")
         teller.tell(config.Policy(), mode="act", effective_mode="act")
-        text = teller.metrics.render()[0].decode()
+        text = teller.metrics.render().decode()
         teller.close()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
@@ -121,6 +123,9 @@ def test_legends_and_annotations_name_labels_that_are_there(exported: dict[str, 
     for panel in PANELS:
         for target in panel.get("targets", []):
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels_of(target["expr"], exported)
+    for annotation in ANNOTATIONS:
+        used = set(re.findall(r"\{\{(\w+)\}\}", annotation["titleFormat"] + annotation["textFormat"]))
+        assert used <= labels_of(annotation["expr"], exported), annotation["name"]
     for rule in RULES:
         used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
         assert used <= labels_of(rule["expr"], exported), rule["alert"]
@@ -178,4 +183,8 @@ def test_the_docs_explain_every_alert() -> None:
     )
     assert list(table) == [rule["alert"] for rule in RULES]
     for rule in RULES:
-        assert {"summary", "description"} == set(rule["annotations"]) and rule["labels"]["severity"]
+        assert {"summary", "description", "runbook_url"} == set(rule["annotations"]) and rule["labels"]["severity"]
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    assert not [panel["title"] for panel in PANELS if panel["type"] != "row" and not panel["description"]]

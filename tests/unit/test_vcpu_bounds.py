@@ -11,18 +11,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kvmsched.policy.vcpu_placement import (
-    NOWHERE,
-    Problem,
-    components,
-    kappa,
-    load_bound,
-    moves_bound,
-    part_of,
-    reached_target,
-    targets,
-)
-from kvmsched.policy.vcpu_planners import SLACK, State, best_plan, rebalance
+from kvmsched.policy.vcpu.bounds import load_bound, moves_bound, reached_target, targets
+from kvmsched.policy.vcpu.planners import SLACK, Assignment, best_plan, rebalance
+from kvmsched.policy.vcpu.problem import NOWHERE, Problem, components, kappa, part_of
 
 
 @st.composite
@@ -145,7 +136,7 @@ def test_parts_that_share_nothing_are_planned_apart() -> None:
 def test_pressure_is_kept_up_to_date() -> None:
     base = plain([0.4, 0.3], [0, 1], 4)
     problem = Problem(**{**vars(base), "mates": [(1,), (0,), (3,), (2,)], "kappa": [0.6] * 4})
-    state = State(problem, [1.0] * 4, 0.0)
+    state = Assignment(problem, [1.0] * 4, 0.0)
     state.put(1, 2)
     assert state.pressure == pytest.approx(problem.pressures(problem.on_bins(state.where)))
     assert state.pressure == pytest.approx([0.4, 0.24, 0.3, 0.18])

@@ -12,20 +12,28 @@ from typing import Any, Optional
 import pytest
 from kvmsched.config import Selection, VcpuPolicy
 from kvmsched.model import PinRecord, Record, Thread
-from kvmsched.policy import vcpu, vcpu_world
-from kvmsched.policy.vcpu import VcpuHistory
-from kvmsched.policy.vcpu_turns import Masks
+from kvmsched.policy import vcpu
+from kvmsched.policy.vcpu import Safeties, VcpuHistory
+from kvmsched.policy.vcpu.demand import Demand
+from kvmsched.policy.vcpu.history import Smoothed
+from kvmsched.policy.vcpu.hold import CELL_COOLDOWN_S
+from kvmsched.policy.vcpu.planners import more_work, rebalance
+from kvmsched.policy.vcpu.problem import Problem
+from kvmsched.policy.vcpu.smoothing import credible
 from vcpu_worlds import HOST_UUID, FakeHost, Guest, cpus, guests, topology
 
 POLICY = VcpuPolicy()
+ALL = Safeties()
 DAEMON = VcpuPolicy(hold=2, half_life_s=30.0, cooldown_s=30.0, max_moves=2)
 
 
-def passes(host: FakeHost, count: int, policy: VcpuPolicy = POLICY, window_s: float = 2.0) -> list[int]:
+def passes(
+    host: FakeHost, count: int, policy: VcpuPolicy = POLICY, window_s: float = 2.0, safeties: Safeties = ALL
+) -> list[int]:
     """The moves of *count* module passes, each carried out."""
     made = []
     for _turn in range(count):
-        plan, _history = vcpu.decide(host.window(window_s), policy)
+        plan, _history = vcpu.decide(host.window(window_s), policy, safeties=safeties)
         host.apply(plan)
         made.append(len(plan.moves))
     return made
@@ -102,7 +110,7 @@ def test_two_busy_vcpus_share_one_of_512_pcpus() -> None:
     host = FakeHost(topology(512), guests(2, 1.0, "400"))
     plan, _history = vcpu.decide(host.window(), POLICY)
     assert len(plan.moves) == 1
-    assert plan.trigger == "wait"
+    assert plan.trigger == "work"
 
 
 # ---------------------------------------------------------------- noise moves nothing
@@ -132,10 +140,10 @@ def test_four_equal_guests_under_noise_move_once(want: float, backlog: bool, see
 
 @pytest.mark.parametrize("want", [0.25, 0.4])
 def test_servers_near_saturation_under_noise_come_to_rest(want: float) -> None:
-    """What they want is hidden while work piles up, so it may take a pass more; but nobody wanders."""
+    """What they want is hidden while work piles up, so it may take some passes more; but few wander."""
     made = [passes(NoisyHost(topology(2), guests(4, want, "0", backlog=True), seed=seed), 8) for seed in range(10)]
-    assert all(sum(row) <= 3 for row in made), made
-    assert all(sum(row[2:]) == 0 for row in made), made
+    assert all(row[0] >= 1 for row in made), made
+    assert sum(sum(row[1:]) for row in made) <= 20, made
 
 
 @pytest.mark.parametrize("pin", ["0", "0-1"])
@@ -159,6 +167,18 @@ def test_sixty_daemon_passes_on_a_steady_noisy_load() -> None:
     made, _history = daemon(host, 64)
     assert sum(made[:4]) == 2
     assert sum(made[4:]) == 0
+
+
+@pytest.mark.parametrize(("window_s", "when"), [(5.0, 2), (300.0, 0)])
+def test_what_a_plan_serves_until_the_next_pass_says_whether_it_is_held_up(window_s: float, when: int) -> None:
+    """Three points of a pCPU are little in five seconds, and much in five minutes."""
+    host = FakeHost(topology(2), [*guests(1, 0.6, "0"), *guests(1, 0.43, "0", "b"), *guests(1, 0.3, "1", "c")])
+    history, made = VcpuHistory(), []
+    for _turn in range(4):
+        plan, history = vcpu.decide(host.window(window_s), replace(DAEMON, hold=3), history)
+        host.apply(plan)
+        made.append(len(plan.moves))
+    assert [turn for turn, moves in enumerate(made) if moves] == [when], made
 
 
 def test_passing_foreign_load_is_no_reason_and_lasting_is() -> None:
@@ -191,10 +211,19 @@ def test_a_hold_that_is_interrupted_starts_again() -> None:
 
 
 def test_waiting_vcpus_are_helped_at_once() -> None:
-    """A wait that another pCPU would end passes by hold, smoothing and budget (decision 28)."""
-    host = FakeHost(topology(8), guests(6, 1.0, "0"))
-    made, _history = daemon(host, 1, replace(DAEMON, hold=5, max_moves=1))
+    """A new and long wait that another pCPU would end ignores hold, smoothing and budget."""
+    host = FakeHost(topology(8), guests(6, 0.05, "0"))
+    _made, history = daemon(host, 2, replace(DAEMON, hold=5, max_moves=1))
+    for guest in host.guests:
+        guest.wants = [1.0]
+    made, _history = daemon(host, 1, replace(DAEMON, hold=5, max_moves=1), history)
     assert made == [5]
+
+
+def test_a_wait_that_comes_again_and_again_is_not_hurried() -> None:
+    host = FakeHost(topology(8), guests(6, 1.0, "0"))
+    made, _history = daemon(host, 3, replace(DAEMON, hold=1, max_moves=1, cooldown_s=0.0))
+    assert made == [1, 1, 1]
 
 
 def test_the_budget_of_a_pass() -> None:
@@ -289,7 +318,7 @@ def test_a_domain_that_changed_its_cell_stays_for_a_while() -> None:
     host.run(5.0)
     plan, _history = vcpu.decide([first, host.snapshot()], POLICY, history)
     assert all(move.after <= cpus("2-3") for move in plan.moves)
-    host.run(vcpu_world.CELL_COOLDOWN_S)
+    host.run(CELL_COOLDOWN_S)
     host.records.clear()
     plan, _history = vcpu.decide(host.window(5.0), POLICY)
     assert any(move.after <= cpus("0-1") for move in plan.moves)
@@ -297,7 +326,7 @@ def test_a_domain_that_changed_its_cell_stays_for_a_while() -> None:
 
 def test_placing_what_floats_sends_nobody_to_another_cell() -> None:
     """A change of cell has to pass the threshold like any other move, whatever is placed in the same pass."""
-    host = crowded_cell()
+    host = FakeHost(topology(4, cells=2), [*guests(2, 0.45, "0", "a"), *guests(2, 0.45, "1", "b")])
     host.guests.append(Guest("float", [0.1], [cpus("0-3")]))
     plan, _history = vcpu.decide(host.window(), replace(POLICY, threshold_pct=100.0))
     assert [move.domain for move in plan.moves] == ["float"]
@@ -396,59 +425,40 @@ def test_unmatched_patterns_are_listed() -> None:
 # ---------------------------------------------------------------- each safety is needed
 
 
-def test_without_the_allowed_set_a_pin_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> set[int]:
+def test_without_the_allowed_set_a_pin_leaves_it() -> None:
+    def run(**off: bool) -> set[int]:
         host = FakeHost(topology(4), guests(4, 0.4, "0"))
         for guest in host.guests:
             guest.fields["cpuset"] = cpus("0-1")
-        return {pcpu for move in vcpu.decide(host.window(), POLICY)[0].moves for pcpu in move.after}
+        plan, _history = vcpu.decide(host.window(), POLICY, safeties=Safeties(**off))
+        return {pcpu for move in plan.moves for pcpu in move.after}
 
     assert run() <= {0, 1}
-    monkeypatch.setattr(Masks, "allowed", lambda self, domain, thread: self.online)
-    assert not run() <= {0, 1}
+    assert not run(allowed=False) <= {0, 1}
 
 
-def test_without_the_doubt_noise_swaps_equals(monkeypatch: pytest.MonkeyPatch) -> None:
-    def total() -> int:
-        made = 0
-        for seed in range(10):
-            host = NoisyHost(topology(2), [*guests(3, 0.4, "0"), *guests(3, 0.4, "1", "h")], seed=seed, spread=0.12)
-            made += sum(passes(host, 6))
-        return made
+def test_without_the_doubt_waiting_guests_wander() -> None:
+    """One window can't tell a server whose work piles up from a hog: where work might be lost, nothing moves."""
 
-    careful = total()
-    monkeypatch.setattr(vcpu, "least_drop", nominal_drop)
-    assert total() > careful
-
-
-def nominal_drop(world: vcpu_world.World, before: Any, after: Any) -> float:
-    problem = world.problem
-    return problem.imbalance(problem.on_bins(before)) - problem.imbalance(problem.on_bins(after))
-
-
-def test_without_the_share_rule_waiting_guests_wander(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> list[int]:
+    def run(**off: bool) -> list[int]:
         host = FakeHost(topology(2), [*guests(2, 0.6, "0", backlog=True), *guests(1, 0.6, "1", "h", backlog=True)])
-        return passes(host, 4)
+        return passes(host, 4, safeties=Safeties(**off))
 
     assert run() == [0, 0, 0, 0]
-    monkeypatch.setattr(vcpu_world, "contended", lambda demand: False)
-    monkeypatch.setattr(vcpu, "contended", lambda demand: False)
-    assert run() == [1, 1, 1, 1]
+    assert run(doubt=False) == [1, 1, 1, 1]
 
 
-def test_without_the_passing_foreign_rule_noise_moves_guests(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> int:
+def test_without_the_passing_foreign_rule_noise_moves_guests() -> None:
+    def run(**off: bool) -> int:
         host = FakeHost(topology(2), [*guests(3, 0.15, "0"), *guests(3, 0.15, "1", "h")], {0: 0.3})
-        return passes(host, 1)[0]
+        return passes(host, 1, safeties=Safeties(**off))[0]
 
     assert run() == 0
-    monkeypatch.setattr(vcpu, "PASSING_FOREIGN", 0.0)
-    assert run() > 0
+    assert run(passing=False) > 0
 
 
-def test_without_the_guard_a_vcpu_is_sent_straight_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> bool:
+def test_without_the_guard_a_vcpu_is_sent_straight_back() -> None:
+    def run(**off: bool) -> bool:
         host = FakeHost(topology(2), [*guests(2, 0.5, "0")])
         _made, history = daemon(host, 1, POLICY)
         moved = next(g for g in host.guests if g.pins == [cpus("1")])
@@ -456,9 +466,61 @@ def test_without_the_guard_a_vcpu_is_sent_straight_back(monkeypatch: pytest.Monk
         host.guests = [moved, Guest("late", [0.6], [cpus("1")], fields={"busy": "backup"})]
         first = host.snapshot()
         host.run(2.0)
-        plan, _history = vcpu.decide([first, host.snapshot()], POLICY, history)
+        plan, _history = vcpu.decide([first, host.snapshot()], POLICY, history, Safeties(**off))
         return bool(plan.moves)
 
     assert not run()
-    monkeypatch.setattr(vcpu_world, "REST_PASSES", 0)
-    assert run()
+    assert run(rest=False)
+
+
+# ---------------------------------------------------------------- full beside idle, and who goes
+
+
+def test_a_full_pcpu_gives_to_an_idle_one_though_another_stays_fuller() -> None:
+    """Two may not leave pCPUs 0 and 1, so the target is high: pCPU 1 meets it beside one with room."""
+    problem = Problem(
+        capacity=[1, 1, 1],
+        fixed=[0.0, 0.0, 0.74],
+        mates=[(), (), ()],
+        kappa=[0.0] * 3,
+        load=[1.0, 1.0, 1.0, 0.26],
+        now=[0, 0, 1, 1],
+        owner=[0, 1, 2, 2],
+        reach=[0, 0, 1, 1],
+        classes=[(0, 1), (0, 1, 2)],
+        held=[False] * 4,
+    )
+    assert rebalance(problem) == [0, 0, 1, 1]
+    assert more_work(problem, [0, 0, 1, 1]) == [0, 0, 1, 2]
+    assert more_work(replace(problem, held=[True] * 4), [0, 0, 1, 1]) == [0, 0, 1, 1]
+    assert more_work(replace(problem, fixed=[0.0, 0.0, 0.95]), [0, 0, 1, 1]) == [0, 0, 1, 1], "little would be gained"
+
+
+def test_a_queue_that_chance_made_is_no_demand_and_one_that_lasts_is() -> None:
+    waited = Demand(run=0.4, wait=0.5, low=0.9, high=0.9, place=cpus("0"))
+    known = Smoothed(0.3)
+    loads = []
+    for _window in range(5):
+        loads.append(credible(waited, known))
+        known = known.then(0.3, 0.1, hidden=True)
+    assert loads == [0.4, 0.4, 0.4, 0.9, 0.9]
+    assert known.then(0.3, 0.1).hidden == 0
+
+
+def test_a_full_pcpu_that_may_not_be_used_is_told_and_nothing_is_called_balanced() -> None:
+    host = FakeHost(topology(4), [*guests(2, 1.0, "3", "out"), *guests(2, 0.01, "0", "in")])
+    policy = replace(POLICY, pcpus=cpus("0-2"), selection=Selection(("in*",)))
+    plan, _history = vcpu.decide(host.window(), policy)
+    assert plan.before.max_all_pct is not None
+    assert plan.before.max_all_pct >= 100 > plan.before.max_pct
+    assert plan.note.startswith("a pCPU is full and another one idle")
+
+
+def test_pcpus_do_not_idle_because_one_must_be_overfull_anyway() -> None:
+    """Nine hogs on eight pCPUs: two share one, so a bound on the fullest asks nothing of the others."""
+    host = FakeHost(topology(8), [Guest(f"g{n}", [0.9], [cpus(str(n // 2))]) for n in range(9)])
+    plan, _history = vcpu.decide(host.window(), VcpuPolicy())
+    host.apply(plan)
+    assert len(plan.moves) == 3
+    assert sorted(len(host.on(pcpu)) for pcpu in range(8)) == [1] * 7 + [2]
+    assert vcpu.decide(host.window(), VcpuPolicy())[0].moves == ()

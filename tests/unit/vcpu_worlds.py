@@ -51,8 +51,12 @@ def topology(
     offline: str = "",
     ids: Optional[Sequence[int]] = None,
     distance: int = 20,
+    weak: str = "",
 ) -> Topology:
-    """*count* pCPUs: neighbours are SMT siblings; *llc* pCPUs share a cache; offline ones are left out."""
+    """*count* pCPUs: neighbours are SMT siblings; *llc* pCPUs share a cache; offline ones are left out.
+
+    *weak* ones are of a class of their own, and have no siblings: a hybrid host.
+    """
     numbers = list(ids) if ids is not None else list(range(count))
     size = count // cells
     rows = []
@@ -64,8 +68,11 @@ def topology(
                 cell=position // size,
                 socket=position // size,
                 core=core,
-                siblings=frozenset(numbers[core * threads : (core + 1) * threads]),
+                siblings=frozenset(
+                    {number} if number in cpus(weak) else numbers[core * threads : (core + 1) * threads]
+                ),
                 llc=frozenset(numbers[group * (llc or size) : (group + 1) * (llc or size)]),
+                kind=("cpu_atom" if number in cpus(weak) else "cpu_core") if weak else "",
             )
         )
     online = [row for row in rows if row.id not in cpus(offline)]
@@ -217,6 +224,7 @@ class FakeHost:
             previous=move.before,
             intended=move.after,
             when_s=int(1_700_000_000 + self.now_s),
+            defined=old.defined if old else guest.definitions.get(move.id) if move.thread == "vcpu" else None,
         )
         others = tuple(p for p in record.pins if (p.thread, p.id) != (move.thread, move.id))
         self.records[guest.uuid] = replace(record, pins=(*others, new))

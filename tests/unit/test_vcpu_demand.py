@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Optional
 
 import pytest
-from kvmsched import procfs
-from kvmsched.model import Domain, Snapshot, Vcpu
-from kvmsched.policy.vcpu_load import Demand, measure
-from kvmsched.units import CpuSet
+from kvmsched.model import ForeignTime, Snapshot
+from kvmsched.policy.vcpu.demand import Demand, Loads, measure
 from vcpu_worlds import FakeHost, Guest, cpus, guests, topology
 
 
-def runs_on(_domain: Domain, vcpu: Vcpu) -> CpuSet:
-    return vcpu.pin
-
-
 def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
-    return measure(snapshots, runs_on).demand[guest.uuid, vcpu]
+    return measure(snapshots).demand[guest.uuid, vcpu]
 
 
 def test_run_time_saturates_and_demand_does_not() -> None:
@@ -61,7 +56,7 @@ def test_an_idle_vcpu_that_waits_at_its_wake_ups_wants_what_it_ran() -> None:
 def test_where_all_get_little_all_want_more(count: int) -> None:
     """However many share a pCPU: who got as much as its neighbours is not idle."""
     host = FakeHost(topology(1), guests(count, 1.0, "0"))
-    demand = measure(host.window(20.0), runs_on).demand
+    demand = measure(host.window(20.0)).demand
     assert [d.low for d in demand.values()] == pytest.approx([1.0] * count, abs=0.01)
 
 
@@ -74,14 +69,14 @@ def test_a_quota_caps_demand() -> None:
 
 def test_foreign_load_is_busy_time_that_no_vcpu_used() -> None:
     host = FakeHost(topology(2), guests(1, 0.5, "0"), {0: 0.2, 1: 0.7})
-    foreign = measure(host.window(), runs_on).foreign
+    foreign = measure(host.window()).foreign
     assert foreign[0] == pytest.approx(0.2, abs=0.01)
     assert foreign[1] == pytest.approx(0.7, abs=0.01)
 
 
 def test_what_floats_is_not_mistaken_for_foreign_load() -> None:
     host = FakeHost(topology(4), guests(3, 1.0, "0-3"))
-    loads = measure(host.window(), runs_on)
+    loads = measure(host.window())
     assert sum(loads.busy.values()) == pytest.approx(3.0)
     assert sum(loads.foreign.values()) == pytest.approx(0.0, abs=0.02)
 
@@ -90,7 +85,7 @@ def test_without_host_counters_busy_is_what_vcpus_ran() -> None:
     host = FakeHost(topology(2), guests(2, 0.4, "1"))
     first, last = host.window()
     window = [replace(s, host=replace(s.host, busy_ns={})) for s in (first, last)]
-    loads = measure(window, runs_on)
+    loads = measure(window)
     assert loads.busy == pytest.approx({0: 0.0, 1: 0.8})
     assert sum(loads.foreign.values()) == 0
 
@@ -110,7 +105,7 @@ def test_unknown_is_not_zero(change: str) -> None:
         after = replace(after, vcpus=(replace(after.vcpus[0], time_ns=None), after.vcpus[1]))
     domains = () if change == "new domain" else (before,)
     window = [replace(first, domains=domains), replace(last, domains=(after,))]
-    known = measure(window, runs_on).demand
+    known = measure(window).demand
     assert (host.guests[0].uuid, 0) not in known
     assert ((host.guests[0].uuid, 1) in known) == (change not in ("new id", "new domain"))
 
@@ -118,25 +113,49 @@ def test_unknown_is_not_zero(change: str) -> None:
 def test_one_snapshot_or_no_time_between_two_tells_nothing() -> None:
     host = FakeHost(topology(1), guests(1, 0.5, "0"))
     snapshot = host.snapshot()
-    assert not measure([snapshot], runs_on).demand
-    assert not measure([snapshot, snapshot], runs_on).demand
+    assert not measure([snapshot]).demand
+    assert not measure([snapshot, snapshot]).demand
 
 
-def test_stolen_time_was_no_time_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the host is itself a guest, its pCPUs are not idle while another guest runs on them."""
-    monkeypatch.setattr(procfs, "_read", lambda _path: "cpu  10 0 10 70 0 0 0 10 0 0\ncpu0 10 0 10 70 0 0 0 10 0 0\n")
-    monkeypatch.setattr(procfs.os, "listdir", lambda _path: [])
-    assert procfs.pcpu_times().busy_ns == {0: 300_000_000}
+def foreign(counters: dict[str, float], load: dict[int, float], bound: Optional[dict[int, float]] = None) -> Loads:
+    """Loads of two seconds on 4 pCPUs: foreign *load* was seen so, and *counters* tell mask -> load of it."""
+    host = FakeHost(topology(4), guests(1, 0.2, "0"), load)
+    first, last = host.window()
+
+    def told(snapshot: Snapshot, seconds: float) -> Snapshot:
+        bound_ns = {pcpu: int((bound or {}).get(pcpu, 0.0) * seconds * 1e9) for pcpu in range(4)}
+        foreign_ns = tuple(ForeignTime(cpus(mask), int(share * seconds * 1e9)) for mask, share in counters.items())
+        return replace(snapshot, host=replace(snapshot.host, bound_ns=bound_ns, foreign_ns=foreign_ns))
+
+    return measure([told(first, 0), told(last, 2)])
+
+
+def about(*shares: float) -> dict[int, float]:
+    return {pcpu: pytest.approx(share, abs=0.01) for pcpu, share in enumerate(shares)}
 
 
 def test_foreign_load_that_can_move_lies_evenly_and_bound_load_stays() -> None:
+    loads = foreign({}, {0: 0.6, 1: 0.2}, {0: 0.4})
+    assert loads.settled
+    assert loads.foreign == about(0.5, 0.1, 0.1, 0.1)
+
+
+def test_foreign_load_that_is_confined_lies_evenly_on_its_set_only() -> None:
+    """Storage daemons on 0-1, as a slice with AllowedCPUs has them."""
+    assert foreign({"0-1": 1.0}, {0: 0.7, 1: 0.3}).foreign == about(0.5, 0.5, 0, 0)
+    assert foreign({"0-1": 0.8}, {0: 0.7, 1: 0.3}).foreign == about(0.45, 0.45, 0.05, 0.05)
+    two = foreign({"0-1": 0.4, "1-3": 0.6}, {0: 0.4, 1: 0.3, 3: 0.3}).foreign
+    assert sum(two.values()) == pytest.approx(1.0, abs=0.01) and max(two, key=lambda pcpu: two[pcpu]) == 1
+
+
+def test_confined_load_counts_no_more_than_was_seen_where_it_may_run() -> None:
+    assert foreign({"0-1": 1.5}, {0: 0.3, 1: 0.3, 2: 0.6}).foreign == about(0.45, 0.45, 0.15, 0.15)
+
+
+def test_where_nobody_knows_what_is_confined_foreign_load_counts_where_it_was_seen() -> None:
     host = FakeHost(topology(2), guests(1, 0.2, "0"), {0: 0.6})
     first, last = host.window()
-    window = [
-        replace(first, host=replace(first.host, bound_ns={0: 0, 1: 0})),
-        replace(last, host=replace(last.host, bound_ns={0: 400_000_000, 1: 0})),
-    ]
-    loads = measure(window, runs_on)
-    assert loads.settled
-    assert loads.foreign[0] == pytest.approx(0.2 + 0.2, abs=0.01)
-    assert loads.foreign[1] == pytest.approx(0.2, abs=0.01)
+    old = [replace(s, host=replace(s.host, bound_ns={0: 0, 1: 0})) for s in (first, last)]
+    loads = measure(old)
+    assert not loads.settled
+    assert loads.foreign[0] == pytest.approx(0.6, abs=0.01) and loads.foreign[1] == pytest.approx(0.0, abs=0.01)

@@ -1,0 +1,177 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What floats: left to the kernel, unless another set of pCPUs serves it; and what we narrowed is given back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from kvmsched.config import Rule, VcpuPolicy
+from kvmsched.model import PinRecord, Record
+from kvmsched.policy import vcpu
+from kvmsched.policy.vcpu import VcpuHistory
+from kvmsched.policy.vcpu.floating import TRIAL_REST_S, TRIAL_WINDOWS
+from vcpu_worlds import HOST_UUID, FakeHost, Guest, cpus, guests, topology
+
+AUTO = VcpuPolicy(floating="auto", hold=1, half_life_s=30.0)
+
+
+def daemon(
+    host: FakeHost, count: int, policy: VcpuPolicy = AUTO, history: Optional[VcpuHistory] = None
+) -> tuple[list[list[str]], VcpuHistory]:
+    """The moves of *count* passes, each carried out, and the history after them."""
+    made = []
+    history = history or VcpuHistory()
+    for _turn in range(count):
+        plan, history = vcpu.decide(host.window(5.0), policy, history)
+        host.apply(plan)
+        made.append([str(move) for move in plan.moves])
+    return made, history
+
+
+def test_what_floats_is_left_to_the_kernel_and_placed_only_if_asked() -> None:
+    def host() -> FakeHost:
+        return FakeHost(topology(4), guests(4, 0.4, "0-3"))
+
+    assert daemon(host(), 4)[0] == [[]] * 4
+    assert daemon(host(), 4, replace(AUTO, floating="leave"))[0] == [[]] * 4
+    plan, _history = vcpu.decide(host().window(), VcpuPolicy())
+    assert len(plan.moves) == 4
+    assert plan.note == (
+        "placing what floats, 4 vCPUs: it waited 0 % of the time that it ran;"
+        " floating: auto would leave it to the kernel"
+    )
+
+
+def test_what_is_placed_is_told_how_it_was_served_also_where_other_pins_move() -> None:
+    """Two fenced hogs share a full cache beside a free one, so auto would give one another set; pinned ones pile up."""
+    fenced = [Guest(f"f{n}", [1.0], [cpus("0-1")], fields={"cpuset": cpus("0-7")}) for n in range(4)]
+    host = FakeHost(topology(8, llc=2), [*fenced, *guests(2, 1.0, "5", "pinned")])
+    plan, _history = vcpu.decide(host.window(), VcpuPolicy())
+    assert plan.trigger == "placing, work"
+    assert plan.note.startswith("placing what floats, 4 vCPUs: it waited 100 % of the time that it ran; floating: auto")
+    assert plan.note.endswith("would give 2 of 4 another set of pCPUs")
+
+
+def test_what_an_earlier_pass_narrowed_floats_again_within_the_budget() -> None:
+    host = FakeHost(topology(4), guests(6, 0.4, "0-3"))
+    plan, _history = vcpu.decide(host.window(), VcpuPolicy())
+    host.apply(plan)
+    made, _history = daemon(host, 5, replace(AUTO, max_moves=2))
+    assert [len(moves) for moves in made] == [2, 2, 2, 0, 0]
+    assert all(guest.pins == [cpus("0-3")] for guest in host.guests)
+
+
+def test_a_live_pin_of_others_is_widened_only_by_a_rule() -> None:
+    calm = replace(AUTO, threshold_pct=100.0)
+    host = FakeHost(topology(4), guests(2, 0.2, "0"))
+    assert daemon(host, 3, calm)[0] == [[]] * 3
+    rules = (Rule("g0", vcpu={"widen": True}),)
+    assert daemon(host, 2, replace(calm, rules=rules))[0] == [["g0 vCPU 0: 0 -> 0-3"], []]
+
+
+def test_nothing_is_widened_to_isolated_pcpus_where_nothing_floats() -> None:
+    host = FakeHost(topology(4, isolated="2-3"), guests(1, 0.5, "2"))
+    host.guests[0].fields["cpuset"] = cpus("2-3")
+    assert daemon(host, 6, replace(AUTO, rules=(Rule("g0", vcpu={"widen": True}),)))[0] == [[]] * 6
+    host = FakeHost(topology(4, isolated="3"), guests(1, 0.5, "0"))
+    host.guests[0].fields["cpuset"] = cpus("0-3")
+    made = daemon(host, 4, replace(AUTO, rules=(Rule("g0", vcpu={"widen": True}),)))[0]
+    assert made == [["g0 vCPU 0: 0 -> 0-2"], [], [], []]
+
+
+def test_a_rule_s_pcpus_fence_what_floats() -> None:
+    host = FakeHost(topology(4), guests(2, 0.2, "0-3"))
+    rules = (Rule("g1", vcpu={"pcpus": cpus("2-3")}),)
+    assert daemon(host, 3, replace(AUTO, rules=rules))[0] == [["g1 vCPU 0: 0-3 -> 2-3"], [], []]
+
+
+def away() -> FakeHost:
+    return FakeHost(topology(8, cells=2), [Guest("far", [0.5], [cpus("0-7")], fields={"numa_pcpus": cpus("4-7")})])
+
+
+def test_a_floating_vcpu_is_brought_beside_its_memory_if_there_is_room() -> None:
+    assert daemon(away(), 6)[0] == [["far vCPU 0: 0-7 -> 4-7"], [], [], [], [], []]
+    full = away()
+    full.guests += guests(6, 1.0, "4-7", "hog")
+    for guest in full.guests[1:]:
+        guest.fields["cpuset"] = cpus("4-7")
+    assert daemon(full, 3)[0] == [[]] * 3
+
+
+def test_an_overfull_set_gives_some_of_its_vcpus_to_a_free_one_of_the_same_size() -> None:
+    host = FakeHost(topology(8, llc=4), guests(8, 1.0, "0-3"))
+    made, history = daemon(host, 6)
+    assert len(made[0]) == 4 and all(move.endswith("0-3 -> 4-7") for move in made[0])
+    assert made[1:] == [[]] * 5
+    assert history.trials_begun == 4 and history.trials_undone == 0
+
+
+def test_a_trial_that_does_not_help_is_undone_and_rests_for_an_hour() -> None:
+    host = FakeHost(topology(8, llc=4), guests(8, 1.0, "0-3"))
+    made, history = daemon(host, 1)
+    moved = sorted(guest.name for guest in host.guests if guest.pins == [cpus("4-7")])
+    assert len(moved) == 4
+    # Now others that may not leave it fill their new set.
+    host.guests += [Guest(f"late{n}", [1.0], [cpus("4-7")], fields={"busy": "backup"}) for n in range(12)]
+    made, history = daemon(host, TRIAL_WINDOWS + 1, history=history)
+    assert sorted(move for moves in made for move in moves) == [f"{name} vCPU 0: 4-7 -> 0-3" for name in moved]
+    assert history.trials_undone == 4
+    assert min(history.resting.values()) > host.now_s + TRIAL_REST_S - 60
+
+
+def runs(host: FakeHost, count: int, policy: VcpuPolicy = AUTO) -> list[list[str]]:
+    """The moves of *count* passes that remember nothing, as those of a module, each carried out."""
+    made = []
+    for _turn in range(count):
+        plan, _history = vcpu.decide(host.window(), policy)
+        host.apply(plan)
+        made.append([str(move) for move in plan.moves])
+    return made
+
+
+def test_a_pass_that_remembers_no_trial_does_not_undo_what_it_would_do_again() -> None:
+    assert runs(away(), 3) == [["far vCPU 0: 0-7 -> 4-7"], [], []]
+    assert runs(away(), 3, replace(AUTO, rules=(Rule("far", vcpu={"pcpus": cpus("5-6")}),)))[1:] == [[], []]
+    host = FakeHost(topology(4, isolated="3"), guests(6, 1.0, "0-2"))
+    for guest in host.guests:
+        guest.fields["cpuset"] = cpus("0-3")
+    made = runs(host, 3)
+    assert made[0] and all(move.endswith("-> 3") for move in made[0])
+    assert made[1:] == [[], []]
+
+
+def test_a_vcpu_that_is_to_be_widened_is_not_moved_in_the_same_pass() -> None:
+    host = FakeHost(topology(4), guests(3, 0.9, "0"))
+    plan, _history = vcpu.decide(host.window(), replace(AUTO, rules=(Rule("g*", vcpu={"widen": True}),)))
+    assert plan.moves and len({(move.uuid, move.id) for move in plan.moves}) == len(plan.moves)
+
+
+def given_back(original: str, isolated: str = "", offline: str = "", policy: VcpuPolicy = AUTO) -> list[str]:
+    """What a pass does with a vCPU that a record says was pinned from *original* to pCPU 0."""
+    host = FakeHost(topology(8, isolated=isolated, offline=offline), guests(1, 0.2, "0"))
+    pin = PinRecord("vcpu", 0, cpus(original), cpus(original), cpus("0"), 1)
+    host.records[host.guests[0].uuid] = Record(HOST_UUID, 1, pins=(pin,))
+    return runs(host, 1, policy)[0]
+
+
+def test_nothing_is_given_back_that_a_release_would_not_give_back() -> None:
+    assert given_back("0-7") == ["g0 vCPU 0: 0 -> 0-7"]
+    assert given_back("0-7", isolated="6-7") == ["g0 vCPU 0: 0 -> 0-7"], "it was without any pin"
+    assert given_back("0-2,6-7", isolated="6-7") == ["g0 vCPU 0: 0 -> 0-2"]
+    assert given_back("0-7", offline="4-7") == ["g0 vCPU 0: 0 -> 0-3"]
+
+
+def test_a_trial_that_fails_does_not_lead_out_of_a_rule_s_pcpus() -> None:
+    rules = (Rule("far", vcpu={"pcpus": cpus("2-7")}),)
+    host = away()
+    host.guests[0].pins = [cpus("2-7")]
+    _made, history = daemon(host, 1, replace(AUTO, rules=rules))
+    assert host.guests[0].pins == [cpus("4-7")] and history.trials_begun == 1
+    record = host.records[host.guests[0].uuid]
+    host.records[host.guests[0].uuid] = replace(record, pins=(replace(record.pins[0], original=cpus("0-7")),))
+    host.guests += [Guest(f"late{n}", [1.0], [cpus("4-7")], fields={"busy": "backup"}) for n in range(12)]
+    daemon(host, TRIAL_WINDOWS + 2, replace(AUTO, rules=rules), history)
+    assert host.guests[0].pins[0] <= cpus("2-7")

@@ -205,12 +205,14 @@ def test_on_stop_release_gives_all_back_within_the_units_stop_time(unit: Unit, l
     unit.wait(lambda: lab[LAZY].balloon_kib() < 400 * 1024, "to take memory")
     unit.wait_passes()
     unit.wait_quiet(6)
+    unit.mark()
     print(f"\nreleased and ended in {unit.tell('stop'):.1f} s")
     unit.wait(lambda: unit.said("ended"), "to say that it ended")
     assert unit.show("Result") == "success", "systemd did not have to kill it"
+    print(*unit.said(""), sep="\n")
     for made in four():
         guest = lab[made.name]
-        assert guest.affinity(0) == {0} and "kvmsched:state" not in guest.domain.XMLDesc(), unit.said("")
+        assert guest.affinity(0) == {0} and "kvmsched:state" not in guest.domain.XMLDesc()
         assert guest.balloon_kib() == (made.current_mib or made.memory_mib) * 1024
 
 

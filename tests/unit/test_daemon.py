@@ -938,6 +938,15 @@ def test_a_host_goes_down_where_systemd_says_so_or_says_nothing(
     assert daemon._host_goes_down() is down
 
 
+def test_a_question_that_ended_with_the_unit_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd sends SIGTERM to all of a unit's processes, in turns: it may meet the one that the daemon just began."""
+    command = tmp_path / "systemctl"
+    command.write_text(f"#!/bin/sh\nmkdir {tmp_path}/asked 2>/dev/null && kill $$\necho running\n", encoding="utf-8")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert daemon._host_goes_down() is False
+
+
 # ---------------------------------------------------------------- what libvirt tells reaches the policy
 
 

@@ -443,13 +443,18 @@ def _host_goes_down() -> bool:
     A systemd that does not answer is taken for that: the bus ends before some services do, and without it systemctl
     says nothing at all. Where no systemd is, it says offline.
     """
-    command = ["systemctl", "is-system-running"]
-    try:
-        done = subprocess.run(  # pylint: disable=ansible-bad-function
-            command, capture_output=True, text=True, timeout=5, check=False
-        )
-    except OSError:
-        return False
-    except subprocess.TimeoutExpired:
-        return True
-    return done.stdout.strip() in ("stopping", "unknown", "")
+    told = ""
+    for _turn in range(3):
+        try:
+            done = subprocess.run(  # pylint: disable=ansible-bad-function
+                ["systemctl", "is-system-running"], capture_output=True, text=True, timeout=5, check=False
+            )
+        except OSError:
+            return False
+        except subprocess.TimeoutExpired:
+            return True
+        told = done.stdout.strip()
+        # systemd ends all that runs in a unit that it stops. What was begun in that instant says nothing either.
+        if done.returncode >= 0:
+            break
+    return told in ("stopping", "unknown", "")

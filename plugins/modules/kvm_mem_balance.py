@@ -436,7 +436,7 @@ not_restored:
   returned: success
   type: list
   elements: str
-  sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now"]
+  sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now, release it again later"]
 left:
   description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
   returned: success
@@ -457,7 +457,7 @@ left:
       description: Why it was not given back all that it had.
       returned: success
       type: str
-      sample: "2072M of its 4096M are missing: the host has no more to give now"
+      sample: "2072M of its 4096M are missing: the host has no more to give now, release it again later"
     limited:
       description:
         - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.

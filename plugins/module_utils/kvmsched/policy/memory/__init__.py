@@ -270,7 +270,7 @@ def _give(grant: Grant) -> BalloonMove:
         short_kib = need.total_kib - grant.kib
         reason += f", {mib(short_kib)} less than it needs, share by weight {guest.limits.weight:g}"
     if grant.on_credit:
-        reason += ", on credit: from what is really free, though others may still want it"
+        reason += ", on credit: it is free now, but promised to other guests, who may still touch it"
     after_kib = guest.held_kib + grant.kib
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, after_kib, reason, grant.on_credit)
 
@@ -282,7 +282,7 @@ def _withdrawals(guests: Iterable[Guest], moves: Iterable[BalloonMove]) -> list[
     """
     moved = {move.uuid for move in moves}
     return [
-        retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} now")
+        retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"its use grew to {mib(guest.used_kib)}")
         for guest in guests
         # Even what counts as gone: it is still asked for, and a driver that comes back follows it.
         if guest.uuid not in moved and (asked_kib := pending(guest.domain)) is not None and _overtaken(guest, asked_kib)
@@ -310,7 +310,7 @@ def _periods(guests: Iterable[Guest], policy: MemoryPolicy) -> list[PeriodMove]:
     """Switch statistics on where they are off: the domain is judged from the next pass on (decision 14)."""
     after_s = policy.stats_period_s
     return [
-        PeriodMove(guest.domain.name, guest.uuid, 0, after_s, "it reports no statistics")
+        PeriodMove(guest.domain.name, guest.uuid, 0, after_s, "it reports no statistics, and can't be judged without")
         for guest in guests
         if guest.skip is not None and guest.skip[0] == "no-stats"
         if guest.balloon.period_s <= 0 < after_s and not human_period(guest.domain)
@@ -325,7 +325,7 @@ def _adopts(guest: Guest) -> bool:
 
 
 def _adoption(guest: Guest) -> Adoption:
-    reason = f"somebody set {mib(guest.actual_kib)}: its new original"
+    reason = f"somebody set {mib(guest.actual_kib)}: that is its new original, and what a release restores"
     return Adoption(guest.domain.name, guest.uuid, reason, memory_kib=guest.actual_kib)
 
 
@@ -385,5 +385,6 @@ def _paid(move: BalloonMove, grant: Grant, host: HostState) -> BalloonMove:
     after_kib = grant.need.guest.held_kib + grant.kib
     reason = move.reason
     if after_kib < move.after_kib:
-        reason += f", {mib(move.after_kib)} planned but the host has only {mib(max(0, host.supply_kib or 0))} now"
+        now = mib(max(0, host.supply_kib or 0))
+        reason += f", {mib(move.after_kib)} planned, but the host has only {now} to give now"
     return replace(move, after_kib=after_kib, reason=reason, on_credit=grant.on_credit)

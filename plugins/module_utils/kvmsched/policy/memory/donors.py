@@ -193,11 +193,12 @@ def take_of(donor: Donor) -> Take:
 
 def limit(guest: Guest) -> Skip:
     """Why waste can't be taken: the floor, or usable memory so far below unused that the thresholds can't both hold."""
-    waste = f"unused {mib(guest.unused_kib)} > {mib(guest.limits.waste_kib)}"
+    waste = f"unused {mib(guest.unused_kib)} > waste {mib(guest.limits.waste_kib)}"
     if guest.actual_kib - guest.limits.floor_kib < guest.limits.min_change_kib:
-        return skip(guest.domain, "at-floor", f"{waste}, but {mib(guest.limits.floor_kib)} is its floor")
+        floor = f"{mib(guest.limits.floor_kib)} is its floor: lower that to take more"
+        return skip(guest.domain, "at-floor", f"{waste}, but {floor}")
     kept = f"but usable {mib(guest.usable_kib)} is to stay above {mib(guest.limits.cushion_kib)}"
-    least = f"a change below {mib(guest.limits.min_change_kib)} is not made"
+    least = f"a change below {mib(guest.limits.min_change_kib)} is not made: raise waste, or lower starvation"
     return skip(guest.domain, "band", f"{waste}, {kept}, and {least}")
 
 
@@ -212,10 +213,11 @@ def kept_for_silence(guest: Guest) -> bool:
 
 def slow_stats(guest: Guest) -> Skip:
     period_s, most_s = guest.balloon.period_s, LONGEST_TICK_S
-    came = f"come every {period_s} s" if period_s > most_s else "are late"
-    why = f"its statistics {came}, and {most_s} s is the most at which reclaim=auto takes any"
+    late = "are late, does its balloon driver run?"
+    slow = f"come every {period_s} s, set a shorter stats_period" if period_s > most_s else late
+    why = f"{most_s} s is the most at which reclaim=auto takes any, and its statistics {slow}"
     return skip(guest.domain, "slow-stats", f"unused {mib(guest.unused_kib)} stays: {why}")
 
 
 def grow_only(guest: Guest) -> Skip:
-    return skip(guest.domain, "grow-only", f"unused {mib(guest.unused_kib)} stays: mode grow-only")
+    return skip(guest.domain, "grow-only", f"unused {mib(guest.unused_kib)} stays: its mode is grow-only")

@@ -117,9 +117,8 @@ def _reclaim(donor: Donor, draft: Draft, seen: Optional[Seen], wall_s: float) ->
     if donor.surplus_kib < guest.limits.min_change_kib:
         draft.notes.append(limit(guest))
     elif _resting(seen, wall_s):
-        why = (
-            f"unused {mib(guest.unused_kib)} stays for a while: its demand turned {seen.reversals if seen else 0} times"
-        )
+        turned = f"its demand went up and down {seen.reversals if seen else 0} times, a larger waste would end that"
+        why = f"unused {mib(guest.unused_kib)} stays for a while: {turned}"
         draft.notes.append(skip(guest.domain, "resting", why))
     else:
         donor.taken_kib = donor.surplus_kib

@@ -45,7 +45,7 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
         draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, rooms[starved.uuid]))]
     elif relieved is not None and (policy.takes == "eager" or (host.supply_kib or 0) < host.pool_kib):
         spare_kib = _spare(relieved)
-        why = _wasted(relieved, "what is above goes back to the host")
+        why = _wasted(relieved, "what is above that goes back to the host")
         draft.takes = [Take(relieved, spare_kib, why)]
     _refill(draft, guests, host, policy)
     stay = [g for g in wasteful if _spare(g) < g.limits.min_change_kib]
@@ -57,7 +57,7 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
 def _halve(starved: Guest, wasteful: Guest, room_kib: int) -> Take:
     """Half of what *wasteful* has unused, as far as it can spare that and *starved* can hold it."""
     kib = min(_half(wasteful), room_kib)
-    return Take(wasteful, kib, _wasted(wasteful, f"half of it, at most, for {starved.domain.name}"))
+    return Take(wasteful, kib, _wasted(wasteful, f"at most half of it goes to {starved.domain.name}, which starves"))
 
 
 def _refill(draft: Draft, guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> None:
@@ -114,4 +114,4 @@ def _spare(guest: Guest) -> int:
 
 
 def _wasted(guest: Guest, where: str) -> str:
-    return f"unused {mib(guest.unused_kib)} > {mib(guest.limits.waste_kib)}: {where}"
+    return f"unused {mib(guest.unused_kib)} > waste {mib(guest.limits.waste_kib)}: {where}"

@@ -100,7 +100,8 @@ def stuck(domain: Domain, request: Request, least_kib: int, seen: Optional[Seen]
     if followed or not request.late:
         return None
     asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)} was asked {wall_s - record.when_s:.0f} s ago"
-    return f"{asked} and it did not follow; left alone for {_pause_s(seen):.0f} s"
+    pause = f"left alone until {_pause_s(seen):.0f} s after that, then asked again"
+    return f"{asked} and it still has {mib(balloon.actual_kib)}: {pause}; does its balloon driver run?"
 
 
 def _overdue(record: MemoryRecord, seen: Optional[Seen], wall_s: float) -> bool:

@@ -29,6 +29,8 @@ _SHRUNK_ANYWAY: tuple[MemoryCode, ...] = ("stuck", "inhibited")
 # No guest whose kernel drives a balloon lives in less: a record that says so was forged.
 LEAST_ORIGINAL_KIB = 64 * 1024
 
+_LATER = "release it again later"
+
 
 class Why(NamedTuple):
     """Why a domain is not home yet; ``limited`` and ``command_told`` as in Left."""
@@ -65,7 +67,8 @@ def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
         if missing_kib > BALLOON_TOLERANCE_KIB:
             if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
                 back.retargets.append(again(need.guest, need.guest.held_kib))
-            line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
+            missing = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing"
+            line = f"{missing}: the host has no more to give now, {_LATER}"
             # That goes before a limit: the host may have it later.
             back.left[need.guest.uuid] = Left(need.guest.domain.name, need.guest.uuid, line)
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
@@ -111,7 +114,7 @@ def _leave(guest: Guest, record: MemoryRecord, back: WayBack) -> Optional[Why]:
         return None
     booting = abs(guest.actual_kib - most_kib(guest.balloon)) <= BALLOON_TOLERANCE_KIB
     if booting or not _silent(guest) or not guest.still:
-        line = f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
+        line = f"it is not known whether somebody set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
         return Why(line, limited=_silent(guest))
     back.adopted[guest.uuid] = guest._replace(skip=human(guest.balloon, record))
     return None
@@ -123,7 +126,7 @@ def _silent(guest: Guest) -> bool:
 
 
 def _why_not_judged(guest: Guest) -> str:
-    return guest.skip[1] if guest.skip is not None else "no two equal readings a tick apart"
+    return guest.skip[1] if guest.skip is not None else f"no two equal readings a statistics period apart, {_LATER}"
 
 
 def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[Why]:
@@ -148,7 +151,8 @@ def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     if min(guest.pending_kib, needs_kib) <= home_kib:
         return None
     back.retargets.append(again(guest, guest.pending_kib))
-    return Why(f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}, and may need that")
+    way = f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}"
+    return Why(f"{way}, and may need that: {_LATER}")
 
 
 def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
@@ -162,13 +166,13 @@ def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     if target_kib > guest.held_kib + BALLOON_TOLERANCE_KIB:
         back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
     if target_kib < home_kib:
-        return Why(f"its limits allow {mib(target_kib)} of its {mib(home_kib)}", limited=True)
+        return Why(f"its limits allow {mib(target_kib)} of its {mib(home_kib)}: raise that of its cgroup", limited=True)
     if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
         move = again(guest, home_kib)
         back.retargets.append(move)
         if move.after_kib != home_kib:
-            told = f"{mib(guest.held_kib)} was asked before, {mib(guest.actual_kib)} is told of it"
-            return Why(f"{told}: asked for a page less, which its driver answers")
+            told = f"{mib(guest.held_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
+            return Why(f"{told}: asked for a page less, so that its driver answers; {_LATER}")
     return None
 
 
@@ -183,7 +187,7 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     if not _at_rest(guest):
         return _move_on(guest, home_kib, back)
     if guest.limits.mode == "grow-only":
-        return Why(f"not shrunk to its {mib(home_kib)}: mode grow-only", limited=True)
+        return Why(f"not shrunk to its {mib(home_kib)}: its mode is grow-only, change that first", limited=True)
     target_kib = max(home_kib, guest.lower_kib)
     kib = guest.actual_kib - target_kib
     if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
@@ -192,8 +196,9 @@ def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
 
 
 def _too_small(guest: Guest, home_kib: int) -> Why:
-    line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
-    text = f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
+    needs = f"used {mib(guest.used_kib)} + starvation {mib(guest.limits.starvation_kib)}"
+    line = f"{needs}, at least its floor {mib(guest.limits.floor_kib)}"
+    text = f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}); release it when it uses less"
     return Why(text, limited=home_kib < LEAST_ORIGINAL_KIB)
 
 
@@ -219,7 +224,7 @@ def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
     elif guest.pending_kib is not None and guest.fresh:
         if guest.pending_kib > guest.actual_kib:
             back.retargets.append(again(guest, guest.pending_kib))
-        return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}")
+        return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}: {_LATER}")
     if guest.fresh and guest.lower_kib > home_kib:
         return _too_small(guest, home_kib)
     return Why(f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}", limited=_silent(guest))
@@ -234,7 +239,7 @@ def again(guest: Guest, target_kib: int) -> BalloonMove:
     record = memory_record(guest.domain)
     if record is not None and (guest.unheard or record.reach_kib) and abs(record.intended_kib - target_kib) < PAGE_KIB:
         target_kib -= PAGE_KIB
-    why = f"asked again: {mib(guest.held_kib)} was promised"
+    why = f"asked again: {mib(guest.held_kib)} was promised, it has {mib(guest.actual_kib)}"
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 

@@ -339,7 +339,7 @@ def symptoms(guest: Guest) -> str:
     words = []
     if guest.held_kib < limits.floor_kib - BALLOON_TOLERANCE_KIB:
         words.append(f"below its floor {mib(limits.floor_kib)}")
-    sign = "<" if guest.starved else "of"
+    sign = "<" if guest.starved else ">="
     usable = f"usable {mib(guest.available_kib)} {sign} {mib(limits.starvation_kib)}"
     words.append(f"{usable}, used {mib(guest.busy_kib)}")
     if guest.debt_kib:

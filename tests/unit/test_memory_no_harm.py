@@ -13,7 +13,7 @@ from kvmsched import baseline
 from kvmsched.config import MemoryPolicy, MemorySettings, Rule
 from kvmsched.model import BalloonMove, Domain, HostMemory, MemoryPlan, Room, Skip, Snapshot
 from kvmsched.policy import memory
-from kvmsched.policy.memory.history import MemoryHistory, OwnUse, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory, OwnUse
 from kvmsched.policy.memory.safeties import ALL_ON, Safeties
 from kvmsched.units import Amount
 from memory_worlds import HOST_UUID, MIB, NOW_S, TICK_S, domain, moves, pair, record, skips, snapshot, uuid_of
@@ -36,7 +36,7 @@ def plan_of(
 def seen(name: str = "db", **values: Any) -> MemoryHistory:
     """A history in which the domain was seen a tick ago, at the size that it has in STARVED."""
     known = {"last_update_s": int(NOW_S) - 6, "actual_kib": 2048 * MIB, **values}
-    return MemoryHistory(domains={uuid_of(name): Seen(**known)}, wall_s=NOW_S - TICK_S)
+    return MemoryHistory(domains={uuid_of(name): DomainHistory(**known)}, wall_s=NOW_S - TICK_S)
 
 
 # ---------------------------------------------------------------- one reading, one gift

@@ -26,7 +26,7 @@ from kvmsched.model import (
     Topology,
 )
 from kvmsched.policy import memory
-from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.levels import level_of
 from kvmsched.policy.memory.limits import limits_of
 from kvmsched.policy.memory.safeties import Safeties
@@ -55,7 +55,7 @@ STARVED: dict[str, Any] = {"actual": 2048, "maximum": 4096, "unused": 20, "usabl
 
 def seen(**values: Any) -> MemoryHistory:
     """A history in which the domain ``db`` was seen a tick ago."""
-    return MemoryHistory(domains={uuid_of("db"): Seen(**{"last_update_s": int(NOW_S) - 6, **values})})
+    return MemoryHistory(domains={uuid_of("db"): DomainHistory(**{"last_update_s": int(NOW_S) - 6, **values})})
 
 
 # ---------------------------------------------------------------- one sample, two, and history
@@ -195,7 +195,7 @@ def test_a_reboot_is_remembered_for_its_grace() -> None:
 def test_a_domain_that_could_not_be_observed_counts_as_last_seen() -> None:
     lost = Skip("lost", uuid_of("lost"), "hung", "its monitor does not answer")
     now = snapshot([domain("db", **STARVED)], available=2048, skips=(lost,))
-    history = MemoryHistory(domains={lost.uuid: Seen(1, 4096 * MIB, at_risk_kib=924 * MIB)})
+    history = MemoryHistory(domains={lost.uuid: DomainHistory(1, 4096 * MIB, at_risk_kib=924 * MIB)})
     plan, after = memory.decide(pair(now), RESERVE_1G, history)
     assert moves(plan) == {"db": 100}
     assert after.domains[lost.uuid].at_risk_kib == 924 * MIB

@@ -34,7 +34,7 @@ from .model import (
     VcpuPlan,
 )
 from .policy import memory, vcpu
-from .policy.memory.sampling import EVENT_S, LONGEST_TICK_S, next_tick_s, ripe, ticked
+from .policy.memory.sampling import EVENT_S, LONGEST_PERIOD_S, all_reported, next_report_s, ripe
 from .units import one_line
 
 # Guests answer a little after their period is over, and last_update counts whole seconds.
@@ -398,25 +398,25 @@ def _sample_load(host: Hypervisor, interval_s: float) -> list[Snapshot]:
 
 
 def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
-    """Two samples with a tick of every domain's statistics between them, and no balloon moving if that can be had.
+    """Return two samples with a report of every domain's driver between them, and no balloon moving if possible.
 
     They are at least *least_s* apart.
     """
     first = host.observe()
-    end_s = time.monotonic() + 2 * LONGEST_TICK_S
+    end_s = time.monotonic() + 2 * LONGEST_PERIOD_S
     while True:
         time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
         # A run that began meanwhile is read whole: without its XML it would seem to have no record, and get a new one.
         last = host.observe("new")
         if time.monotonic() >= end_s or ripe(first, last):
             return [first, last]
-        if ticked(first, last):
+        if all_reported(first, last):
             first = last
 
 
 def _until_tick_s(snapshot: Snapshot) -> float:
-    wait_s = next_tick_s(snapshot) + _TICK_SLACK_S - time.time()
-    return min(max(wait_s, _POLL_S), LONGEST_TICK_S)  # the wall clock may have been set back
+    wait_s = next_report_s(snapshot) + _TICK_SLACK_S - time.time()
+    return min(max(wait_s, _POLL_S), LONGEST_PERIOD_S)  # the wall clock may have been set back
 
 
 # ---------------------------------------------------------------- apply

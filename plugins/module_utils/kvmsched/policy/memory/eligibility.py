@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, MemoryCode, MemoryRecord, Skip
 from ...units import mib
-from .history import Seen
+from .history import DomainHistory
 from .limits import Limits
 from .locked import locked_kib
-from .requests import Request, set_by_human, stuck
+from .requests import Request, set_by_person, stuck
 from .safeties import Safeties
 from .sampling import FRESH_PERIODS, FRESH_SLACK_S
 
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     record: Optional[MemoryRecord]
     limits: Limits
     request: Request
-    seen: Optional[Seen]
+    seen: Optional[DomainHistory]
     policy: MemoryPolicy
     wall_s: float
     safeties: Safeties
@@ -110,7 +110,7 @@ def _silent(case: Case) -> Optional[Reason]:
 
 
 def _no_period(domain: Domain, policy: MemoryPolicy) -> str:
-    if human_period(domain):
+    if period_set_by_person(domain):
         return (
             "its statistics period was set to 0 by somebody, so it is not judged:"
             f" virsh dommemstat {domain.name} --period 5 --live ends that"
@@ -120,7 +120,7 @@ def _no_period(domain: Domain, policy: MemoryPolicy) -> str:
     return f"its statistics period is 0: a pass that acts sets {policy.stats_period_s} s, a later one judges it"
 
 
-def human_period(domain: Domain) -> bool:
+def period_set_by_person(domain: Domain) -> bool:
     """Return whether somebody switched statistics off after we had switched them on, which the guest then answered."""
     period = domain.record.period if domain.record else None
     if period is None or period.intended_s <= 0 or domain.balloon is None:
@@ -175,7 +175,7 @@ def _moving(guest: Guest) -> Optional[Reason]:
     """Leave alone a domain whose balloon may still move, unless its last reading says that it starves.
 
     Such a domain may be grown, never shrunk: a reading older than the growth that it already got
-    costs at most one headroom too much. To wait for another tick would cost its life.
+    costs at most one headroom too much. To wait for another reading would cost its life.
     """
     if guest.settled or guest.starved or guest.soon_starved:
         return None
@@ -190,7 +190,7 @@ def _human(case: Case, guest: Guest) -> Optional[Reason]:
     record = case.record
     if record is None or (guest.dying if case.safeties.person else not guest.settled):
         return None
-    if set_by_human(record, case.balloon):
+    if set_by_person(record, case.balloon):
         return human(case.balloon, record)
     age_s = case.wall_s - record.when_s
     if record.original_kib == record.previous_kib == record.intended_kib and 0 <= age_s < case.policy.grace_s:

@@ -12,7 +12,7 @@ from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, MemoryFigures, Unmet
 from ...units import mib
 from .guest import Guest
-from .history import Seen
+from .history import DomainHistory
 from .mute import STEPS, is_mute
 from .rooms import rooms_of
 from .sharing import Draft
@@ -101,7 +101,7 @@ def note_of(guests: Sequence[Guest], after_kib: Mapping[str, int], policy: Memor
 
 
 def unmet_of(
-    guest: Guest, after_kib: Mapping[str, int], host: HostState, seen: Optional[Seen], wall_s: float
+    guest: Guest, after_kib: Mapping[str, int], host: HostState, seen: Optional[DomainHistory], wall_s: float
 ) -> list[Unmet]:
     """Return what keeps *guest* starved, or below its floor, after this plan."""
     if is_mute(guest, seen) and guest.uuid not in after_kib:
@@ -139,7 +139,7 @@ def _why_not(guest: Guest, target_kib: int, host: HostState) -> str:
     return f"the host has {mib(max(0, host.supply_kib))} to give: move a guest away, or lower host_reserve"
 
 
-def _mute(guest: Guest, seen: Optional[Seen], wall_s: float) -> Unmet:
+def _mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Unmet:
     age_s = wall_s - guest.balloon.last_update_s
     steps = f"{seen.fed_times if seen else 0} of {STEPS} steps were given"
     reason = f"it was in need and has not answered for {age_s:.0f} s, {steps}: look into the guest"

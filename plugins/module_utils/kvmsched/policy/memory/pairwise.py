@@ -55,7 +55,7 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
 
 
 def _halve(starved: Guest, wasteful: Guest, room_kib: int) -> Take:
-    """Half of what *wasteful* has unused, as far as it can spare that and *starved* can hold it."""
+    """Return half of what *wasteful* has unused, as far as it can spare that and *starved* can have it."""
     kib = min(_half(wasteful), room_kib)
     return Take(wasteful, kib, _wasted(wasteful, f"at most half of it goes to {starved.domain.name}, which starves"))
 
@@ -94,14 +94,14 @@ def _waste(guest: Guest) -> int:
 
 
 def _room(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
-    """Return how much more it can hold, where *donor* gives half of what it has unused."""
+    """Return how much more it can have, where *donor* gives half of what it has unused."""
     shared = [name for name in rooms_of(guest.balloon) if name in host.rooms_kib]
     given = dict.fromkeys(rooms_of(donor.balloon), _half(donor)) if donor else {}
     return min([guest.ceiling_kib - guest.held_kib, *(host.rooms_kib[name] + given.get(name, 0) for name in shared)])
 
 
 def _half(guest: Guest) -> int:
-    """Half of its unused memory, or what it can do without if that is less."""
+    """Return half of its unused memory, or what it can do without if that is less."""
     return min(guest.unused_kib // 2, guest.actual_kib - guest.soft_kib)
 
 

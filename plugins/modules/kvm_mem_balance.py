@@ -287,7 +287,7 @@ moves:
       reason: "usable 96M < 150M, used 1952M"
 skips:
   description:
-    - Domains that got no turn, at most 20 of them. RV(skip_counts) counts all.
+    - Domains that were skipped, at most 20 of them. RV(skip_counts) counts all.
   returned: success
   type: list
   elements: dict
@@ -318,7 +318,7 @@ skips:
       type: int
       sample: 0
 skip_counts:
-  description: How many domains got no turn, by RV(skips[].code).
+  description: How many domains were skipped, by RV(skips[].code).
   returned: success
   type: dict
   sample:
@@ -436,7 +436,7 @@ not_restored:
   returned: success
   type: list
   elements: str
-  sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now, release it again later"]
+  sample: ["db1: 2072M of its 4096M are missing: the host has no more to give now"]
 left:
   description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
   returned: success
@@ -457,7 +457,7 @@ left:
       description: Why it was not given back all that it had.
       returned: success
       type: str
-      sample: "2072M of its 4096M are missing: the host has no more to give now, release it again later"
+      sample: "2072M of its 4096M are missing: the host has no more to give now"
     limited:
       description:
         - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.
@@ -576,7 +576,7 @@ warnings:
   returned: if there are any
   type: list
   elements: str
-  sample: ["2 domains did not take their change, web1: it was restarted or stopped meanwhile"]
+  sample: ["2 changes failed, web1: it was restarted or stopped meanwhile"]
 timings_s:
   description: How long the parts of the pass took, in seconds.
   returned: success

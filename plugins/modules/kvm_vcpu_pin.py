@@ -262,7 +262,7 @@ placed:
   sample: 0
 skips:
   description:
-    - Domains that got no turn, at most 20 of them. RV(skip_counts) counts all.
+    - Domains that were skipped, at most 20 of them. RV(skip_counts) counts all.
   returned: success
   type: list
   elements: dict
@@ -293,7 +293,7 @@ skips:
       type: int
       sample: 0
 skip_counts:
-  description: How many domains got no turn, by RV(skips[].code).
+  description: How many domains were skipped, by RV(skips[].code).
   returned: success
   type: dict
   sample:
@@ -437,7 +437,7 @@ warnings:
   returned: if there are any
   type: list
   elements: str
-  sample: ["2 domains did not take their change, web1: it was restarted or stopped meanwhile"]
+  sample: ["2 changes failed, web1: it was restarted or stopped meanwhile"]
 timings_s:
   description: How long the parts of the pass took, in seconds.
   returned: success

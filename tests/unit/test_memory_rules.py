@@ -603,7 +603,7 @@ def test_a_take_that_leads_below_the_original_is_called_back_even_while_it_moves
     moving = replace(guest, record=record(3500, 4096, 3600, 1))
     now = snapshot([moving])
     plan = memory.release([a_tick_before(now, actual_kib=4200 * MIB), now], EAGER)[0]
-    told = "db: on its way from 4096M to 3600M: release it again later"
+    told = "db: on its way from 4096M to 3600M"
     assert plan.moves == () and tuple(map(str, plan.not_restored)) == (told,)
 
 

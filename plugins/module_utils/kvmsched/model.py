@@ -423,7 +423,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Skip:
-    """A domain that gets no turn, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
+    """A domain that gets no move, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
 
     ``untouched_kib``: of one that could not be observed, what it has of its memory that QEMU does not hold yet, as
     far as is known.

@@ -296,7 +296,7 @@ class Turn(Generic[Q, H]):
 
 @dataclass(frozen=True)
 class Tick:
-    """What came of a tick. A resource that had no turn, or whose pass failed, has no result."""
+    """What came of a tick. A resource that was not due, or whose pass failed, has no result."""
 
     snapshot: Snapshot
     memory: Optional[MemoryResult] = None
@@ -698,7 +698,8 @@ def _result(plan: P, history: H, work: _Work, watch: _Watch, selection: Optional
     snapshot, broken, outcome = work.planned, work.broken, work.outcome()
     warnings = [*plan.warnings, *_pauses(how)]
     if how.daemon_pid is not None:
-        warnings.append(f"managed by the daemon (pid {how.daemon_pid}): nothing is written by anybody else")
+        alone = "it alone writes here, this pass changed nothing; kvmsched pause lets others"
+        warnings.append(f"managed by the daemon (pid {how.daemon_pid}): {alone}")
     if outcome.failures:
         first, number = outcome.failures[0], len(outcome.failures)
         count = "1 change failed" if number == 1 else f"{number} changes failed"

@@ -183,7 +183,7 @@ def _of_passes(status: Status, totals: Totals) -> Iterable[Family]:
     # What an alert watches is exported while it is 0, too: else the alert could not see that it ended.
     watched: dict[str, int] = dict.fromkeys(WATCHED_SKIPS, 0)
     skips = [(name, code, n) for name, done in last.items() for code, n in {**watched, **done.skips}.items()]
-    text = "Domains that had no turn in the last pass."
+    text = "Domains that were skipped in the last pass."
     yield _labelled(Gauge, "skipped_domains", text, ("resource", "reason"), skips)
     passes = [(name, result, totals.passes[name, result]) for name in last for result in ("ok", "failed")]
     yield _labelled(exposition.Counter, "passes", "Passes.", ("resource", "result"), passes)

@@ -75,7 +75,7 @@ class DomainStatus:
 
     ``owed_kib`` was taken from it below what it had, though nobody asked for that.
     ``starvation_kib``, ``waste_kib`` and ``floor_kib`` are its limits, None where it has no valid ones.
-    ``memory_skip`` and ``vcpu_skip`` say why it had no turn; ``memory_code`` is the code of the first, or "".
+    ``memory_skip`` and ``vcpu_skip`` say why it was skipped; ``memory_code`` is the code of the first, or "".
     ``moves`` are its last ones, oldest first.
     ``state`` is libvirt's, or where it could not be observed the code of that skip: ``hung``, ``busy`` ...
     """

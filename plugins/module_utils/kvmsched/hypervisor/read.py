@@ -257,7 +257,7 @@ class Reader:
         record = counters.record
         if busy is None and "balloon.maximum" in record and "balloon.rss" not in record:
             # QEMU was not asked, because somebody else's question to it is still open.
-            busy = no_answer("its statistics are incomplete")
+            busy = no_answer("its statistics are incomplete, virsh domcontrol says more")
         vcpus = known.vcpus(counters.times or times_in(record, known.affinities or {}))
         balloon = balloon_stats.measured(known.domain.balloon, record)
         process = self._processes.known(bare)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
+from ... import baseline
 from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, MemoryCode, MemoryRecord, Skip
 from ...units import mib
@@ -84,9 +85,8 @@ def _unreachable(domain: Domain) -> Optional[Reason]:
         return "busy", domain.busy
     if domain.state != "running":
         return "not-running", f"it is {domain.state}: judged again once it runs"
-    if domain.record_error:
-        return "record", domain.record_error
-    return None
+    fault = baseline.fault(domain)
+    return ("record", fault) if fault else None
 
 
 def _fixed(case: Case, ceiling_kib: int) -> Optional[Reason]:

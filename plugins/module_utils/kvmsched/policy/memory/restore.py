@@ -29,8 +29,6 @@ _SHRUNK_ANYWAY: tuple[MemoryCode, ...] = ("stuck", "inhibited")
 # No guest whose kernel drives a balloon lives in less: a record that says so was forged.
 LEAST_ORIGINAL_KIB = 64 * 1024
 
-_LATER = "release it again later"
-
 
 class Why(NamedTuple):
     """Why a domain has not its originals yet; ``limited`` and ``command_told`` as in Left."""
@@ -70,7 +68,7 @@ def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
             if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
                 back.retargets.append(again(need.guest, need.guest.held_kib))
             missing = f"{mib(missing_kib)} of its {mib(_original(need.guest))} are missing"
-            line = f"{missing}: the host has no more to give now, {_LATER}"
+            line = f"{missing}: the host has no more to give now"
             # That goes before a limit: the host may have it later.
             back.left[need.guest.uuid] = Left(need.guest.domain.name, need.guest.uuid, line)
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
@@ -128,7 +126,7 @@ def _silent(guest: Guest) -> bool:
 
 
 def _why_not_judged(guest: Guest) -> str:
-    return guest.skip[1] if guest.skip is not None else f"no two equal readings a statistics period apart, {_LATER}"
+    return guest.skip[1] if guest.skip is not None else "no two equal readings a statistics period apart"
 
 
 def _stay(guest: Guest, record: MemoryRecord, original_kib: int, back: MemoryRelease) -> Optional[Why]:
@@ -154,7 +152,7 @@ def _needed(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Wh
         return None
     back.retargets.append(again(guest, guest.pending_kib))
     way = f"on its way to {mib(guest.pending_kib)}, more than its {mib(original_kib)}"
-    return Why(f"{way}, and may need that: {_LATER}")
+    return Why(f"{way}, and may need that")
 
 
 def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
@@ -176,7 +174,7 @@ def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]
         back.retargets.append(move)
         if move.after_kib != original_kib:
             told = f"{mib(guest.held_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
-            return Why(f"{told}: asked for a page less, so that its driver answers; {_LATER}")
+            return Why(f"{told}: asked for a page less, so that its driver answers")
     return None
 
 
@@ -230,7 +228,7 @@ def _move_on(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[W
     elif guest.pending_kib is not None and guest.fresh:
         if guest.pending_kib > guest.actual_kib:
             back.retargets.append(again(guest, guest.pending_kib))
-        return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}: {_LATER}")
+        return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}")
     if guest.fresh and guest.lower_kib > original_kib:
         return _needs_more(guest, original_kib)
     return Why(f"not shrunk to its {mib(original_kib)}: {_why_not_judged(guest)}", limited=_silent(guest))

@@ -145,7 +145,8 @@ class _Drafts:
         placed, triggers = self._placed(), self._placing()
         if not self._gate_open():
             kept = 100 * (self.past.settled_average or 0.0)
-            gate = f"average load {100 * self._average:.1f} %, {kept:.1f} % when last settled: no dramatic change"
+            change = f"a change of less than {self.policy.avg_change_pct:g} % (avg_change_pct)"
+            gate = f"average load {100 * self._average:.1f} %, {kept:.1f} % when last settled: {change}"
             return Draft(placed, triggers, gate)
         balanced, found = self._balanced(placed)
         why = found.worth(self.policy.threshold_pct)
@@ -223,8 +224,8 @@ class _Drafts:
         levels = [t / size for t, size in zip(self.world.totals(placed), self.world.problem.capacity)]
         levels += self.world.outside.values()
         if max(levels, default=0.0) >= FULL and min(levels, default=1.0) < IDLE:
-            return "a pCPU is full and another one idle, but no vCPU may move, or it would serve no more"
-        return "balanced"
+            return "a pCPU is full and another one idle, but no vCPU may move there, or no more work would be done"
+        return f"balanced: imbalance {left:.1f} points, threshold {threshold:g}"
 
     def _placed(self) -> list[int]:
         """Everything where it is, but what has no place placed."""
@@ -246,7 +247,7 @@ class _Drafts:
         where = [then if now != NOWHERE else now for now, then in zip(draft.where, where)]
         if Judge(world, draft.where, self._doubt).gain(where).work < LEAST_WORK:
             return draft
-        note = f"vCPUs wait for pCPU {_names(self.world, waiting)} and would not have to"
+        note = f"vCPUs wait for pCPU {_names(self.world, waiting)}, and would not elsewhere"
         return Draft(where, (*draft.triggers, "wait"), note)
 
     def _raw_loads(self) -> list[float]:
@@ -274,13 +275,13 @@ class _Drafts:
         if not changes:
             return wanted
         if not wanted.urgent and self.past.held + 1 < self.policy.hold:
-            held = f"held back, pass {self.past.held + 1} of {self.policy.hold} that must find this"
+            held = f"held back: pass {self.past.held + 1} of {self.policy.hold} (hold) that must find this"
             note = "; ".join(filter(None, (wanted.note, held)))
             return Draft(self.world.allowed.now, note=note)
         budget = self.policy.max_moves if not wanted.urgent else self.policy.work_moves or self.policy.max_moves
         if budget is None or len(changes) <= budget:
             return wanted
-        note = "; ".join(filter(None, (wanted.note, f"{budget} of {len(changes)} moves, as max_moves says")))
+        note = "; ".join(filter(None, (wanted.note, f"{budget} of {len(changes)} moves now (max_moves)")))
         return replace(
             wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), budget), note=note
         )

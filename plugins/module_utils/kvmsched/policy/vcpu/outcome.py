@@ -86,7 +86,7 @@ def _moves(world: World, draft: Draft, changed: Sequence[int]) -> list[PinMove]:
     for item in ordered:
         seat, target = world.seats[item], draft.where[item]
         parts = [changes[b] for b in (before[item], target) if b != NOWHERE]
-        floating = "" if before[item] != NOWHERE else "no place yet, "
+        floating = "" if before[item] != NOWHERE else "it floated, "
         load = world.problem.load[item]
         moves.append(
             PinMove(
@@ -112,13 +112,13 @@ def _warnings(scene: Scene, draft: Draft) -> tuple[str, ...]:
     lacking = confined(scene.world, draft.where, scene.masks) if scene.measured else None
     warnings = [lacking] if lacking else []
     if scene.policy.emulator == "reserved" and not scene.policy.reserved & scene.masks.online:
-        warnings.append("emulator: reserved needs reserved pCPUs that are online: nothing is moved")
+        warnings.append("emulator: reserved needs reserved pCPUs that are online: no thread is moved, set `reserved`")
     for domain in sorted(scene.now.domains, key=lambda d: (d.name, d.uuid)):
         warnings += _on_pins(domain)
         if domain.uuid in scene.turns.mismatched and _mismatches(scene, domain.uuid) == FOREIGN_PASSES:
             warnings.append(
-                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PASSES} passes in a row,"
-                f" left alone for {scene.policy.grace_s} s"
+                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PASSES} passes in a row"
+                f" (numad, cset, taskset?), left alone for {scene.policy.grace_s} s (grace)"
             )
     if scene.now.host.pinners:
         names = ", ".join(scene.now.host.pinners)
@@ -135,7 +135,10 @@ def _on_pins(domain: Domain) -> list[str]:
     lines = []
     if ours:
         which = f"vCPU {format_cpuset(ours)}"
-        lines.append(f"{domain.name}: its definition has pins that kvmsched set, of {which}: they are no limit")
+        lines.append(
+            f"{domain.name}: its definition has pins that kvmsched set, of {which}:"
+            " they limit nothing, `virsh edit` removes them"
+        )
     if start_unknown(domain):
         lines.append(f"{domain.name}: transient, seen after its start: its pins of now are taken for its definition")
     return lines

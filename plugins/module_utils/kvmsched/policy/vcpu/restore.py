@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from ...baseline import left_of
+from ...baseline import fault, left_of
 from ...config import VcpuPolicy
 from ...model import Adoption, Domain, Left, Move, PinMove, PinRecord, Skip, Snapshot, VcpuCode
 from ...units import CpuSet, format_cpuset
@@ -68,8 +68,9 @@ class _Release:
         self.adoptions: list[Adoption] = []
 
     def domain(self, domain: Domain) -> None:
-        if domain.record_error:
-            self._skip(domain, "record", domain.record_error)
+        why = fault(domain)
+        if why:
+            self._skip(domain, "record", why)
             owed = left_of(None, domain, memory=False, pins=True)
             self.not_restored += [owed] if owed else []
             return
@@ -91,7 +92,8 @@ class _Release:
             self._skip(domain, "offline", f"{thread} is not there any more: nothing to give back")
         elif record.foreign(current):
             ours = format_cpuset(record.intended)
-            line = f"{thread} is on {format_cpuset(current)}, last set by kvmsched: {ours}: somebody else's, left alone"
+            where = f"{thread} is on pCPU {format_cpuset(current)}, last set by kvmsched: {ours}"
+            line = f"{where}; somebody else pinned it there, so it stays"
             self._skip(domain, "human", line)
         else:
             self._restore(domain, record, current, thread)

@@ -165,7 +165,7 @@ def run(module: AnsibleModule) -> None:
 
 
 def check_policy(module: AnsibleModule, policy: dict[str, Any]) -> None:
-    """Raises ConfigError, with every mistake."""
+    """Check the policy; raise ConfigError, with every mistake."""
     cause = seek(module, "jsonschema")
     if cause and module.check_mode:
         module.warn(f"the policy is not checked, as python3-jsonschema is not installed here ({cause})")

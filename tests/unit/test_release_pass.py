@@ -84,7 +84,9 @@ def test_what_is_back_by_the_last_look_is_struck_off(release: Any) -> None:
 
 def test_what_is_not_back_is_told_with_what_it_has(release: Any) -> None:
     result, host = release(pair(snapshot([AWAY])))
-    assert tuple(map(str, result.not_restored)) == ("db: it has 1024M, was last sent to 2048M, and its original is 2048M",)
+    assert tuple(map(str, result.not_restored)) == (
+        "db: it has 1024M, was last sent to 2048M, and its original is 2048M",
+    )
     assert result.failed == f"not all could be restored, run it again: {result.not_restored[0]}"
     kept = host.records[AWAY.uuid]
     assert kept is not None and kept.memory and kept.memory.original_kib == 2048 * 1024

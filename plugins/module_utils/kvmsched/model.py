@@ -364,7 +364,7 @@ class Record:
 
     @property
     def latest_s(self) -> int:
-        """When it was last written to."""
+        """Return when it was last written to, in seconds of the wall clock."""
         parts = (self.memory, self.period, *self.pins)
         return max((part.when_s for part in parts if part is not None), default=0)
 
@@ -751,7 +751,7 @@ T = TypeVar("T")
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
-    """Strict JSON: no key twice, no NaN. ValueError says in one line what is wrong and where."""
+    """Read strict JSON: no key twice, no NaN. ValueError says in one line what is wrong and where."""
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:

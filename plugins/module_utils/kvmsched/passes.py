@@ -135,7 +135,7 @@ class Result(Generic[P, H]):
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """All skips: of what could not be observed, and of what the policy left alone."""
+        """Return all skips: of what could not be observed, and of what the policy left alone."""
         return (*self.snapshot.skips, *self.plan.skips)
 
 
@@ -222,7 +222,7 @@ def run_repay(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
-    """Two snapshots *interval_s* apart over a read-only connection, and the seconds by phase. Raises PassError."""
+    """Return two snapshots *interval_s* apart, read-only, and the seconds by phase. Raises PassError."""
     with _session(replace(how, check=True), *ALL_PARTS) as (host, watch):
         samples = _sample_load(host, interval_s)
         watch.lap("observe")
@@ -230,7 +230,7 @@ def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str,
 
 
 def run_snapshots(how: Conduct, interval_s: float) -> list[Snapshot]:
-    """Two snapshots that both passes can plan from: at least *interval_s* apart, read-only. Raises PassError."""
+    """Return two snapshots that both passes can plan from: *interval_s* apart at least, read-only. Raises PassError."""
     with _session(replace(how, check=True), *ALL_PARTS) as (host, _watch):
         return _sample_memory(host, interval_s)
 

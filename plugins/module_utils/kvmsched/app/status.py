@@ -103,12 +103,12 @@ class DomainStatus:
 
     @property
     def managed(self) -> bool:
-        """Whether the policy wants its memory balanced."""
+        """Return whether the policy wants its memory balanced."""
         return self.memory_code not in (_IGNORED_CODE, _EXCLUDED_CODE)
 
     @property
     def verdict(self) -> str:
-        """How it does for memory, in one word: starved, wasteful, ok, unknown; its state where that is not running."""
+        """Return how it does for memory in a word: starved, wasteful, ok, unknown; its state if it does not run."""
         if self.state != "running":
             return self.state
         if self.usable_kib is None or self.starvation_kib is None or self.memory_code in _UNJUDGED:

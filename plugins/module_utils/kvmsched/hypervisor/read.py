@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 def _asked(work: Callable[[Sequence[Any], Any], dict[str, T]], chunk: Sequence[Any], connection: Any) -> dict[str, T]:
-    """work(chunk, connection); a domain that is asked alone is Gone if it ended meanwhile, or Passing."""
+    """Return work(chunk, connection); a domain that is asked alone is Gone if it ended meanwhile, or Passing."""
     try:
         return work(chunk, connection)
     except libvirt.libvirtError as error:
@@ -183,7 +183,7 @@ class Reader:
         self._each(handles, work, self._known, lost)
 
     def _ask_about(self, handle: Any, persistent: bool, inventory: Inventory) -> Answers:
-        """None of these calls asks QEMU."""
+        """Describe domains by calls of which none asks QEMU."""
         bare = inventory.domains[handle.UUIDString()]
         live = bounded_xml(handle, 0)
         inactive = bounded_xml(handle, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None

@@ -43,7 +43,7 @@ class Gain:
 
     @functools.cached_property
     def drop(self) -> float:
-        """By how much the imbalance surely falls, as a fraction."""
+        """Return by how much the imbalance surely falls, as a fraction."""
         return self._judge.drop(self._after, self._moves) if self._moves else 0.0
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class Judge:
 
     @functools.cached_property
     def _doubted(self) -> dict[int, list[float]]:
-        """The loads less (-1) or more (1) their doubt: not beyond what was seen running, nor over a whole pCPU."""
+        """Return the loads less (-1) or more (1) their doubt: not below what ran, nor over a whole pCPU."""
         world = self._world
         load, doubt = world.problem.load, world.doubt
         runs = [demand.run for demand in world.demands]
@@ -107,7 +107,7 @@ class Judge:
 
     @functools.cached_property
     def _stacked(self) -> dict[int, list[float]]:
-        """The load of each bin, without what floats, if that of all its items is less (-1), sure, or more (1)."""
+        """Return each bin's load, without what floats, if that of all its items is less (-1), sure, or more (1)."""
         readings = {side: self._world.stacked(self._before, loads) for side, loads in self._doubted.items()}
         return {0: self._planned.stacked, **readings}
 

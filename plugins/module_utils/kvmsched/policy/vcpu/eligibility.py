@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which domains get a turn, and why the others get none: all reasons are in one table, REASONS, in their order."""
+"""Which domains may be moved, and why the others are skipped: all reasons are in one table, REASONS, in their order."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FOREIGN_PASSES = 2
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Who gets a turn. ``usable`` are the pCPUs that any of the ``seats`` may be given, or could be."""
+class Eligible:
+    """Who may be moved. ``usable`` are the pCPUs that any of the ``seats`` may be given, or could be."""
 
     usable: CpuSet
     seats: tuple[Seat, ...]
@@ -33,8 +33,10 @@ class Turns:
     mismatched: frozenset[str]
 
 
-def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: Masks, dedicated: Dedication) -> Turns:
-    """Sort the chosen domains into those that get a turn and those that don't."""
+def eligible(
+    snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: Masks, dedicated: Dedication
+) -> Eligible:
+    """Sort the selected domains into those that may be moved and those that are skipped."""
     seats: list[Seat] = []
     skips: list[Skip] = []
     adoptions: list[Adoption] = []
@@ -54,7 +56,7 @@ def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: M
         if skip.code == "human" and case.adoption:
             adoptions.append(case.adoption)
     usable = (masks.host() - masks.avoided).union(*{seat.allowed for seat in seats})
-    return Turns(usable, tuple(seats), tuple(skips), tuple(adoptions), frozenset(mismatched))
+    return Eligible(usable, tuple(seats), tuple(skips), tuple(adoptions), frozenset(mismatched))
 
 
 def dedication_on(snapshot: Snapshot, policy: VcpuPolicy) -> Dedication:
@@ -78,7 +80,7 @@ def masks_for(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication, loa
 
 @dataclass(frozen=True)
 class _Case:
-    """One domain and what decides whether it gets a turn.
+    """One domain and what decides whether it may be moved.
 
     ``mismatch``: how its affinity was changed past libvirt; ``backed_off_s``: how long it is left alone
     for that; ``adoption``: what somebody else pinned, ``grace_s``: how long that is left alone. ``named``: the

@@ -67,7 +67,7 @@ def moves_of(found: list[Fence]) -> list[PinMove]:
 
 def _given_back(scene: Scene, crowd: Optional[_Crowd]) -> Iterator[Fence]:
     """Yield what we narrowed, but for trials that go on or went well; and what a rule says to widen."""
-    for seat in scene.turns.seats:
+    for seat in scene.eligible.seats:
         trial = scene.past.trials.get(key_of(seat.domain, seat.vcpu))
         if trial is not None and trial.after == seat.vcpu.pin:
             original = ours(seat.domain, seat.vcpu, scene.now.host.uuid)
@@ -121,7 +121,7 @@ def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
     """Yield what floats beyond its rule's pCPUs, away from its memory, or in an overfull set beside a free one."""
     if scene.past.number + 1 < scene.policy.hold and scene.patient:
         return
-    for seat in scene.turns.seats:
+    for seat in scene.eligible.seats:
         key = key_of(seat.domain, seat.vcpu)
         if len(seat.now) < 2 or not seat.allowed or scene.past.resting.get(key, 0.0) > scene.now.monotonic_s:
             continue
@@ -150,7 +150,7 @@ class _Crowd:
         self._groups = [
             group
             for granularity in ("core", "llc", "cell")
-            for group in bins_of(pcpus, scene.turns.usable, scene.masks.isolated, granularity)
+            for group in bins_of(pcpus, scene.eligible.usable, scene.masks.isolated, granularity)
         ]
         self._totals = self._laid(self._floating)
 
@@ -215,7 +215,7 @@ class _Crowd:
 def trials_after(scene: Scene, found: list[Fence]) -> dict[str, Trial]:
     """Return the trials that go on, with this window, and those that begin."""
     now = {}
-    for seat in scene.turns.seats if scene.past.trials else ():
+    for seat in scene.eligible.seats if scene.past.trials else ():
         key = key_of(seat.domain, seat.vcpu)
         demand = scene.loads.demand.get((seat.domain.uuid, seat.vcpu.id))
         trial = scene.past.trials.get(key)

@@ -24,5 +24,5 @@ def hungry(run: float, entitled: float) -> float:
 
 
 def ramp(value: float, none: float, full: float) -> float:
-    """0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
+    """Return 0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
     return min(1.0, max(0.0, (value - none) / (full - none)))

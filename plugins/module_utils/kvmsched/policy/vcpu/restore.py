@@ -37,20 +37,22 @@ def forbidden_to(domain: Domain, record: PinRecord, affinity: Affinity, dedicate
 
 
 @dataclass(frozen=True)
-class PinsBack:
+class PinRelease:
+    """The parts of a plan that gives threads their originals."""
+
     moves: tuple[Move, ...]
     skips: tuple[Skip, ...]
     not_restored: tuple[Left, ...]
     adoptions: tuple[Adoption, ...]
 
 
-def way_back(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication) -> PinsBack:
+def release_pins(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication) -> PinRelease:
     """Return what brings all chosen domains back, what is left alone, and what can't be brought back yet."""
     release = _Release(snapshot, dedicated)
     for domain in sorted(snapshot.domains, key=lambda d: (d.name, d.uuid)):
         if policy.selection.matches(domain):
             release.domain(domain)
-    return PinsBack(
+    return PinRelease(
         tuple(release.moves),
         tuple(release.skips),
         (*release.not_restored, *policy.selection.unseen(snapshot)),

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which vCPUs and domains stay where they are for now, and how many may move in one pass."""
+"""What keeps a plan back: ``hold``, ``cooldown`` and ``max_moves``; which vCPUs and domains stay where they are."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ def budgeted(policy: VcpuPolicy, now: Snapshot) -> VcpuPolicy:
     vcpus = sum(len(domain.vcpus) for domain in now.domains)
     calm, work = max(_LEAST, round(_PART * vcpus)), max(_WORK_LEAST, round(_WORK_PART * vcpus))
     return replace(policy, max_moves=calm, work_moves=work)
+
+
+def held_back(policy: VcpuPolicy, past: VcpuHistory) -> str:
+    """Return why a plan waits: fewer passes in a row than ``hold`` says found a reason to act. Empty: it need not."""
+    found = past.held + 1
+    return f"held back: pass {found} of {policy.hold} (hold) that must find this" if found < policy.hold else ""
+
+
+def budget(policy: VcpuPolicy, urgent: bool) -> Optional[int]:
+    """Return how many moves a pass may make, more for an *urgent* plan; None: any number."""
+    return policy.work_moves or policy.max_moves if urgent else policy.max_moves
 
 
 class LastMove(NamedTuple):

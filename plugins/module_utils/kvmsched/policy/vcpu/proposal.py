@@ -17,6 +17,7 @@ from .certainty import BETTER_SHARE, LEAST_DROP, LEAST_WORK, Gain, Judge, cut, o
 from .cores import together, told_threads
 from .demand import Demand, contended
 from .history import key_of
+from .hold import budget, held_back
 from .idle import IDLE
 from .planners import FEW_ITEMS, more_work, rebalance
 from .problem import EPSILON, NOWHERE
@@ -277,17 +278,14 @@ class _Proposer:
         changes = moved(self.world, wanted.where)
         if not changes:
             return wanted
-        if not wanted.urgent and self.past.held + 1 < self.policy.hold:
-            held = f"held back: pass {self.past.held + 1} of {self.policy.hold} (hold) that must find this"
-            note = "; ".join(filter(None, (wanted.note, held)))
-            return Proposal(self.world.allowed.now, note=note)
-        budget = self.policy.max_moves if not wanted.urgent else self.policy.work_moves or self.policy.max_moves
-        if budget is None or len(changes) <= budget:
+        waits = "" if wanted.urgent else held_back(self.policy, self.past)
+        if waits:
+            return Proposal(self.world.allowed.now, note="; ".join(filter(None, (wanted.note, waits))))
+        most = budget(self.policy, wanted.urgent)
+        if most is None or len(changes) <= most:
             return wanted
-        note = "; ".join(filter(None, (wanted.note, f"{budget} of {len(changes)} moves now (max_moves)")))
-        return replace(
-            wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), budget), note=note
-        )
+        note = "; ".join(filter(None, (wanted.note, f"{most} of {len(changes)} moves now (max_moves)")))
+        return replace(wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), most), note=note)
 
 
 def waits_long(demand: Demand) -> bool:

@@ -18,7 +18,7 @@ from .bounds import load_bound
 from .demand import Demand, Loads, VcpuKey
 from .eligibility import Eligible
 from .history import Smoothed, key_of
-from .idle import IDLE
+from .idle import is_idle
 from .problem import NOWHERE, Problem, kappa
 from .records import narrowed_from
 from .served import by_content, level, newcomer_level, pour, thread_weight
@@ -331,7 +331,7 @@ class _Picked:
         speed: Mapping[int, float],
     ) -> None:
         self._speed = speed
-        self._demand, self._idle, self._bin_of, self._known = loads.demand, IDLE + loads.resolution, bin_of, known
+        self._demand, self._resolution, self._bin_of, self._known = loads.demand, loads.resolution, bin_of, known
         self._bins: dict[CpuSet, int] = {}
         self.seats: list[Seat] = []
         self.demands: list[Demand] = []
@@ -352,7 +352,7 @@ class _Picked:
             pace = speed_on(demand.place, self._speed)
             demand, estimate = demand_at(demand, pace), load_at(estimate, pace)
         load = estimate.high if estimate.high < ALL else 1.0
-        if bin_ == NOWHERE and load <= self._idle and not seat.now.isdisjoint(seat.allowed):
+        if bin_ == NOWHERE and is_idle(load, self._resolution) and not seat.now.isdisjoint(seat.allowed):
             return
         self.seats.append(seat)
         self.demands.append(demand)

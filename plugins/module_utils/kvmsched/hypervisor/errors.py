@@ -82,7 +82,7 @@ def explain(error: Exception) -> tuple[FailureCode, str]:
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return "busy", f"another job holds it, virsh domjobinfo shows it: {text}"
     if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED):
-        return "denied", f"libvirt refuses the change: {text}"
+        return "denied", f"libvirt refuses the change, root and group libvirt may make it: {text}"
     if code in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, OPERATION_UNSUPPORTED):
         return "unsupported", f"this libvirt can't do it: {text}"
     return "error", text

@@ -17,7 +17,7 @@ description:
   - Memory is taken before it is given, and only what is really free on the host, above O(host_reserve), is given.
   - No guest gets less than O(floor), nor less than what it uses plus O(starvation), nor more than its maximum. A guest
     without fresh statistics is never shrunk.
-  - Every change and every guest that is left alone is returned with its reason and its numbers.
+  - Every change and every guest that is skipped is returned with its reason and its numbers.
 author:
   - the kvmsched authors (!UNKNOWN)
 extends_documentation_fragment:

@@ -20,7 +20,7 @@ description:
     C(numatune) and the control group of the domain have in common. A pCPU that is offline, isolated or reserved is not
     in it.
   - Domains with real-time vCPUs or with pCPUs of their own are left alone.
-  - Every change and every domain that is left alone is returned with its reason and its numbers, beside lower bounds
+  - Every change and every domain that is skipped is returned with its reason and its numbers, beside lower bounds
     that show how good the plan is.
 author:
   - the kvmsched authors (!UNKNOWN)
@@ -338,7 +338,7 @@ not_restored:
   returned: success
   type: list
   elements: str
-  sample: ["web1: a job is under way (migration, backup, dump...)"]
+  sample: ["web1: a job is under way (migration, backup, dump...), virsh domjobinfo shows it"]
 left:
   description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
   returned: success
@@ -359,7 +359,7 @@ left:
       description: Why it was not given back all that it had.
       returned: success
       type: str
-      sample: "a job is under way (migration, backup, dump...)"
+      sample: "a job is under way (migration, backup, dump...), virsh domjobinfo shows it"
     limited:
       description:
         - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.

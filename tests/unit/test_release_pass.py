@@ -163,7 +163,7 @@ def test_a_record_that_nobody_can_read_fails_no_release_of_the_host(
 def test_beside_it_whoever_is_not_restored_yet_fails_the_release(release: Any) -> None:
     odd = domain("odd", 1024, 4096, record_error=BROKEN[0])
     result, _host = release(pair(snapshot([AWAY, odd])))
-    assert result.failed is not None and "db: 1024M" in result.failed and "odd" not in result.failed
+    assert result.failed is not None and "db: it has 1024M" in result.failed and "odd" not in result.failed
     assert {line.partition(": ")[0] for line in map(str, result.not_restored)} == {"db", "odd"}
 
 

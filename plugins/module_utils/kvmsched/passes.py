@@ -14,7 +14,7 @@ from typing import Any, Callable, Collection, Generic, Iterable, Iterator, Optio
 
 from . import baseline, leases, lock
 from .config import MemoryPolicy, Policy, Selection, VcpuPolicy
-from .hypervisor import ALL_PARTS, Change, Hypervisor, Reading, Unavailable, acting_refusal
+from .hypervisor import ALL_PARTS, Change, Hypervisor, Unavailable, XmlOf, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
     Adoption,
@@ -348,16 +348,16 @@ class Standing:
 
     def _tick(
         self,
-        reading: Reading,
+        xml_of: XmlOf,
         memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
         vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
         anew: Collection[str] = (),
     ) -> Tick:
         watch = _Watch()
-        now = self._host.observe(reading, anew)
+        now = self._host.observe(xml_of, anew)
         watch.lap("observe")
         # One for both: what memory wrote into a domain's record, the pins' part must find there.
-        work = _Work(self._host, now, self.how, outdated=reading != "all")
+        work = _Work(self._host, now, self.how, outdated=xml_of != "all")
         results: dict[str, Any] = {}
         failed: dict[str, Trouble] = {}
         if memory_turn is not None:
@@ -370,7 +370,7 @@ class Standing:
             with _noted(failed, "vcpu"):
                 samples, watch = vcpu_turn.samples(now), watch.again()
                 results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
-        if reading == "all":
+        if xml_of == "all":
             self._anew_s = time.monotonic() + _ANEW_S
         if work.wrote or now.skips or any(domain.busy for domain in now.domains):
             self._anew_s = 0.0

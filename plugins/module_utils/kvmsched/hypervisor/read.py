@@ -46,7 +46,7 @@ _CHUNK = 32
 ALL_PARTS = ("memory", "vcpus")
 # Which domains' XML is read again: of ``all``, of those that are ``new``, or of ``none``. States and counters (loads,
 # statistics) are always read. What is not read is as it was last seen.
-Reading = Literal["all", "new", "none"]
+XmlOf = Literal["all", "new", "none"]
 
 T = TypeVar("T")
 
@@ -80,14 +80,14 @@ class Reader:
         # Whose abandoned call has not returned, by UUID.
         self._pending: dict[str, threading.Thread] = {}
 
-    def observe(self, reading: Reading = "all", anew: Collection[str] = ()) -> Snapshot:
+    def observe(self, xml_of: XmlOf = "all", anew: Collection[str] = ()) -> Snapshot:
         """Look once: see Hypervisor.observe()."""
         self._calls.begin()
-        inventory = self._list(reading)
+        inventory = self._list(xml_of)
         self._known = {uuid: known for uuid, known in self._known.items() if uuid not in anew}
         lost = dict(self._hung)
         handles = {uuid: handle for uuid, handle in inventory.handles.items() if uuid not in lost}
-        if reading != "none":
+        if xml_of != "none":
             self._read([handle for uuid, handle in handles.items() if uuid not in self._known], inventory, lost)
         busy = {uuid: self._hindrance(inventory.domains[uuid]) for uuid in handles if uuid not in lost}
         answering = [handles[uuid] for uuid, why in busy.items() if not (why and why.silent)]
@@ -108,16 +108,16 @@ class Reader:
             *stamps_s, self._host.read(inventory, self._balloons(), self._calls), tuple(domains), tuple(lost.values())
         )
 
-    def _list(self, reading: Reading) -> Inventory:
+    def _list(self, xml_of: XmlOf) -> Inventory:
         """List the domains, and forget what is known of others: of all, if CPUs or connection are others."""
         last = self._inventory
-        now = self._inventory = self._calls.ask(functools.partial(take_inventory, self._local, last, reading == "all"))
+        now = self._inventory = self._calls.ask(functools.partial(take_inventory, self._local, last, xml_of == "all"))
         same = last is not None and (last.connection, last.online) == (now.connection, now.online)
         self._pending = {uuid: thread for uuid, thread in self._pending.items() if thread.is_alive()}
-        if reading == "all":
+        if xml_of == "all":
             self._known = {}
             self._hung = {uuid: skip for uuid, skip in self._hung.items() if uuid in self._pending}
-        elif reading == "new" and not same:
+        elif xml_of == "new" and not same:
             self._known = {}
         runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
         self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}

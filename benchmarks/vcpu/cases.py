@@ -34,7 +34,7 @@ def plain(rng: random.Random, distribution: str, pcpus: int, vcpus: int) -> Prob
         owner=list(range(vcpus)),
         reach=[0] * vcpus,
         classes=[list(range(pcpus))],
-        held=[False] * vcpus,
+        stays=[False] * vcpus,
     )
 
 
@@ -52,5 +52,5 @@ def numa(rng: random.Random, distribution: str, pcpus: int, vcpus: int, cells: i
         owner=[v // per_domain for v in range(vcpus)],
         reach=[cell_of[v // per_domain] for v in range(vcpus)],
         classes=[list(range(c * size, (c + 1) * size)) for c in range(cells)],
-        held=[False] * vcpus,
+        stays=[False] * vcpus,
     )

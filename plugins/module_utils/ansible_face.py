@@ -267,7 +267,7 @@ def fail(module: AnsibleModule, line: str) -> NoReturn:
 
 
 def _without_none(value: Any) -> Any:
-    """Ansible fills suboptions that were not given with None."""
+    """Drop suboptions that were not given: Ansible fills them with None."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

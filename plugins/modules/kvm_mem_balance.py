@@ -17,7 +17,7 @@ description:
   - Memory is taken before it is given, and only what is really free on the host, above O(host_reserve), is given.
   - No guest gets less than O(floor), nor less than what it uses plus O(starvation), nor more than its maximum. A guest
     without fresh statistics is never shrunk.
-  - Every change and every guest that is left alone is returned with its reason and its numbers.
+  - Every change and every guest that is skipped is returned with its reason and its numbers.
 author:
   - the kvmsched authors (!UNKNOWN)
 extends_documentation_fragment:
@@ -287,7 +287,7 @@ moves:
       reason: "usable 96M < 150M, used 1952M"
 skips:
   description:
-    - Domains that got no turn, at most 20 of them. RV(skip_counts) counts all.
+    - Domains that were skipped, at most 20 of them. RV(skip_counts) counts all.
   returned: success
   type: list
   elements: dict
@@ -318,7 +318,7 @@ skips:
       type: int
       sample: 0
 skip_counts:
-  description: How many domains got no turn, by RV(skips[].code).
+  description: How many domains were skipped, by RV(skips[].code).
   returned: success
   type: dict
   sample:
@@ -576,7 +576,7 @@ warnings:
   returned: if there are any
   type: list
   elements: str
-  sample: ["2 domains did not take their change, web1: it was restarted or stopped meanwhile"]
+  sample: ["2 changes failed, web1: it was restarted or stopped meanwhile"]
 timings_s:
   description: How long the parts of the pass took, in seconds.
   returned: success

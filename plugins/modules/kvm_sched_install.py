@@ -156,16 +156,16 @@ def run(module: AnsibleModule) -> None:
             fail(module, f"files: got {path!r}, allowed: absolute paths")
     if policy is not None and not absent:
         check_policy(module, policy)
-    steps = host.absent(others) if absent else host.present(files, policy, others)
+    differences = host.absent(others) if absent else host.present(files, policy, others)
     if not module.check_mode:
-        for step in steps:
-            step.make()
-    values = result(module, steps, installation.release(files))
+        for difference in differences:
+            difference.make()
+    values = result(module, differences, installation.release(files))
     module.exit_json(**values, policy_hash=policy_hash(module, host))
 
 
 def check_policy(module: AnsibleModule, policy: dict[str, Any]) -> None:
-    """Raises ConfigError, with every mistake."""
+    """Check the policy; raise ConfigError, with every mistake."""
     cause = seek(module, "jsonschema")
     if cause and module.check_mode:
         module.warn(f"the policy is not checked, as python3-jsonschema is not installed here ({cause})")
@@ -181,24 +181,26 @@ def policy_hash(module: AnsibleModule, host: installation.Root) -> str:
     return hashlib.sha256(installation.policy_text(module.params["policy"]).encode()).hexdigest()
 
 
-def result(module: AnsibleModule, steps: list[installation.Step], release: str) -> dict[str, Any]:
+def result(module: AnsibleModule, differences: list[installation.Difference], release: str) -> dict[str, Any]:
     verb = "would change" if module.check_mode else "changed"
-    paths = ", ".join(step.path for step in steps)
+    paths = ", ".join(difference.path for difference in differences)
     return {
-        "changed": bool(steps),
-        "msg": f"kvmsched {__version__}: {verb} {paths}" if steps else f"kvmsched {__version__}: nothing to change",
+        "changed": bool(differences),
+        "msg": f"kvmsched {__version__}: {verb} {paths}"
+        if differences
+        else f"kvmsched {__version__}: nothing to change",
         "version": __version__,
         "package": os.path.join(installation.LIBRARY, release),
-        "package_changed": any(step.part != "policy" for step in steps),
-        "policy_changed": any(step.part == "policy" for step in steps),
+        "package_changed": any(difference.part != "policy" for difference in differences),
+        "policy_changed": any(difference.part == "policy" for difference in differences),
         "diff": [
             {
-                "before_header": step.path,
-                "before": _lines(step.before),
-                "after_header": step.path,
-                "after": _lines(step.after),
+                "before_header": difference.path,
+                "before": _lines(difference.before),
+                "after_header": difference.path,
+                "after": _lines(difference.after),
             }
-            for step in steps
+            for difference in differences
         ],
     }
 

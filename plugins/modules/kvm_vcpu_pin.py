@@ -20,7 +20,7 @@ description:
     C(numatune) and the control group of the domain have in common. A pCPU that is offline, isolated or reserved is not
     in it.
   - Domains with real-time vCPUs or with pCPUs of their own are left alone.
-  - Every change and every domain that is left alone is returned with its reason and its numbers, beside lower bounds
+  - Every change and every domain that is skipped is returned with its reason and its numbers, beside lower bounds
     that show how good the plan is.
 author:
   - the kvmsched authors (!UNKNOWN)
@@ -262,7 +262,7 @@ placed:
   sample: 0
 skips:
   description:
-    - Domains that got no turn, at most 20 of them. RV(skip_counts) counts all.
+    - Domains that were skipped, at most 20 of them. RV(skip_counts) counts all.
   returned: success
   type: list
   elements: dict
@@ -293,7 +293,7 @@ skips:
       type: int
       sample: 0
 skip_counts:
-  description: How many domains got no turn, by RV(skips[].code).
+  description: How many domains were skipped, by RV(skips[].code).
   returned: success
   type: dict
   sample:
@@ -338,7 +338,7 @@ not_restored:
   returned: success
   type: list
   elements: str
-  sample: ["web1: a job is under way (migration, backup, dump...)"]
+  sample: ["web1: a job is under way (migration, backup, dump...), virsh domjobinfo shows it"]
 left:
   description: The same as RV(not_restored), for programs. Empty with O(state=balanced).
   returned: success
@@ -359,7 +359,7 @@ left:
       description: Why it was not given back all that it had.
       returned: success
       type: str
-      sample: "a job is under way (migration, backup, dump...)"
+      sample: "a job is under way (migration, backup, dump...), virsh domjobinfo shows it"
     limited:
       description:
         - Whether its record asks for what is not allowed now, or can not be read. The part that is allowed was given.
@@ -437,7 +437,7 @@ warnings:
   returned: if there are any
   type: list
   elements: str
-  sample: ["2 domains did not take their change, web1: it was restarted or stopped meanwhile"]
+  sample: ["2 changes failed, web1: it was restarted or stopped meanwhile"]
 timings_s:
   description: How long the parts of the pass took, in seconds.
   returned: success

@@ -24,7 +24,7 @@ TEST = ["--uri", "test:///default"]
 def test_a_pass_says_what_it_would_do_and_does_it() -> None:
     assert "test: stats_period 0 -> 5: it reports no statistics" in ok("once", "memory", "--dry-run", *TEST)
     diff = ok("once", "memory", "--dry-run", "--diff", *TEST)
-    assert "- test stats_period: 0\n+ test stats_period: 5\n    it reports no statistics\n" in diff
+    assert "- test stats_period: 0\n+ test stats_period: 5\n    it reports no statistics" in diff
     values = ok_json("once", *TEST)
     assert values["changed"] and values["memory"]["changed"] and not values["vcpu"]["changed"]
 

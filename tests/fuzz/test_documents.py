@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kvmsched import config, hostwork, procfs
 from kvmsched.app import bundle, cli, page, record, replay, saved_state, status
 from kvmsched.model import from_json, parse_json, to_json
-from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.vcpu.history import PlannedPin, Smoothed, VcpuHistory
 
 SEEDS = st.integers(0, 2**32)
@@ -154,7 +154,7 @@ BUNDLE = {
     "format": 1,
     "policy": {"memory": {"waste": "400M"}, "rules": [{"match": "db*", "vcpu": {"mode": "ignore"}}]},
     "history": {
-        "memory": to_json(MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7)})),
+        "memory": to_json(MemoryHistory("soft", {"u1": DomainHistory(5, 1024, used_kib=7)})),
         "vcpu": to_json(VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {0: Smoothed(0.5)})),
     },
     "snapshots": [
@@ -228,7 +228,7 @@ def test_the_text_of_a_damaged_bundle_is_planned_or_refused(tmp_path: Path, seed
 
 # ---------------------------------------------------------------- what the daemon keeps
 
-MEMORY = MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7, moved_s=3.5, direction=-1)})
+MEMORY = MemoryHistory("soft", {"u1": DomainHistory(5, 1024, used_kib=7, moved_s=3.5, direction=-1)})
 PAST = PlannedPin(frozenset({0}), frozenset({1, 2}), 4.5, 3)
 VCPU = VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {3: Smoothed(0.5)}, {"u1/1/0": PAST}, {"u1": 2}, {})
 

@@ -193,8 +193,8 @@ def test_what_is_left_is_told_for_the_resource_that_was_released() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1048576, 900000), HOST, 1)
     record = baseline.intend(record, DOMAIN, pin(0, BOTH, CPU0), HOST, 1)
     told = baseline.left_over(record, at(950000), memory=True, pins=False)
-    assert told == "928M, last sent to 879M, its original is 1024M"
-    assert baseline.left_over(record, DOMAIN, memory=False, pins=True) == "not on its original pCPUs: vcpu 0 (0-1)"
+    assert told == "it has 928M, was last sent to 879M, and its original is 1024M"
+    assert baseline.left_over(record, DOMAIN, memory=False, pins=True) == "not on its original pCPUs: vCPU 0 (0-1)"
     assert baseline.left_over(replace(record, pins=()), DOMAIN, memory=False, pins=True) is None
     assert baseline.left_over(replace(record, memory=None), DOMAIN, memory=True, pins=False) is None
     assert baseline.left_over(None, DOMAIN, memory=True, pins=True) is None

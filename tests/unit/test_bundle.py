@@ -18,7 +18,7 @@ import pytest
 from kvmsched import config, model
 from kvmsched.app import bundle
 from kvmsched.policy.memory import MemoryHistory
-from kvmsched.policy.memory.history import Seen
+from kvmsched.policy.memory.history import DomainHistory
 from kvmsched.policy.vcpu import VcpuHistory
 from kvmsched.policy.vcpu.history import PlannedPin, Smoothed
 from schemas import PUBLISHED, REPOSITORY, text_of
@@ -231,7 +231,7 @@ def crowd(seed: int) -> bundle.Bundle:
     whole = bundle.read(json.dumps({"snapshots": snapshots, "policy": policy, "kvmsched": "0.1.0"}))
     first = whole.snapshots[0].domains[4]
     history = bundle.History(
-        MemoryHistory("soft", {first.uuid: Seen(1, first.balloon.actual_kib if first.balloon else 0)}),
+        MemoryHistory("soft", {first.uuid: DomainHistory(1, first.balloon.actual_kib if first.balloon else 0)}),
         VcpuHistory(
             number=4,
             loads={f"{d.uuid}/{d.id}/0": Smoothed(0.4, 0.01) for d in whole.snapshots[0].domains},

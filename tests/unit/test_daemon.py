@@ -36,14 +36,14 @@ from kvmsched.hypervisor import THREAD, Unavailable, events
 from kvmsched.model import Failure, Outcome, Skip, Snapshot, Unmet
 from kvmsched.passes import Result, Tick
 from kvmsched.policy import memory, vcpu
-from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.vcpu.history import PlannedPin, Smoothed, VcpuHistory
 from vcpu_worlds import FakeHost, Guest, cpus, topology
 
 # A bound on waiting: no answer takes that long.
 PATIENCE_S = 120
 
-MEMORY = MemoryHistory("soft", {"u1": Seen(5, 1024, used_kib=7, moved_s=3.5, direction=-1, grew_kib=-9)})
+MEMORY = MemoryHistory("soft", {"u1": DomainHistory(5, 1024, used_kib=7, moved_s=3.5, direction=-1, grew_kib=-9)})
 PAST = PlannedPin(frozenset({0}), frozenset({1, 2}), 4.5, 3)
 VCPU = VcpuHistory(4, 5.0, 0.5, 1, {"u1/1/0": Smoothed(0.25, 0.1)}, {3: Smoothed(0.5)}, {"u1/1/0": PAST}, {"u1": 2}, {})
 

@@ -25,8 +25,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MOST_WORDS, MEDIAN_WORDS, MOST_COLUMNS = 30, 15, 120
-# Their tables are wide, and so are their lines.
-WIDE = {"memory.md", "vcpu.md"}
 
 
 def read(path: Path) -> str:
@@ -91,7 +89,7 @@ def test_sentences_of_docstrings_are_short() -> None:
     assert statistics.median(found.values()) <= MEDIAN_WORDS
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WIDE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_are_wrapped(page: Path) -> None:
     assert [line for line in prose_lines(read(page)) if len(line) > MOST_COLUMNS] == []
 

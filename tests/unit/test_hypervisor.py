@@ -881,7 +881,7 @@ def test_a_domain_that_has_more_than_was_known_is_not_shrunk_by_what_was_planned
     world.answers[1, "memoryStats"] = world.answers[2, "memoryStats"] = {"actual": 500000}
     outcome = hyper.apply(planned)
     assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "busy"), ("d2", "busy")]
-    assert "its QEMU says that it has 488M, 391M was known" in outcome.failures[0].reason
+    assert "its QEMU says that it has 488M, libvirt said 391M" in outcome.failures[0].reason
     assert world.written == []
 
 

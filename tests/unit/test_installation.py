@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from kvmsched.app import installation
-from kvmsched.app.installation import COMMAND, LIBRARY, Root, Step
+from kvmsched.app.installation import COMMAND, LIBRARY, Difference, Root
 
 PACKAGE = Path(installation.__file__).parents[1]
 FILES = {"__init__.py": b"", "app/__init__.py": b"", "app/cli.py": b"def main(): return print('one') or 0\n"}
@@ -35,10 +35,10 @@ def host(tmp_path: Path) -> Root:
     return Root(str(tmp_path))
 
 
-def make(steps: list[Step]) -> list[str]:
-    for step in steps:
-        step.make()
-    return [step.path for step in steps]
+def make(differences: list[Difference]) -> list[str]:
+    for difference in differences:
+        difference.make()
+    return [difference.path for difference in differences]
 
 
 def files(root: Path) -> dict[str, str]:
@@ -76,12 +76,12 @@ def test_the_command_runs_the_release_that_it_began_with(host: Root, tmp_path: P
 
 def test_another_content_is_another_release_and_the_old_one_goes(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
-    (step,) = host.present(OTHER, None, {})
-    assert step.before == installation.release(FILES) != step.after == installation.release(OTHER)
-    step.make()
+    (difference,) = host.present(OTHER, None, {})
+    assert difference.before == installation.release(FILES) != difference.after == installation.release(OTHER)
+    difference.make()
     library = tmp_path / LIBRARY[1:]
-    assert {path.name for path in library.iterdir()} == {"current", step.after}
-    assert (library / "current").resolve().name == step.after
+    assert {path.name for path in library.iterdir()} == {"current", difference.after}
+    assert (library / "current").resolve().name == difference.after
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "added", "closed", "turned back", "half"])
@@ -119,22 +119,22 @@ def test_the_same_policy_is_the_same_file(host: Root) -> None:
     make(host.present(FILES, POLICY, {}))
     before = host.policy_hash()
     assert not host.present(FILES, dict(reversed(POLICY.items())), {})
-    (step,) = host.present(FILES, {"vcpu": {"threshold": 8}}, {})
-    assert (step.part, json.loads(step.before), json.loads(step.after)) == (
+    (difference,) = host.present(FILES, {"vcpu": {"threshold": 8}}, {})
+    assert (difference.part, json.loads(difference.before), json.loads(difference.after)) == (
         "policy",
         POLICY,
         {"vcpu": {"threshold": 8}},
     )
-    step.make()
+    difference.make()
     assert host.policy_hash() != before
 
 
 def test_a_policy_that_nobody_else_can_read_is_opened(host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/policy.json").chmod(0o600)
-    (step,) = host.present(FILES, POLICY, {})
-    assert "mode 0600" in step.before and "mode 0644" in step.after
-    step.make()
+    (difference,) = host.present(FILES, POLICY, {})
+    assert "mode 0600" in difference.before and "mode 0644" in difference.after
+    difference.make()
     assert not host.present(FILES, POLICY, {})
 
 
@@ -142,9 +142,9 @@ def test_other_files_come_and_go_with_it(host: Root, tmp_path: Path) -> None:
     unit, drop_in = "/etc/systemd/system/kvmsched.service", "/etc/systemd/system/kvmsched.service.d/role.conf"
     assert make(host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"}))[2:] == [unit, drop_in]
     assert not host.present(FILES, None, {unit: "[Unit]\n", drop_in: "[Service]\n"})
-    (step,) = host.present(FILES, None, {unit: "[Unit]\n", drop_in: ""})
-    step.make()
-    assert (step.part, step.after) == ("others", "") and not (tmp_path / drop_in[1:]).parent.exists()
+    (difference,) = host.present(FILES, None, {unit: "[Unit]\n", drop_in: ""})
+    difference.make()
+    assert (difference.part, difference.after) == ("others", "") and not (tmp_path / drop_in[1:]).parent.exists()
     make(host.absent([unit, drop_in]))
     assert (tmp_path / unit[1:]).parent.exists() and not files(tmp_path)
 
@@ -153,7 +153,7 @@ def test_absent_leaves_what_is_not_its_own(host: Root, tmp_path: Path) -> None:
     assert not host.absent([])
     make(host.present(FILES, POLICY, {}))
     (tmp_path / "etc/kvmsched/notes").write_text("mine")
-    assert [step.after for step in host.absent([])] == ["", "", ""]
+    assert [difference.after for difference in host.absent([])] == ["", "", ""]
     make(host.absent([]))
     assert files(tmp_path) == {"etc/kvmsched/notes": "mine"} and not host.absent([]) and host.policy_hash() == ""
     make(host.present(FILES, POLICY, {}))
@@ -172,9 +172,9 @@ def test_what_cannot_be_written_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(installation.os, "replace", full)
-    for step in host.present(OTHER, {}, {}):
+    for difference in host.present(OTHER, {}, {}):
         with pytest.raises(OSError, match="No space"):
-            step.make()
+            difference.make()
     assert json.loads((tmp_path / "etc/kvmsched/policy.json").read_text()) == POLICY
     assert (tmp_path / LIBRARY[1:] / "current/kvmsched/app/cli.py").read_bytes() == FILES["app/cli.py"]
     assert not [path for path in (tmp_path / "etc/kvmsched").iterdir() if path.name != "policy.json"]

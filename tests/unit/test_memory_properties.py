@@ -25,7 +25,7 @@ from kvmsched.model import (
     to_json,
 )
 from kvmsched.policy import memory
-from kvmsched.policy.memory.guest import QEMU_OVERHEAD_KIB, Guest, Reader
+from kvmsched.policy.memory.guest import QEMU_OVERHEAD_KIB, Guest, GuestReader
 from kvmsched.policy.memory.requests import pending
 from kvmsched.policy.memory.safeties import Safeties
 from kvmsched.policy.memory.sharing import water_fill
@@ -137,7 +137,7 @@ def balloon_moves(plan: MemoryPlan) -> list[BalloonMove]:
 
 
 def guests_of(snapshots: list[Snapshot], policy: MemoryPolicy) -> dict[str, Guest]:
-    reader = Reader(tuple(snapshots), policy, memory.MemoryHistory())
+    reader = GuestReader(tuple(snapshots), policy, memory.MemoryHistory())
     read = [reader.read(domain) for domain in snapshots[-1].domains]
     return {guest.uuid: guest for guest in read if isinstance(guest, Guest)}
 

@@ -26,7 +26,7 @@ from kvmsched.model import (
     Topology,
 )
 from kvmsched.policy import memory
-from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.levels import level_of
 from kvmsched.policy.memory.limits import limits_of
 from kvmsched.policy.memory.safeties import Safeties
@@ -55,7 +55,7 @@ STARVED: dict[str, Any] = {"actual": 2048, "maximum": 4096, "unused": 20, "usabl
 
 def seen(**values: Any) -> MemoryHistory:
     """A history in which the domain ``db`` was seen a tick ago."""
-    return MemoryHistory(domains={uuid_of("db"): Seen(**{"last_update_s": int(NOW_S) - 6, **values})})
+    return MemoryHistory(domains={uuid_of("db"): DomainHistory(**{"last_update_s": int(NOW_S) - 6, **values})})
 
 
 # ---------------------------------------------------------------- one sample, two, and history
@@ -195,7 +195,7 @@ def test_a_reboot_is_remembered_for_its_grace() -> None:
 def test_a_domain_that_could_not_be_observed_counts_as_last_seen() -> None:
     lost = Skip("lost", uuid_of("lost"), "hung", "its monitor does not answer")
     now = snapshot([domain("db", **STARVED)], available=2048, skips=(lost,))
-    history = MemoryHistory(domains={lost.uuid: Seen(1, 4096 * MIB, at_risk_kib=924 * MIB)})
+    history = MemoryHistory(domains={lost.uuid: DomainHistory(1, 4096 * MIB, at_risk_kib=924 * MIB)})
     plan, after = memory.decide(pair(now), RESERVE_1G, history)
     assert moves(plan) == {"db": 100}
     assert after.domains[lost.uuid].at_risk_kib == 924 * MIB
@@ -603,7 +603,8 @@ def test_a_take_that_leads_below_the_original_is_called_back_even_while_it_moves
     moving = replace(guest, record=record(3500, 4096, 3600, 1))
     now = snapshot([moving])
     plan = memory.release([a_tick_before(now, actual_kib=4200 * MIB), now], EAGER)[0]
-    assert plan.moves == () and tuple(map(str, plan.not_restored)) == ("db: on its way from 4096M to 3600M",)
+    told = "db: on its way from 4096M to 3600M"
+    assert plan.moves == () and tuple(map(str, plan.not_restored)) == (told,)
 
 
 MOVING = {"actual_kib": 4300 * MIB}
@@ -618,14 +619,14 @@ MOVING = {"actual_kib": 4300 * MIB}
         (record(4096, 2100, 512, 1), {"actual": 2048, "usable": 300, "limit": 1900}, {}, 1935.5, "its limits allow"),
         (record(2048, 4096, 3000, 1), {"actual": 4096, "usable": 160}, {}, 4096, "it needs 4086M"),
         (record(2048, 4096, 3000, 900), {"actual": 4096, "usable": 160}, {}, 4096, "it needs 4086M"),
-        (record(2048, 3000, 1500, 900), {"actual": 3000, "usable": 400}, {}, 2787.5, "mode grow-only"),
+        (record(2048, 3000, 1500, 900), {"actual": 3000, "usable": 400}, {}, 2787.5, "mode is grow-only"),
     ],
 )
 def test_a_release_lets_no_request_lead_below_what_is_used_by_now(
     kept: Record, state: dict[str, Any], before: dict[str, int], target_mib: float, told: str
 ) -> None:
     now = snapshot([domain("db", maximum=8192, unused=50, record=kept, **state)], available=1024)
-    policy = replace(RESERVE_1G, settings=MemorySettings(mode="grow-only" if told == "mode grow-only" else "auto"))
+    policy = replace(RESERVE_1G, settings=MemorySettings(mode="grow-only" if told == "mode is grow-only" else "auto"))
     plan = memory.release([a_tick_before(now, **before), now], policy)[0]
     assert [move.after_kib / MIB for move in plan.moves if isinstance(move, BalloonMove)] == [target_mib]
     assert told in str(plan.not_restored[0])
@@ -686,7 +687,7 @@ def test_release_leaves_what_somebody_set_on_a_guest_without_statistics(silence:
     ):
         plan = memory.release(unsure, EAGER)[0]
         assert plan.adoptions == () and plan.moves == ()
-        assert "nobody is known to have set its" in str(plan.not_restored[0])
+        assert "it is not known whether somebody set its" in str(plan.not_restored[0])
 
 
 def test_release_names_whose_record_cannot_be_read_and_nobody_who_has_none_of_memory() -> None:

@@ -18,7 +18,7 @@ from kvmsched.balloon_stats import measured
 from kvmsched.config import MemoryPolicy, MemorySettings, Rule
 from kvmsched.model import Balloon, BalloonMove, Cell, Domain, HostMemory, MemoryPlan, Owner, Room, Snapshot, Topology
 from kvmsched.policy import memory
-from kvmsched.policy.memory.history import MemoryHistory, Seen
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.safeties import ALL_ON, Safeties
 from kvmsched.policy.memory.sharing import max_min
 from kvmsched.units import Amount
@@ -231,7 +231,7 @@ def test_a_thin_share_is_for_who_got_less_lately(served: str) -> None:
     guests = [domain(name, 2 * GIB, 4 * GIB, **STARVED) for name in ("a", "b")]
     policy = replace(LAZY, min_change=Amount(kib=40 * MIB))
     now = snapshot(guests, available=RESERVE + 50)
-    gift = Seen(0, 0, given_kib=50 * MIB, given_s=NOW_S - 60)
+    gift = DomainHistory(0, 0, given_kib=50 * MIB, given_s=NOW_S - 60)
     plan, history = plan_of(now, policy, MemoryHistory(domains={uuid_of(served): gift}))
     (other,) = {"a", "b"} - {served}
     assert moves(plan) == {other: 50}
@@ -432,7 +432,7 @@ def test_huge_pages_of_a_part_are_not_charged_and_the_rest_is() -> None:
 def test_counters_that_fall_all_the_time_are_a_reboot_once_in_a_while() -> None:
     liar = domain("liar", 2 * GIB, 8 * GIB, unused=400, usable=1000, major_faults=1)
     now = snapshot([liar])
-    seen = Seen(int(NOW_S) - 6, 2 * GIB * MIB, major_faults=1000)
+    seen = DomainHistory(int(NOW_S) - 6, 2 * GIB * MIB, major_faults=1000)
     first, history = plan_of(now, LAZY, MemoryHistory(domains={liar.uuid: seen}))
     assert skips(first) == {"liar": "booting"}
     fallen = later(replace(now, domains=(replace(liar, balloon=replace(liar.balloon, major_faults=0)),)))

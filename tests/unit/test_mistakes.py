@@ -111,7 +111,7 @@ def test_what_can_not_be_told_ends_no_daemon(running: Running, monkeypatch: pyte
 
     monkeypatch.setattr(running.daemon.publisher, "tell", refuse)
     (line,) = running.turn()
-    assert line.startswith("status and metrics are not told: a mistake of kvmsched: ")
+    assert line.startswith("status and metrics are not written: a mistake of kvmsched: ")
 
 
 def test_after_a_failed_pass_nothing_is_remembered_that_it_may_have_failed_for(running: Running) -> None:

@@ -84,7 +84,9 @@ def test_what_is_back_by_the_last_look_is_struck_off(release: Any) -> None:
 
 def test_what_is_not_back_is_told_with_what_it_has(release: Any) -> None:
     result, host = release(pair(snapshot([AWAY])))
-    assert tuple(map(str, result.not_restored)) == ("db: 1024M, last sent to 2048M, its original is 2048M",)
+    assert tuple(map(str, result.not_restored)) == (
+        "db: it has 1024M, was last sent to 2048M, and its original is 2048M",
+    )
     assert result.failed == f"not all could be restored, run it again: {result.not_restored[0]}"
     kept = host.records[AWAY.uuid]
     assert kept is not None and kept.memory and kept.memory.original_kib == 2048 * 1024
@@ -161,7 +163,7 @@ def test_a_record_that_nobody_can_read_fails_no_release_of_the_host(
 def test_beside_it_whoever_is_not_restored_yet_fails_the_release(release: Any) -> None:
     odd = domain("odd", 1024, 4096, record_error=BROKEN[0])
     result, _host = release(pair(snapshot([AWAY, odd])))
-    assert result.failed is not None and "db: 1024M" in result.failed and "odd" not in result.failed
+    assert result.failed is not None and "db: it has 1024M" in result.failed and "odd" not in result.failed
     assert {line.partition(": ")[0] for line in map(str, result.not_restored)} == {"db", "odd"}
 
 
@@ -222,5 +224,5 @@ def test_nobody_hides_whom_else_the_release_left_by_a_name_like_a_line(release: 
     """As planned *db* comes home, and does not; of the other it was said before that it can't."""
     odd = domain("db: 1", 1024, 4096, record_error=BROKEN[0])
     result, _host = release(pair(snapshot([AWAY, odd])))
-    assert result.failed is not None and "db: 1024M, last sent to 2048M" in result.failed
+    assert result.failed is not None and "db: it has 1024M, was last sent to 2048M" in result.failed
     assert len(result.not_restored) == 2

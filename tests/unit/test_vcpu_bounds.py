@@ -34,7 +34,7 @@ def tiny_problems(draw: st.DrawFn) -> Problem:
         owner=list(range(count)),
         reach=reach,
         classes=classes,
-        held=[False] * count,
+        stays=[False] * count,
     )
 
 
@@ -83,7 +83,7 @@ def test_small_plans_are_minimal(seed: int) -> None:
         owner=list(range(8)),
         reach=[0] * 8,
         classes=[(0, 1, 2)],
-        held=[False] * 8,
+        stays=[False] * 8,
     )
     every = assignments(problem)
     target = 1.05 * min(fullest(problem, where) for where in every)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kvmsched.config import VcpuPolicy
 from kvmsched.policy import vcpu
-from kvmsched.policy.vcpu import VcpuHistory, drafts
+from kvmsched.policy.vcpu import VcpuHistory, proposal
 from vcpu_worlds import FakeHost, Guest, cpus, topology
 
 POLICY = VcpuPolicy()
@@ -68,7 +68,7 @@ def test_half_an_exchange_is_never_made() -> None:
 
 
 def test_without_the_rule_they_stay_crosswise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafts, "together", lambda _world, where, *_more: list(where))
+    monkeypatch.setattr(proposal, "together", lambda _world, where, *_more: list(where))
     assert run(host(0.5, 0.5, 0.5, 0.5)) == 0
 
 
@@ -91,7 +91,7 @@ def test_it_serves_no_less_and_comes_to_rest(seed: int, monkeypatch: pytest.Monk
     ours = build()
     first = run(ours)
     assert run(ours) == 0, first
-    monkeypatch.setattr(drafts, "together", lambda _world, where, *_more: list(where))
+    monkeypatch.setattr(proposal, "together", lambda _world, where, *_more: list(where))
     plain = build()
     run(plain)
     assert served(ours) >= served(plain) - 0.02

@@ -210,7 +210,7 @@ def test_a_pin_that_we_wrote_is_ours_in_a_persistent_definition_too() -> None:
     assert dedication_on(host.snapshot(), POLICY).pcpus == frozenset()
     plan = decided(host)
     assert plan.moves and plan.warnings == (
-        "p: its definition has pins that kvmsched set, of vCPU 0-1: they are no limit",
+        "p: its definition has pins that kvmsched set, of vCPU 0-1: they limit nothing, `virsh edit` removes them",
     )
 
 
@@ -459,7 +459,7 @@ def test_guests_that_their_definition_keeps_off_idle_pcpus_are_told() -> None:
     fenced = [guest(f"fenced{n}", "0-1", 0.9, "0-1") for n in range(4)]
     plan = one_pass(*fenced, guest("other", "2", 0.2))
     who, what = "fenced0, fenced1, fenced2, 1 more", "6 idle pCPUs are forbidden to them by their definition"
-    assert plan.warnings == (f"{who}: wait on pCPU 0-1, and {what}",)
+    assert plan.warnings == (f"{who}: wait on pCPU 0-1, and {what}: widen that",)
     free = one_pass(*[guest(f"free{n}", "0-1", 0.9) for n in range(4)])
     assert free.warnings == (), "a live pin forbids nothing"
     calm = one_pass(*[guest(f"calm{n}", "0-1", 0.4, "0-1") for n in range(4)])

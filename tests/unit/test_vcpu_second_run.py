@@ -12,7 +12,7 @@ import pytest
 from kvmsched.config import VcpuPolicy
 from kvmsched.model import VcpuPlan
 from kvmsched.policy import vcpu
-from kvmsched.policy.vcpu import drafts
+from kvmsched.policy.vcpu import proposal
 from vcpu_worlds import FakeHost, Guest, topology
 
 HOSTS = range(50)
@@ -47,7 +47,7 @@ def test_the_second_run_on_a_steady_host_changes_nothing() -> None:
 
 
 def test_a_module_that_does_not_think_ahead_moves_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafts, "_LOOKS", 0)
+    monkeypatch.setattr(proposal, "_LOOKS", 0)
     assert len(restless()) > 5
 
 

@@ -107,14 +107,14 @@ def decode(element: ET.Element) -> Record:
 
 
 def _check_length(element: ET.Element) -> None:
-    """ValueError for a record that is longer than any of ours."""
+    """Raise ValueError for a record that is longer than any of ours."""
     length = sum(len(key) + len(text) for part in element.iter() for key, text in part.attrib.items())
     if length > LONGEST:
         raise ValueError(f"a record of {length} characters, allowed: {LONGEST}")
 
 
 def _check_numbers(element: ET.Element) -> None:
-    """ValueError for what can't be a size or a time, though Python would read it."""
+    """Raise ValueError for what can't be a size or a time, though Python would read it."""
     numbers = (value for child in element for key, value in child.attrib.items() if key.endswith(("_kib", "_s")))
     for text in (text for value in numbers for text in value.split()):
         if not (text.isascii() and text.isdigit()) or len(text) > 15:
@@ -283,12 +283,12 @@ def left_over(record: Optional[Record], domain: Domain, memory: bool, pins: bool
     if memory and record.memory:
         size = mib(domain.balloon.actual_kib) if domain.balloon else "an unknown size"
         part = record.memory
-        return f"{size}, last sent to {mib(part.intended_kib)}, its original is {mib(part.original_kib)}"
+        return f"it has {size}, was last sent to {mib(part.intended_kib)}, and its original is {mib(part.original_kib)}"
     if memory and record.period:
         return f"its statistics period is not its original {record.period.original_s} s"
     if pins and record.pins:
         return "not on its original pCPUs: " + ", ".join(
-            f"{pin.thread} {pin.id} ({format_cpuset(pin.original)})" for pin in record.pins
+            f"{pin.thread} {pin.id} ({format_cpuset(pin.original)})".replace("vcpu", "vCPU") for pin in record.pins
         )
     return None
 
@@ -300,6 +300,15 @@ def left_of(record: Optional[Record], domain: Domain, memory: bool, pins: bool) 
         return None
     unreadable = domain.record_error not in (None, UNREAD)
     return Left(domain.name, domain.uuid, why, limited=unreadable, command_told=unreadable)
+
+
+def fault(domain: Domain) -> Optional[str]:
+    """Return why the record on *domain* can't be used, and the command that ends that; None where it can be."""
+    if domain.record_error == COPY:
+        return f"{COPY}; {_removal(domain.uuid, '--live --config')} removes it"
+    if domain.record_error == UNREAD:
+        return f"{UNREAD}, the next pass reads it"
+    return unreadable(domain) or _to_be_read(domain)
 
 
 def unreadable(domain: Domain) -> Optional[str]:

@@ -42,7 +42,7 @@ class Groups:
 
     @property
     def cpu_weight(self) -> Optional[float]:
-        """The weight of the machine beside others, 100 by default; None where its group has none."""
+        """Return the weight of the machine beside others, 100 by default; None where its group has none."""
         for name, scale in (("cpu.weight", 1.0), ("cpu.shares", 100 / 1024)):
             text = (_read(os.path.join(self.cpu, name)) or "").strip() if self.cpu else ""
             if text.isdigit():
@@ -57,13 +57,13 @@ class Groups:
 
     @property
     def high_kib(self) -> Optional[int]:
-        """Above this the kernel throttles it."""
+        """Return the size in KiB above which the kernel throttles it; None: none."""
         limits = (_limits(group).high_kib for group in self.machine)
         return min((kib for kib in limits if kib is not None), default=None)
 
     @property
     def rooms(self) -> tuple[str, ...]:
-        """The groups that it shares with others and that have a memory limit."""
+        """Return the groups that it shares with others and that have a memory limit."""
         return tuple(group for group in self.above if _limits(group) != _NO_LIMITS)
 
 
@@ -91,7 +91,7 @@ def _root(controller: str) -> str:
 
 
 def _directories(text: str) -> dict[str, list[str]]:
-    """Controller ("" for the unified hierarchy) -> the machine's group and those around it.
+    """Return the machine's group and those around it, by controller ("" for the unified hierarchy).
 
     QEMU's threads are in sub-groups that libvirt makes (emulator, vcpuN) and narrows by itself: they say nothing.
     """
@@ -123,7 +123,7 @@ class _Mount(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def _mounts() -> dict[str, _Mount]:
-    """Controller -> mount (proc(5), mountinfo). Hosts with both versions have the unified one in a place of its own."""
+    """Return the mount of each controller (proc(5), mountinfo); hosts with both versions have a place for each."""
     mounts: dict[str, _Mount] = {}
     for line in (_read("/proc/self/mountinfo") or "").splitlines():
         here, _sep, what = line.partition(" - ")

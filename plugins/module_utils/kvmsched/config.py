@@ -193,7 +193,7 @@ class MemoryPolicy:
 
     @property
     def takes(self) -> str:
-        """When waste is taken: auto, lazy or eager."""
+        """Return when waste is taken: auto, lazy or eager."""
         return self.reclaim or ("eager" if self.strategy == "pairwise" else "auto")
 
     def reserve_kib(self, total_kib: int) -> int:
@@ -591,7 +591,7 @@ def load(document: Mapping[str, Any], *, typed: bool = False) -> Policy:
 
 
 def _structure_errors(document: Any) -> list[Any]:
-    """jsonschema's error for each wrong type, unknown key or word in *document*."""
+    """Yield jsonschema's error for each wrong type, unknown key or word in *document*."""
     if document == {}:
         return []
     try:
@@ -816,7 +816,7 @@ _PAIRS = (("starvation", "waste"), ("floor", "ceiling"))
 
 
 def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Iterator[Mistake]:
-    """Thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
+    """Yield thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
     low, high = settings.starvation, settings.waste
     whole = maximum_kib or 100 * 1024 * 1024
     if low.of(whole) <= 0:

@@ -59,7 +59,7 @@ class _Stat(NamedTuple):
 
     @property
     def counted(self) -> bool:
-        """The time of ksoftirqd is in that of the softirqs."""
+        """Return whether its time counts by itself: that of ksoftirqd is in that of the softirqs."""
         return not (self.flags & _KERNEL_THREAD and self.name.startswith("ksoftirqd/"))
 
 
@@ -142,7 +142,7 @@ class HostWork:
         )
 
     def _stat(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Busy time, and that of interrupts, by pCPU (proc(5)); guest time is part of user."""
+        """Return busy time, and that of interrupts, by pCPU (proc(5)); guest time is part of user."""
         busy, interrupts = {}, {}
         for line in (read(f"{self._proc}/stat") or "").splitlines():
             name, _sep, rest = line.partition(" ")
@@ -286,7 +286,7 @@ class HostWork:
             self._count(pid, process, cpus, grown_ns * part * share)
 
     def _places(self, pid: str, process: _Process, apart: bool, end_s: float) -> dict[CpuSet, float]:
-        """Affinity -> the share of the process's work that its threads with that one did."""
+        """Return the share of a process's work that its threads did, by their affinity."""
         if apart:
             shares = self._threads(pid, process, end_s)
             if shares:
@@ -338,7 +338,7 @@ def _affinity_of(thread: int) -> Iterable[int]:
 
 
 def _read_stat(path: str) -> Optional[_Stat]:
-    """None of one that is gone."""
+    """Return a process's statistics; None of one that is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -53,7 +53,7 @@ def parse_capabilities(text: str, online: CpuSet, isolated: CpuSet) -> Capabilit
 
 
 def _last_level_caches(root: ET.Element) -> dict[int, CpuSet]:
-    """pCPU id -> the pCPUs that share its cache of the highest level listed."""
+    """Return the pCPUs that share a pCPU's cache of the highest level listed, by pCPU id."""
     banks = root.findall("host/cache/bank")
     top = max((int(bank.get("level", "0")) for bank in banks), default=0)
     shared: dict[int, CpuSet] = {}
@@ -65,7 +65,7 @@ def _last_level_caches(root: ET.Element) -> dict[int, CpuSet]:
 
 
 def _shared_caches(pcpus: Iterable[Pcpu]) -> dict[int, CpuSet]:
-    """pCPU id -> those of its cell that share its last-level cache.
+    """Return those of a pCPU's cell that share its last-level cache, by pCPU id.
 
     pCPUs without such a cache in the document (large ARM, POWER, the low-power cores of a hybrid) share one with those
     of their die that have none either. A cache that spans cells is cut: the kernel shares it by cell, too
@@ -233,7 +233,7 @@ class Parsed:
 
 
 def parse_pins(root: ET.Element) -> dict[int, CpuSet]:
-    """vCPU id -> its ``<vcpupin>``; a vCPU without one is not in it."""
+    """Return each ``<vcpupin>``, by vCPU id; a vCPU without one is not in it."""
     pins = [(int(pin.get("vcpu", "0")), pin.get("cpuset")) for pin in _part(root, "cputune").findall("vcpupin")]
     read = CpuSets()
     return {number: read(text) for number, text in pins if text}
@@ -253,7 +253,7 @@ def _threads(root: ET.Element, default: CpuSet) -> tuple[Thread, ...]:
 
 
 def _thread_pins(root: ET.Element) -> dict[tuple[str, int], CpuSet]:
-    """(kind, id) -> the ``<emulatorpin>`` or ``<iothreadpin>`` of the threads that have one."""
+    """Return each ``<emulatorpin>`` and ``<iothreadpin>``, by the thread's kind and id."""
     tuned = _part(root, "cputune")
     elements = {("iothread", int(pin.get("iothread", "0"))): pin for pin in tuned.findall("iothreadpin")}
     elements.update((("emulator", 0), pin) for pin in tuned.findall("emulatorpin"))
@@ -263,7 +263,7 @@ def _thread_pins(root: ET.Element) -> dict[tuple[str, int], CpuSet]:
 
 
 def _schedulers(root: ET.Element) -> dict[int, str]:
-    """vCPU id -> its real-time class (fifo, rr) by ``<vcpusched>``."""
+    """Return each real-time class (fifo, rr) by ``<vcpusched>``, by vCPU id."""
     schedulers: dict[int, str] = {}
     elements = _part(root, "cputune").findall("vcpusched")
     read = CpuSets()
@@ -280,7 +280,7 @@ def _numa_memory(root: ET.Element) -> tuple[ET.Element, list[ET.Element]]:
 
 
 def _vcpu_cells(root: ET.Element, memory: ET.Element, memnodes: Iterable[ET.Element]) -> dict[int, CpuSet]:
-    """vCPU id -> the host's cells where the memory of its guest cell is, where guest cells have cells of their own.
+    """Return the host's cells where the memory of a vCPU's guest cell is, by vCPU id, where that is known.
 
     A guest cell without a ``<memnode>`` has its memory where the whole domain has it.
     """

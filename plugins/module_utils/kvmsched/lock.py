@@ -50,23 +50,26 @@ def hold(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
     with _open(path) as file:
         if not _lock(file, timeout_s):
             who = _said(file) or "another process"
-            raise LockError(f"{who} holds this host ({path}), waited {timeout_s:g} s (lock_timeout)")
+            waited = f"waited {timeout_s:g} s, try again or raise lock_timeout"
+            raise LockError(f"{who} holds this host ({path}), {waited}")
         _say(file, f"{holder} (pid {os.getpid()})")
         yield
 
 
 @contextlib.contextmanager
 def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
-    """For a daemon's lifetime: ``with lock.announce(uri, "act") as set_mode: ...; set_mode("observe")``.
+    """Say that a daemon is here, as long as it is: ``with lock.announce(uri, "act") as set_mode: ...``.
 
-    *mode* is ``act`` or ``observe``. While it is ``act``, the passes of other processes on this host
-    write nothing (acting_daemon); the daemon's own passes take the host's lock as any other pass does.
-    Announce before the first pass. LockError if another daemon is there.
+    *mode* is ``act`` or ``observe``; ``set_mode("observe")`` changes it. While it is ``act``, the passes of other
+    processes on this host write nothing (acting_daemon). The daemon's own passes take the host's lock as any other
+    pass does. Announce before the first pass. LockError if another daemon is there.
     """
     path = os.path.join(directory_for(uri), "daemon")
     with _open(path) as file:
         if not _lock(file, _LOOK_S):
-            raise LockError(f"{_said(file) or 'another daemon'} manages this host already ({path})")
+            raise LockError(
+                f"{_said(file) or 'another daemon'} manages this host already ({path}): stop that one first"
+            )
 
         def set_mode(mode: str) -> None:
             _say(file, f"kvmsched in mode {mode} (pid {os.getpid()})")

@@ -364,7 +364,7 @@ class Record:
 
     @property
     def latest_s(self) -> int:
-        """When it was last written to."""
+        """Return when it was last written to, in seconds of the wall clock."""
         parts = (self.memory, self.period, *self.pins)
         return max((part.when_s for part in parts if part is not None), default=0)
 
@@ -423,7 +423,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Skip:
-    """A domain that gets no turn, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
+    """A domain that gets no move, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
 
     ``untouched_kib``: of one that could not be observed, what it has of its memory that QEMU does not hold yet, as
     far as is known.
@@ -751,7 +751,7 @@ T = TypeVar("T")
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
-    """Strict JSON: no key twice, no NaN. ValueError says in one line what is wrong and where."""
+    """Read strict JSON: no key twice, no NaN. ValueError says in one line what is wrong and where."""
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:

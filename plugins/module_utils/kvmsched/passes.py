@@ -14,7 +14,7 @@ from typing import Any, Callable, Collection, Generic, Iterable, Iterator, Optio
 
 from . import baseline, leases, lock
 from .config import MemoryPolicy, Policy, Selection, VcpuPolicy
-from .hypervisor import ALL_PARTS, Change, Hypervisor, Reading, Unavailable, acting_refusal
+from .hypervisor import ALL_PARTS, Change, Hypervisor, Unavailable, XmlOf, acting_refusal
 from .model import (
     BALLOON_TOLERANCE_KIB,
     Adoption,
@@ -34,7 +34,7 @@ from .model import (
     VcpuPlan,
 )
 from .policy import memory, vcpu
-from .policy.memory.sampling import EVENT_S, LONGEST_TICK_S, next_tick_s, ripe, ticked
+from .policy.memory.sampling import EVENT_S, LONGEST_PERIOD_S, all_reported, next_report_s, ripe
 from .units import one_line
 
 # Guests answer a little after their period is over, and last_update counts whole seconds.
@@ -135,7 +135,7 @@ class Result(Generic[P, H]):
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """All skips: of what could not be observed, and of what the policy left alone."""
+        """Return all skips: of what could not be observed, and of what the policy left alone."""
         return (*self.snapshot.skips, *self.plan.skips)
 
 
@@ -222,7 +222,7 @@ def run_repay(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
 
 
 def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str, float]]:
-    """Two snapshots *interval_s* apart over a read-only connection, and the seconds by phase. Raises PassError."""
+    """Return two snapshots *interval_s* apart, read-only, and the seconds by phase. Raises PassError."""
     with _session(replace(how, check=True), *ALL_PARTS) as (host, watch):
         samples = _sample_load(host, interval_s)
         watch.lap("observe")
@@ -230,7 +230,7 @@ def run_info(how: Conduct, interval_s: float) -> tuple[list[Snapshot], dict[str,
 
 
 def run_snapshots(how: Conduct, interval_s: float) -> list[Snapshot]:
-    """Two snapshots that both passes can plan from: at least *interval_s* apart, read-only. Raises PassError."""
+    """Return two snapshots that both passes can plan from: *interval_s* apart at least, read-only. Raises PassError."""
     with _session(replace(how, check=True), *ALL_PARTS) as (host, _watch):
         return _sample_memory(host, interval_s)
 
@@ -296,7 +296,7 @@ class Turn(Generic[Q, H]):
 
 @dataclass(frozen=True)
 class Tick:
-    """What came of a tick. A resource that had no turn, or whose pass failed, has no result."""
+    """What came of a tick. A resource that was not due, or whose pass failed, has no result."""
 
     snapshot: Snapshot
     memory: Optional[MemoryResult] = None
@@ -348,16 +348,16 @@ class Standing:
 
     def _tick(
         self,
-        reading: Reading,
+        xml_of: XmlOf,
         memory_turn: Optional[Turn[MemoryPolicy, memory.MemoryHistory]],
         vcpu_turn: Optional[Turn[VcpuPolicy, vcpu.VcpuHistory]],
         anew: Collection[str] = (),
     ) -> Tick:
         watch = _Watch()
-        now = self._host.observe(reading, anew)
+        now = self._host.observe(xml_of, anew)
         watch.lap("observe")
         # One for both: what memory wrote into a domain's record, the pins' part must find there.
-        work = _Work(self._host, now, self.how, outdated=reading != "all")
+        work = _Work(self._host, now, self.how, outdated=xml_of != "all")
         results: dict[str, Any] = {}
         failed: dict[str, Trouble] = {}
         if memory_turn is not None:
@@ -370,7 +370,7 @@ class Standing:
             with _noted(failed, "vcpu"):
                 samples, watch = vcpu_turn.samples(now), watch.again()
                 results["vcpu"] = _vcpu_pass(work, samples, calm, vcpu_turn.history, False, watch)
-        if reading == "all":
+        if xml_of == "all":
             self._anew_s = time.monotonic() + _ANEW_S
         if work.wrote or now.skips or any(domain.busy for domain in now.domains):
             self._anew_s = 0.0
@@ -398,25 +398,25 @@ def _sample_load(host: Hypervisor, interval_s: float) -> list[Snapshot]:
 
 
 def _sample_memory(host: Hypervisor, least_s: float = 0.0) -> list[Snapshot]:
-    """Two samples with a tick of every domain's statistics between them, and no balloon moving if that can be had.
+    """Return two samples with a report of every domain's driver between them, and no balloon moving if possible.
 
     They are at least *least_s* apart.
     """
     first = host.observe()
-    end_s = time.monotonic() + 2 * LONGEST_TICK_S
+    end_s = time.monotonic() + 2 * LONGEST_PERIOD_S
     while True:
         time.sleep(max(_until_tick_s(first), first.monotonic_s + least_s - time.monotonic()))
         # A run that began meanwhile is read whole: without its XML it would seem to have no record, and get a new one.
         last = host.observe("new")
         if time.monotonic() >= end_s or ripe(first, last):
             return [first, last]
-        if ticked(first, last):
+        if all_reported(first, last):
             first = last
 
 
 def _until_tick_s(snapshot: Snapshot) -> float:
-    wait_s = next_tick_s(snapshot) + _TICK_SLACK_S - time.time()
-    return min(max(wait_s, _POLL_S), LONGEST_TICK_S)  # the wall clock may have been set back
+    wait_s = next_report_s(snapshot) + _TICK_SLACK_S - time.time()
+    return min(max(wait_s, _POLL_S), LONGEST_PERIOD_S)  # the wall clock may have been set back
 
 
 # ---------------------------------------------------------------- apply
@@ -698,7 +698,8 @@ def _result(plan: P, history: H, work: _Work, watch: _Watch, selection: Optional
     snapshot, broken, outcome = work.planned, work.broken, work.outcome()
     warnings = [*plan.warnings, *_pauses(how)]
     if how.daemon_pid is not None:
-        warnings.append(f"managed by the daemon (pid {how.daemon_pid}): nothing is written by anybody else")
+        alone = "it alone writes here, this pass changed nothing; kvmsched pause lets others"
+        warnings.append(f"managed by the daemon (pid {how.daemon_pid}): {alone}")
     if outcome.failures:
         first, number = outcome.failures[0], len(outcome.failures)
         count = "1 change failed" if number == 1 else f"{number} changes failed"

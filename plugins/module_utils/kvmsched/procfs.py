@@ -42,7 +42,7 @@ _read = read
 
 
 def memory() -> Optional[HostMemory]:
-    """MemTotal and MemAvailable; memory pressure, host swap and the ZFS cache where the kernel has them."""
+    """Return MemTotal and MemAvailable; memory pressure, host swap and the ZFS cache where the kernel has them."""
     sizes = _kib_by_name(_read("/proc/meminfo"))
     if not {"MemTotal", "MemAvailable"} <= set(sizes):
         return None
@@ -94,7 +94,7 @@ def _cell_memory(cell: Cell, low_kib: Optional[int]) -> Cell:
 
 
 def _low_watermarks(text: str) -> dict[int, int]:
-    """Cell -> the sum of its zones' low watermarks (proc(5), zoneinfo): below it the kernel begins to reclaim."""
+    """Return, by cell, the sum of its zones' low watermarks (proc(5), zoneinfo), where the kernel begins to reclaim."""
     lows_kib: dict[int, int] = {}
     for cell, pages in re.findall(r"^Node (\d+), zone .*?^ +low +(\d+)$", text, re.MULTILINE | re.DOTALL):
         lows_kib[int(cell)] = lows_kib.get(int(cell), 0) + int(pages) * _PAGE_KIB
@@ -102,7 +102,7 @@ def _low_watermarks(text: str) -> dict[int, int]:
 
 
 def _pressure(text: str) -> dict[str, float]:
-    """``some``/``full`` -> avg10 in percent (kernel: Documentation/accounting/psi.rst)."""
+    """Return avg10 in percent of ``some`` and ``full`` (kernel: Documentation/accounting/psi.rst)."""
     found = {}
     for line in text.splitlines():
         kind, _sep, rest = line.partition(" ")
@@ -113,7 +113,7 @@ def _pressure(text: str) -> dict[str, float]:
 
 
 def machine_id() -> Optional[str]:
-    """This installation's identity, as a UUID (machine-id(5))."""
+    """Return this installation's identity, as a UUID (machine-id(5))."""
     text = (_read("/etc/machine-id") or "").strip()
     try:
         return str(uuid.UUID(text))
@@ -192,7 +192,7 @@ class Process:
 
     @property
     def resumed(self) -> bool:
-        """Whether it went on from a saved state: a restore, a revert, a migration to here. What is not known may be."""
+        """Return whether it went on from a saved state: a restore, a revert, a migration to here; unknown counts."""
         text = _read(f"/proc/{self.pid}/cmdline")
         return not text or any(f"\0{option}\0" in text for option in ("-incoming", "-loadvm"))
 
@@ -252,7 +252,7 @@ class VcpuThreads:
         self._tids: dict[int, int] = {}
 
     def _now(self) -> dict[int, int]:
-        """vCPU id -> its thread; empty where they can't be told apart, or can't be seen."""
+        """Return each vCPU's thread, by its id; empty where they can't be told apart, or can't be seen."""
         try:
             listed = os.listdir(self._directory)
         except OSError:

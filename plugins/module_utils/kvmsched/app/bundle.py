@@ -340,7 +340,7 @@ class Anonymiser:
         return settings
 
     def text(self, text: Optional[str]) -> Optional[str]:
-        """Without names; what libvirt says may have them in paths, too."""
+        """Return *text* without names; what libvirt says may have them in paths, too."""
         return text and self._known.sub(lambda found: self._words[found[0]], _PATHS.sub("(path)", text))
 
     def _keys(self, by_uuid: Mapping[str, T]) -> dict[str, T]:

@@ -24,7 +24,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
 from .. import __version__, config, leases, lock, model, passes, report
 from ..passes import AnyResult
-from ..policy.memory.sampling import LONGEST_TICK_S
+from ..policy.memory.sampling import LONGEST_PERIOD_S
 from ..units import escaped, printable
 from . import bundle, record, saved_state, status, status_text
 from .arguments import UsageError, parse
@@ -612,9 +612,9 @@ def _checked(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _doubts(uri: str, policy: config.MemoryPolicy) -> Iterable[str]:
     """Yield what will have no effect in a good policy, by name where a daemon tells who runs here; no libvirt."""
-    if policy.takes == "auto" and policy.stats_period_s > LONGEST_TICK_S:
+    if policy.takes == "auto" and policy.stats_period_s > LONGEST_PERIOD_S:
         yield (
-            f"memory.stats_period: {policy.stats_period_s} s is more than {LONGEST_TICK_S} s:"
+            f"memory.stats_period: {policy.stats_period_s} s is more than {LONGEST_PERIOD_S} s:"
             " with reclaim auto nothing is taken from guests that have it"
         )
     told = None

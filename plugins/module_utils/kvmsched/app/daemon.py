@@ -154,7 +154,7 @@ class _Source:
         self._path = path
 
     def read(self) -> _Loaded:
-        """ConfigError, with every mistake, if it can't be used."""
+        """Return the policy as it is now. ConfigError, with every mistake, if it can't be used."""
         path = self._path or config.installed()
         if path is None:
             return _Loaded(config.load_daemon({}), "", "")
@@ -186,7 +186,7 @@ class _Daemon:
         self.changed: Optional[set[str]] = None
 
     def run(self) -> None:
-        """Until told to end."""
+        """Make passes until told to end."""
         daemon = self.loaded.values.daemon
         source = self.loaded.path or "built-in defaults"
         text = f"kvmsched {__version__} begins, mode {daemon.mode}, policy {source}, {self.uri}"
@@ -248,7 +248,7 @@ class _Daemon:
             self._tell()
             self.log.over("telling")
         except Exception as error:
-            self.log.once("telling", f"status and metrics are not told: {told(error)}", ERROR, event="trouble")
+            self.log.once("telling", f"status and metrics are not written: {told(error)}", ERROR, event="trouble")
             self._debug(trace(error))
 
     def _pass(self, turns: tuple[str, ...]) -> None:
@@ -271,13 +271,13 @@ class _Daemon:
         self._debug(trace(error))
 
     def _debug(self, trace: str) -> None:
-        """For a mistake of kvmsched: where it is, if somebody wants to know."""
+        """Say where a mistake of kvmsched is, if somebody wants to know."""
         if os.environ.get("KVMSCHED_DEBUG"):
             for line in trace.splitlines():
                 self.log.say(line, ERROR, event="debug")
 
     def _forget(self, resource: str) -> None:
-        """After a pass that failed, begin anew: what is remembered may be what it failed for."""
+        """Begin anew after a pass that failed: what is remembered may be what it failed for."""
         if resource == "memory":
             self.memory = Turn(self.memory.policy, MemoryHistory())
         else:
@@ -380,7 +380,8 @@ class _Daemon:
         try:
             kept = saved_state.load()
         except ValueError as error:
-            self.log.say(f"what an earlier daemon remembered is not used: {error}", WARNING, event="state")
+            text = f"what an earlier daemon remembered is not used: {error}; it begins anew"
+            self.log.say(text, WARNING, event="state")
             return
         if kept is not None:
             self.memory = replace(self.memory, history=kept.memory)
@@ -393,7 +394,8 @@ class _Daemon:
         try:
             saved_state.save(self.memory.history, self.vcpu.history)
         except OSError as error:
-            self.log.once("state", f"what was learnt can't be kept in {saved_state.directory()}: {error.strerror}")
+            where = saved_state.directory()
+            self.log.once("state", f"what was learnt can't be kept in {where}, a restart forgets it: {error.strerror}")
 
     # ------------------------------------------------------------ the end
 
@@ -415,7 +417,8 @@ class _Daemon:
             return
         if self.host.mode == "observe":
             why = self.host.reason or "mode observe"
-            self.log.say(f"not released, what has a record keeps it: {why}", WARNING, event="release")
+            text = f"not released, as it only observes ({why}): kvmsched release gives guests back what they had"
+            self.log.say(text, WARNING, event="release")
             return
         policy = self.loaded.values
         how = replace(self.host.conduct(policy), lock_timeout_s=policy.lock_timeout_s)
@@ -427,7 +430,7 @@ class _Daemon:
             text = f"not all was released within {_RELEASE_S:.0f} s: kvmsched release goes on"
             self.log.say(text, WARNING, event="release")
         except PassError as error:
-            self.log.say(f"not released: {error}", WARNING, event="release")
+            self.log.say(f"not released, kvmsched release does it: {error}", WARNING, event="release")
 
     def _report_release(self, resource: str, result: Union[MemoryResult, VcpuResult]) -> None:
         for move in result.outcome.moves:

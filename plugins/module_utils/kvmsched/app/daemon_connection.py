@@ -114,7 +114,7 @@ class DaemonConnection:
         return tick
 
     def _judge_denials(self, tick: Tick, mode: str) -> None:
-        """libvirt may let us in and refuse every change (its access control): observe then."""
+        """Observe if libvirt lets us in and refuses every change (its access control)."""
         outcomes = [result.outcome for result in (tick.memory, tick.vcpu) if result is not None]
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         if failures and all(f.code == "denied" for f in failures) and not any(o.moves for o in outcomes):

@@ -30,7 +30,7 @@ class Row:
 
     @property
     def worst(self) -> tuple[float, float, str]:
-        """What rows are ordered by: starved guests as a share of the time, then CPU demand that was not served."""
+        """Return what rows are ordered by: starved guests' share of the time, then CPU demand that was not served."""
         if not self.results:
             return -1e9, 0.0, self.host
         figures = self.results[0].figures
@@ -70,14 +70,14 @@ def _row(directory: str, host: str) -> Row:
 
 
 def jobs_of(paths: Sequence[str]) -> list[Job]:
-    """What was recorded, nobody's doing, and the record's own policy where it did not act."""
+    """Return the jobs: what was recorded, the host left alone, and the record's own policy where it did not act."""
     first = replay.first_frame(paths)
     own = [] if first is None or first.acted else [Job("its own policy", first.policy)]
     return [Job(RECORDED), Job(UNTOUCHED), *own]
 
 
 def _name(host: str) -> str:
-    """A file's name: an inventory may call a host anything."""
+    """Return a file's name: an inventory may call a host anything."""
     return f"host-{quote(host, safe='')}.html"
 
 
@@ -111,7 +111,7 @@ def _index(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[tuple[str, str]]:
-    """Text and address of each cell."""
+    """Return text and address of each cell."""
     if row.failed:
         return [(row.host, ""), (row.failed, "")]
     recorded, untouched = row.results[0].figures, row.results[1].figures

@@ -47,7 +47,7 @@ raise SystemExit(main())
 
 
 @dataclass(frozen=True)
-class Step:
+class Difference:
     """One thing that is not as it is to be: before and after as texts ("": not there), and what makes it so.
 
     ``part`` is package, command, policy or others.
@@ -96,29 +96,33 @@ def policy_text(document: Mapping[str, Any]) -> str:
 
 
 class Root:
-    """A file system that the package is installed into. Nothing is changed but by the steps that its methods return."""
+    """A file system that the package is installed into. Nothing is changed but by what its methods return."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
 
     def present(
         self, files: Mapping[str, bytes], document: Optional[Mapping[str, Any]], others: Mapping[str, str]
-    ) -> list[Step]:
+    ) -> list[Difference]:
         """Return what makes *files* the package of this host, and *document* its policy; None: its policy stays.
 
         *others* are the texts of what else belongs to it, by their paths; one without text is not to be there.
         """
-        steps = [*self._package(files), *self._file("command", COMMAND, _SCRIPT, 0o755)]
+        differences = [*self._package(files), *self._file("command", COMMAND, _SCRIPT, 0o755)]
         for path, text in others.items():
-            steps += self._file("others", path, text, 0o644) if text else self._without("others", path)
+            differences += self._file("others", path, text, 0o644) if text else self._without("others", path)
         if document is not None:
-            steps += self._file("policy", config.INSTALLED, policy_text(document), 0o644)
-        return steps
+            differences += self._file("policy", config.INSTALLED, policy_text(document), 0o644)
+        return differences
 
-    def absent(self, others: Iterable[str]) -> list[Step]:
+    def absent(self, others: Iterable[str]) -> list[Difference]:
         """Return what takes all of it away."""
-        steps = [*self._without("command", COMMAND), *self._no_package(), *self._without("policy", config.INSTALLED)]
-        return [*steps, *(step for path in others for step in self._without("others", path))]
+        differences = [
+            *self._without("command", COMMAND),
+            *self._no_package(),
+            *self._without("policy", config.INSTALLED),
+        ]
+        return [*differences, *(difference for path in others for difference in self._without("others", path))]
 
     def policy_hash(self) -> str:
         """Return the SHA-256 of the policy's bytes, as the daemon tells it; "" without one."""
@@ -130,14 +134,14 @@ class Root:
 
     # ------------------------------------------------------------ the package
 
-    def _package(self, files: Mapping[str, bytes]) -> Iterator[Step]:
+    def _package(self, files: Mapping[str, bytes]) -> Iterator[Difference]:
         library, name = self._path(LIBRARY), release(files)
         before = self._current()
         if not _holds(os.path.join(library, name, "kvmsched"), files):
-            yield Step("package", LIBRARY, before, name, lambda: self._switch(files))
+            yield Difference("package", LIBRARY, before, name, lambda: self._switch(files))
         elif before != name or self._others(name):
             # The release is there: an installation was interrupted, or somebody turned the link back.
-            yield Step("package", LIBRARY, before, name, lambda: self._lead_to(name))
+            yield Difference("package", LIBRARY, before, name, lambda: self._lead_to(name))
 
     def _current(self) -> str:
         try:
@@ -178,16 +182,16 @@ class Root:
         for other in self._others(name):
             _remove(os.path.join(library, other))
 
-    def _no_package(self) -> Iterator[Step]:
+    def _no_package(self) -> Iterator[Difference]:
         library = self._path(LIBRARY)
         if os.path.lexists(library):
-            yield Step(
+            yield Difference(
                 "package", LIBRARY, self._current() or "an unfinished installation", "", lambda: _remove(library)
             )
 
     # ------------------------------------------------------------ single files
 
-    def _file(self, part: str, path: str, text: str, mode: int) -> Iterator[Step]:
+    def _file(self, part: str, path: str, text: str, mode: int) -> Iterator[Difference]:
         target, content = self._path(path), text.encode()
         before = _content(target)
 
@@ -196,12 +200,12 @@ class Root:
             _replace(target, content, mode)
 
         if before != content:
-            yield Step(part, path, "" if before is None else before.decode(errors="replace"), text, make)
+            yield Difference(part, path, "" if before is None else before.decode(errors="replace"), text, make)
         elif _rights(target) != (mode, os.geteuid()):
             was = "mode {:04o}, owner {}\n".format(*_rights(target))
-            yield Step(part, path, was, f"mode {mode:04o}, owner {os.geteuid()}\n", make)
+            yield Difference(part, path, was, f"mode {mode:04o}, owner {os.geteuid()}\n", make)
 
-    def _without(self, part: str, path: str) -> Iterator[Step]:
+    def _without(self, part: str, path: str) -> Iterator[Difference]:
         target = self._path(path)
 
         def make() -> None:
@@ -212,7 +216,7 @@ class Root:
                     os.rmdir(directory)
 
         if os.path.lexists(target):
-            yield Step(part, path, (_content(target) or b"").decode(errors="replace"), "", make)
+            yield Difference(part, path, (_content(target) or b"").decode(errors="replace"), "", make)
 
 
 # ---------------------------------------------------------------- files

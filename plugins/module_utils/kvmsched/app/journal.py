@@ -66,11 +66,11 @@ def of_move(resource: str, move: Move, made: bool) -> Fact:
 
 
 def of_result(resource: str, result: Union[MemoryResult, VcpuResult]) -> dict[str, Fact]:
-    """Return what a pass found that may stay true for long: who is left alone, what failed, what is not met."""
+    """Return what a pass found that may stay true for long: who is skipped, what failed, what is not met."""
     facts = {}
     for skip in result.skips:
         if skip.code not in _PASSING:
-            text = f"{skip.domain}: {resource} left alone: {skip.reason}"
+            text = f"{skip.domain}: {resource} skipped: {skip.reason}"
             facts[f"skip {resource} {skip.uuid}"] = _fact(text, INFO, "skip", resource, skip)
     for failure in result.outcome.failures:
         text = f"{failure.domain}: {resource} change failed: {failure.reason}"
@@ -119,7 +119,7 @@ class Journal:
         self.facts({key: Fact(_NUMBERS.sub("#", message), message, priority, fields)})
 
     def over(self, key: str) -> bool:
-        """Forget what was said under *key*; whether there was anything."""
+        """Forget what was said under *key*; return whether there was anything."""
         return self._said.pop(key, None) is not None
 
     def facts(self, facts: Mapping[str, Fact], pause_s: float = 0.0) -> list[str]:

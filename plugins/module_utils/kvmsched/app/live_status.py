@@ -49,7 +49,7 @@ class Looker:
 
 
 def _mode(uri: str) -> str:
-    """That of the daemon, where one can be seen."""
+    """Return the mode of the daemon, where one can be seen."""
     with contextlib.suppress(OSError):
         return (lock.daemon(uri) or ("look", 0))[0]
     return "look"

@@ -105,7 +105,7 @@ class Metrics:
         self._rendered: dict[bool, bytes] = {}
 
     def tell(self, status: Status) -> None:
-        """From now on this is what is true."""
+        """Publish *current* from now on."""
         with self._lock:
             self._status = status
             self._rendered = {}
@@ -183,7 +183,7 @@ def _of_passes(status: Status, totals: Totals) -> Iterable[Family]:
     # What an alert watches is exported while it is 0, too: else the alert could not see that it ended.
     watched: dict[str, int] = dict.fromkeys(WATCHED_SKIPS, 0)
     skips = [(name, code, n) for name, done in last.items() for code, n in {**watched, **done.skips}.items()]
-    text = "Domains that had no turn in the last pass."
+    text = "Domains that were skipped in the last pass."
     yield _labelled(Gauge, "skipped_domains", text, ("resource", "reason"), skips)
     passes = [(name, result, totals.passes[name, result]) for name in last for result in ("ok", "failed")]
     yield _labelled(exposition.Counter, "passes", "Passes.", ("resource", "result"), passes)
@@ -291,7 +291,7 @@ def _mean(percents: Iterable[Optional[float]]) -> Optional[float]:
 
 
 def _seconds(counters_ns: Iterable[Optional[int]]) -> Optional[float]:
-    """Their sum, where all are known: one that comes and goes would look like a reset."""
+    """Return their sum, where all are known: one that comes and goes would look like a reset."""
     known = list(counters_ns)
     return sum(ns for ns in known if ns is not None) / 1e9 if known and None not in known else None
 
@@ -384,7 +384,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._ended.notify()
 
     def service_actions(self) -> None:
-        """Called about twice a second: a client that sends its request byte by byte does not get for ever."""
+        """End slow clients, about twice a second: one that sends its request byte by byte does not get for ever."""
         for request, since_s in list(self._open.items()):
             if time.monotonic() - since_s > _LONGEST_S:
                 self._cut(request)
@@ -441,4 +441,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(text)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Whoever scrapes every few seconds would fill the journal."""
+        """Log nothing: whoever scrapes every few seconds would fill the journal."""

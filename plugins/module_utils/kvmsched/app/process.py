@@ -13,7 +13,7 @@ from .exposition import Counter, Family, Gauge
 
 
 def families() -> Iterable[Family]:
-    """Nothing where /proc does not tell."""
+    """Return the metrics of this process; none where /proc does not tell."""
     try:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

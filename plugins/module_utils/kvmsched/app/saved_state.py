@@ -39,7 +39,7 @@ class SavedState:
 
 
 def directory() -> str:
-    """systemd's StateDirectory=, or where it would be."""
+    """Return systemd's StateDirectory=, or where it would be."""
     return (os.environ.get("STATE_DIRECTORY") or "/var/lib/kvmsched").split(":")[0]
 
 

@@ -60,7 +60,7 @@ class Schedule:
         return due_s <= now_s or (due_s <= now_s + _TOGETHER_S and self._soonest_s(resource) <= now_s)
 
     def hurry(self, resources: Iterable[str], uuid: str) -> None:
-        """Something happened to the domain *uuid*: look soon, unless it asks for that all the time."""
+        """Look soon, for something happened to the domain *uuid*; not if it asks for that all the time."""
         now_s = time.monotonic()
         soon_s = {resource: max(now_s + _SETTLE_S, self._soonest_s(resource)) for resource in resources}
         sooner_s = {resource: due_s for resource, due_s in soon_s.items() if due_s < self._due_s[resource]}

@@ -75,7 +75,7 @@ class DomainStatus:
 
     ``owed_kib`` was taken from it below what it had, though nobody asked for that.
     ``starvation_kib``, ``waste_kib`` and ``floor_kib`` are its limits, None where it has no valid ones.
-    ``memory_skip`` and ``vcpu_skip`` say why it had no turn; ``memory_code`` is the code of the first, or "".
+    ``memory_skip`` and ``vcpu_skip`` say why it was skipped; ``memory_code`` is the code of the first, or "".
     ``moves`` are its last ones, oldest first.
     ``state`` is libvirt's, or where it could not be observed the code of that skip: ``hung``, ``busy`` ...
     """
@@ -103,12 +103,12 @@ class DomainStatus:
 
     @property
     def managed(self) -> bool:
-        """Whether the policy wants its memory balanced."""
+        """Return whether the policy wants its memory balanced."""
         return self.memory_code not in (_IGNORED_CODE, _EXCLUDED_CODE)
 
     @property
     def verdict(self) -> str:
-        """How it does for memory, in one word: starved, wasteful, ok, unknown; its state where that is not running."""
+        """Return how it does for memory in a word: starved, wasteful, ok, unknown; its state if it does not run."""
         if self.state != "running":
             return self.state
         if self.usable_kib is None or self.starvation_kib is None or self.memory_code in _UNJUDGED:

@@ -94,13 +94,13 @@ def moved(shown: Sequence[DomainStatus], choice: Choice, by: int) -> Choice:
 
 
 def why(domain: DomainStatus) -> str:
-    """In one line, what is to be said of a guest."""
+    """Return one line: what is to be said of a guest."""
     told = cause(domain)
     return f"{domain.name}: {told or f'{domain.verdict}; kvmsched explain {domain.name} tells all'}"
 
 
 def cause(domain: DomainStatus) -> str:
-    """Return what it lacks, why it had no turn, else its last move; "" for nothing of that."""
+    """Return what it lacks, why it was skipped, else its last move; "" for nothing of that."""
     if domain.unmet:
         return f"lacks {size(domain.unmet_kib)}: {domain.unmet}"
     skips = [f"{what}: {skip}" for what, skip in (("memory", domain.memory_skip), ("vCPUs", domain.vcpu_skip)) if skip]
@@ -215,7 +215,7 @@ def told_apart(names: Iterable[str], width: int) -> dict[str, str]:
 
 
 def _middle_cut(name: str, width: int) -> str:
-    """Guests of one kind differ at their names' ends."""
+    """Return *name* without its middle: guests of one kind differ at their names' ends."""
     tail = (width - 1) // 2
     return name[: width - 1 - tail] + "~" + name[len(name) - tail :]
 
@@ -274,7 +274,7 @@ def _memory_story(domain: DomainStatus) -> Iterable[tuple[str, str]]:
     elif not domain.memory_skip:
         yield "plan", "it keeps what it has"
     if domain.memory_skip:
-        yield "no turn", domain.memory_skip
+        yield "skipped", domain.memory_skip
     if domain.owed_kib:
         yield (
             "is owed",
@@ -317,7 +317,7 @@ def _vcpu_story(domain: DomainStatus, pcpus: Sequence[PcpuStatus]) -> Iterable[t
             place += f", which is {pcpu.busy_pct:.0f} % busy ({pcpu.foreign_pct:.0f} % by others than guests)"
         yield f"vCPU {vcpu.id}", f"{load}, {place}"
     if domain.vcpu_skip:
-        yield "no turn", domain.vcpu_skip
+        yield "skipped", domain.vcpu_skip
 
 
 def _past(moves: Sequence[DomainMove]) -> Iterable[tuple[str, str]]:

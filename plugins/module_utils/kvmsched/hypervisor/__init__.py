@@ -17,7 +17,7 @@ from .connection import THREAD, Calls, Line, acting_refusal, hanging, uri_parts
 from .errors import Unavailable, explain
 from .events import watch_events
 from .qemu import Processes
-from .read import ALL_PARTS, Reader, Reading
+from .read import ALL_PARTS, Reader, XmlOf
 from .write import Change, Writer
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "Change",
     "Hypervisor",
     "Line",
-    "Reading",
     "Unavailable",
+    "XmlOf",
     "acting_refusal",
     "explain",
     "hanging",
@@ -56,12 +56,12 @@ class Hypervisor:
     def close(self) -> None:
         self._calls.close()
 
-    def observe(self, reading: Reading = "all", anew: Collection[str] = ()) -> Snapshot:
+    def observe(self, xml_of: XmlOf = "all", anew: Collection[str] = ()) -> Snapshot:
         """Read the host; where *new* ones are read, the domains *anew* (UUIDs) as well.
 
         What hung once is not asked again but where *all* are read; nor then before its last call returned.
         """
-        return self._reader.observe(reading, anew)
+        return self._reader.observe(xml_of, anew)
 
     def apply(self, changes: Iterable[Change]) -> Outcome:
         """Make *changes*, one domain after the other: first its record, then its moves.

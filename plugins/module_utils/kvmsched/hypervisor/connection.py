@@ -119,7 +119,8 @@ class Line:
         """Start a thread with a connection of its own; Unavailable where too many hang already."""
         stuck = hanging()
         if stuck > _MOST_HANGING:
-            raise Unavailable(f"uri: {stuck} calls to libvirt at {self._uri} hang: no more before one of them returns")
+            more = "no more before one of them returns; does virsh list answer?"
+            raise Unavailable(f"uri: {stuck} calls to libvirt at {self._uri} hang: {more}")
         jobs: queue.SimpleQueue[Optional[_Job[Any]]] = queue.SimpleQueue()
         thread = threading.Thread(target=self._serve, args=(jobs,), name=THREAD, daemon=True)
         try:
@@ -205,14 +206,14 @@ class Calls:
             return self._line.run(work, self.deadline_s)
         except Hung:
             text = f"uri: libvirt at {self.uri} did not answer within {self.deadline_s:g} s (deadline)"
-            raise Unavailable(text) from None
+            raise Unavailable(f"{text}; does virsh list answer?") from None
         except libvirt.libvirtError as error:
             raise Unavailable(f"uri: libvirt at {self.uri}: {one_line(error)}") from None
 
     def about(self, domains: int, work: Callable[[Any], T]) -> T:
         """Run what concerns so many domains; Hung if they take longer than those may, or if too many hang already."""
         if self.patience.left_calls <= 0:
-            raise Hung("not asked: too many others hang, and libvirt must stay able to serve")
+            raise Hung("not asked: too many others hang, and libvirt must stay able to serve; see to those first")
         began_s = time.monotonic()
         try:
             return self._line.run(work, self.patience.for_call(_stall_s(domains)))

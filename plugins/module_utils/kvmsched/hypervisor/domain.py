@@ -248,7 +248,7 @@ class Definitions:
         self._starts = {run: start for run, start in list(self._starts.items()) if run in runs}
 
     def understand(self, bare: Domain, answers: Answers, online: CpuSet, topology: Topology, host_uuid: str) -> Known:
-        """Everything about one domain but its counters."""
+        """Return everything about one domain but its counters."""
         live = self._parsed.live(bare.uuid, answers.live, online)
         persistent = answers.inactive is not None
         definition = self._parsed.inactive(bare.uuid, answers.inactive or "<domain/>")

@@ -73,16 +73,16 @@ def explain(error: Exception) -> tuple[FailureCode, str]:
             Unavailable: "away",
         }
         word = words[type(error)]
-        return word, str(error) or "it did not answer in time; what was asked may still happen"
+        return word, str(error) or "it did not answer in time, what was asked may still happen; try virsh domcontrol"
     if not isinstance(error, libvirt.libvirtError):
         return "error", one_line(error)
     code, text = error.get_error_code(), one_line(error)
     if code == libvirt.VIR_ERR_NO_DOMAIN:
-        return "gone", "it vanished meanwhile"
+        return "gone", "it ended in the middle of the pass"
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
-        return "busy", f"another job holds it: {text}"
+        return "busy", f"another job holds it, virsh domjobinfo shows it: {text}"
     if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED):
-        return "denied", f"libvirt refuses the change: {text}"
+        return "denied", f"libvirt refuses the change, root and group libvirt may make it: {text}"
     if code in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, OPERATION_UNSUPPORTED):
         return "unsupported", f"this libvirt can't do it: {text}"
     return "error", text
@@ -97,4 +97,4 @@ def or_gone(error: Exception, handle: Any, ended: bool) -> Exception:
     """Return *error*, or Gone where the domain ended meanwhile: libvirt has many codes for that."""
     if connection_lost(error) or (handle.isActive() and not ended):
         return error
-    return Gone(f"it ended meanwhile: {one_line(error)}")
+    return Gone(f"it ended in the middle of the pass: {one_line(error)}")

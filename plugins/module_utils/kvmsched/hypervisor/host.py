@@ -97,7 +97,7 @@ def bare_domain(handle: Any) -> Domain:
 
 
 def _host_memory(connection: Any) -> Optional[HostMemory]:
-    """Host memory as libvirt tells it, which knows no MemAvailable: free, buffers and page cache together."""
+    """Return host memory as libvirt tells it, which knows no MemAvailable: free, buffers and page cache together."""
     try:
         stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
     except libvirt.libvirtError:

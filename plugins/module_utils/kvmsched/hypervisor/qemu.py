@@ -26,10 +26,12 @@ class Hindrance:
 
 
 def no_answer(why: str) -> Hindrance:
+    """Return that a QEMU does not answer, and *why*."""
     return Hindrance(f"QEMU does not answer: {why}", silent=True)
 
 
 def stopped_process(process: Optional[procfs.Process]) -> Optional[Hindrance]:
+    """Return what a stopped *process* hinders; None of one that runs or is not known."""
     if process is None or not process.stopped:
         return None
     return no_answer(f"its process {process.pid} is stopped (SIGSTOP?)")
@@ -43,11 +45,11 @@ def hindrance(handle: Any, process: Optional[procfs.Process]) -> Optional[Hindra
     try:
         state, _details, ms = handle.controlInfo()
         if state == libvirt.VIR_DOMAIN_CONTROL_ERROR:
-            return no_answer("its monitor failed")
+            return no_answer("its monitor failed, virsh domcontrol says how")
         if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and ms >= _OCCUPIED_MS:
             return no_answer(f"a command to it is under way for {ms / 1000:.0f} s")
         if _has_job(handle):
-            return Hindrance("a job is under way (migration, backup, dump...)")
+            return Hindrance("a job is under way (migration, backup, dump...), virsh domjobinfo shows it")
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise

@@ -46,13 +46,13 @@ _CHUNK = 32
 ALL_PARTS = ("memory", "vcpus")
 # Which domains' XML is read again: of ``all``, of those that are ``new``, or of ``none``. States and counters (loads,
 # statistics) are always read. What is not read is as it was last seen.
-Reading = Literal["all", "new", "none"]
+XmlOf = Literal["all", "new", "none"]
 
 T = TypeVar("T")
 
 
 def _asked(work: Callable[[Sequence[Any], Any], dict[str, T]], chunk: Sequence[Any], connection: Any) -> dict[str, T]:
-    """work(chunk, connection); a domain that is asked alone is Gone if it ended meanwhile, or Passing."""
+    """Return work(chunk, connection); a domain that is asked alone is Gone if it ended meanwhile, or Passing."""
     try:
         return work(chunk, connection)
     except libvirt.libvirtError as error:
@@ -80,14 +80,14 @@ class Reader:
         # Whose abandoned call has not returned, by UUID.
         self._pending: dict[str, threading.Thread] = {}
 
-    def observe(self, reading: Reading = "all", anew: Collection[str] = ()) -> Snapshot:
+    def observe(self, xml_of: XmlOf = "all", anew: Collection[str] = ()) -> Snapshot:
         """Look once: see Hypervisor.observe()."""
         self._calls.begin()
-        inventory = self._list(reading)
+        inventory = self._list(xml_of)
         self._known = {uuid: known for uuid, known in self._known.items() if uuid not in anew}
         lost = dict(self._hung)
         handles = {uuid: handle for uuid, handle in inventory.handles.items() if uuid not in lost}
-        if reading != "none":
+        if xml_of != "none":
             self._read([handle for uuid, handle in handles.items() if uuid not in self._known], inventory, lost)
         busy = {uuid: self._hindrance(inventory.domains[uuid]) for uuid in handles if uuid not in lost}
         answering = [handles[uuid] for uuid, why in busy.items() if not (why and why.silent)]
@@ -108,16 +108,16 @@ class Reader:
             *stamps_s, self._host.read(inventory, self._balloons(), self._calls), tuple(domains), tuple(lost.values())
         )
 
-    def _list(self, reading: Reading) -> Inventory:
+    def _list(self, xml_of: XmlOf) -> Inventory:
         """List the domains, and forget what is known of others: of all, if CPUs or connection are others."""
         last = self._inventory
-        now = self._inventory = self._calls.ask(functools.partial(take_inventory, self._local, last, reading == "all"))
+        now = self._inventory = self._calls.ask(functools.partial(take_inventory, self._local, last, xml_of == "all"))
         same = last is not None and (last.connection, last.online) == (now.connection, now.online)
         self._pending = {uuid: thread for uuid, thread in self._pending.items() if thread.is_alive()}
-        if reading == "all":
+        if xml_of == "all":
             self._known = {}
             self._hung = {uuid: skip for uuid, skip in self._hung.items() if uuid in self._pending}
-        elif reading == "new" and not same:
+        elif xml_of == "new" and not same:
             self._known = {}
         runs = {(domain.uuid, domain.id) for domain in now.domains.values()}
         self._known = {uuid: known for uuid, known in self._known.items() if (uuid, known.domain.id) in runs}
@@ -183,7 +183,7 @@ class Reader:
         self._each(handles, work, self._known, lost)
 
     def _ask_about(self, handle: Any, persistent: bool, inventory: Inventory) -> Answers:
-        """None of these calls asks QEMU."""
+        """Describe domains by calls of which none asks QEMU."""
         bare = inventory.domains[handle.UUIDString()]
         live = bounded_xml(handle, 0)
         inactive = bounded_xml(handle, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
@@ -257,7 +257,7 @@ class Reader:
         record = counters.record
         if busy is None and "balloon.maximum" in record and "balloon.rss" not in record:
             # QEMU was not asked, because somebody else's question to it is still open.
-            busy = no_answer("its statistics are incomplete")
+            busy = no_answer("its statistics are incomplete, virsh domcontrol says more")
         vcpus = known.vcpus(counters.times or times_in(record, known.affinities or {}))
         balloon = balloon_stats.measured(known.domain.balloon, record)
         process = self._processes.known(bare)

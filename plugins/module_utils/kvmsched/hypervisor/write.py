@@ -51,7 +51,9 @@ def _larger(handle: Any, change: Change) -> Optional[str]:
     has_kib = actual_kib(handle) or 0
     if not grown_meanwhile(balloon, targets_kib, has_kib):
         return None
-    return f"its QEMU says that it has {mib(has_kib)}, {mib(balloon.actual_kib)} was known: not shrunk"
+    return (
+        f"its QEMU says that it has {mib(has_kib)}, libvirt said {mib(balloon.actual_kib)}: not shrunk until they agree"
+    )
 
 
 def _write_record(handle: Any, record: Optional[Record]) -> None:
@@ -100,7 +102,9 @@ class Writer:
             attempt = _Attempt(change)
             try:
                 if away or self._calls.patience.left_s <= 0:
-                    raise away or Hung("not tried: what hung used up the time of this pass (deadline)")
+                    raise away or Hung(
+                        "not tried: what hung used up the time of this pass (deadline), the next one tries"
+                    )
                 self._calls.about(1 + len(change.moves), functools.partial(self._write, attempt))
             except Exception as error:  # whatever is odd about one domain, the others have their turn
                 attempt.given_up = True

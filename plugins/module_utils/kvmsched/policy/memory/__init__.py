@@ -34,12 +34,12 @@ from ...model import (
 from ...units import mib
 from . import debts, fair, newcomer, pairwise
 from .charges import risks
-from .eligibility import human_period, skip
+from .eligibility import period_set_by_person, skip
 from .figures import figures_after, figures_of, note_of, unmet_of, warnings_of
-from .guest import Guest, Reader
+from .guest import Guest, GuestReader
 from .history import MemoryHistory, remembered
-from .requests import memory_record, pending, set_by_human
-from .restore import again, retarget, way_back
+from .requests import memory_record, pending, set_by_person
+from .restore import again, release_memory, retarget
 from .safeties import ALL_ON, Safeties
 from .sharing import Draft, Grant, Need, funds_of, grant
 from .supply import HostState, by_uuid, host_state, lent_after, noted, owing_after
@@ -62,7 +62,7 @@ def decide(
 ) -> tuple[MemoryPlan, MemoryHistory]:
     """Return the plan for the newest of *snapshots* (oldest first), and what the next pass should be handed.
 
-    Two snapshots a statistics tick apart, or one and *history*, prove that a domain is at rest; without
+    Two snapshots a statistics period apart, or one and *history*, prove that a domain is at rest; without
     that it may be grown if it starves, never shrunk. Same input, same plan, in any order of domains.
     """
     scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=False)
@@ -102,11 +102,11 @@ def release(
 ) -> tuple[MemoryPlan, MemoryHistory]:
     """Return the plan that brings every chosen domain back to its record's originals, as far as is safe (decision 2).
 
-    Statistics periods stand last in the plan, only for domains whose memory this plan brings home.
+    Statistics periods stand last in the plan, only for domains whose memory this plan restores.
     What can't be restored yet is in ``not_restored``, a line each: a later release goes on.
     """
     scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=True)
-    back = way_back(scene.guests, scene.host)
+    back = release_memory(scene.guests, scene.host)
     scene.guests = [back.adopted.get(guest.uuid, guest) for guest in scene.guests]
     balloons = [*_takes(back.draft), *_gives(back.draft), *back.retargets]
     moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *back.periods]
@@ -132,7 +132,7 @@ def fund(
     balloons = [move for move in plan.moves if isinstance(move, BalloonMove)]
     current = replace(now, domains=_updated(planned, now, {move.uuid for move in balloons if not move.gives}))
     history = history or MemoryHistory()
-    reader = Reader((planned, current), policy, history, safeties)
+    reader = GuestReader((planned, current), policy, history, safeties)
     domains = {domain.uuid: domain for domain in current.domains}
     free, claims = [], []
     for move in balloons:
@@ -174,7 +174,7 @@ class _Scene:
         self.selection = policy.selection.among(self.now)
         self.skips: list[Skip] = []
         guests: list[Guest] = []
-        reader = Reader(tuple(snapshots), policy, history, safeties)
+        reader = GuestReader(tuple(snapshots), policy, history, safeties)
         for domain in self.now.domains:
             if self.selection.matches(domain):
                 read = reader.read(domain, release)
@@ -217,8 +217,8 @@ class _Scene:
         for domain in self.now.domains:
             guest, seen = self._by_uuid.get(domain.uuid), before.get(domain.uuid)
             if domain.balloon is not None:
-                turn, risk_kib = directions.get(domain.uuid, 0), self._risks[domain.uuid]
-                domains[domain.uuid] = remembered(domain.balloon, guest, seen, turn, risk_kib, self.now.wall_s)
+                direction, risk_kib = directions.get(domain.uuid, 0), self._risks[domain.uuid]
+                domains[domain.uuid] = remembered(domain.balloon, guest, seen, direction, risk_kib, self.now.wall_s)
         for lost in self.now.skips:
             if lost.uuid in before:
                 domains[lost.uuid] = before[lost.uuid]
@@ -270,7 +270,7 @@ def _give(grant: Grant) -> BalloonMove:
         short_kib = need.total_kib - grant.kib
         reason += f", {mib(short_kib)} less than it needs, share by weight {guest.limits.weight:g}"
     if grant.on_credit:
-        reason += ", on credit: from what is really free, though others may still want it"
+        reason += ", on credit: it is free now, but promised to other guests, who may still touch it"
     after_kib = guest.held_kib + grant.kib
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, after_kib, reason, grant.on_credit)
 
@@ -282,7 +282,7 @@ def _withdrawals(guests: Iterable[Guest], moves: Iterable[BalloonMove]) -> list[
     """
     moved = {move.uuid for move in moves}
     return [
-        retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"used {mib(guest.used_kib)} now")
+        retarget(guest, asked_kib, min(guest.actual_kib, guest.soft_kib), f"its use grew to {mib(guest.used_kib)}")
         for guest in guests
         # Even what counts as gone: it is still asked for, and a driver that comes back follows it.
         if guest.uuid not in moved and (asked_kib := pending(guest.domain)) is not None and _overtaken(guest, asked_kib)
@@ -310,10 +310,10 @@ def _periods(guests: Iterable[Guest], policy: MemoryPolicy) -> list[PeriodMove]:
     """Switch statistics on where they are off: the domain is judged from the next pass on (decision 14)."""
     after_s = policy.stats_period_s
     return [
-        PeriodMove(guest.domain.name, guest.uuid, 0, after_s, "it reports no statistics")
+        PeriodMove(guest.domain.name, guest.uuid, 0, after_s, "it reports no statistics, and can't be judged without")
         for guest in guests
         if guest.skip is not None and guest.skip[0] == "no-stats"
-        if guest.balloon.period_s <= 0 < after_s and not human_period(guest.domain)
+        if guest.balloon.period_s <= 0 < after_s and not period_set_by_person(guest.domain)
     ]
 
 
@@ -321,11 +321,11 @@ def _adopts(guest: Guest) -> bool:
     record = memory_record(guest.domain)
     human = guest.skip is not None and guest.skip[0] == "human"
     known = guest.settled or not guest.fresh
-    return human and known and record is not None and set_by_human(record, guest.balloon)
+    return human and known and record is not None and set_by_person(record, guest.balloon)
 
 
 def _adoption(guest: Guest) -> Adoption:
-    reason = f"somebody set {mib(guest.actual_kib)}: its new original"
+    reason = f"somebody set {mib(guest.actual_kib)}: that is its new original, and what a release restores"
     return Adoption(guest.domain.name, guest.uuid, reason, memory_kib=guest.actual_kib)
 
 
@@ -385,5 +385,6 @@ def _paid(move: BalloonMove, grant: Grant, host: HostState) -> BalloonMove:
     after_kib = grant.need.guest.held_kib + grant.kib
     reason = move.reason
     if after_kib < move.after_kib:
-        reason += f", {mib(move.after_kib)} planned but the host has only {mib(max(0, host.supply_kib or 0))} now"
+        now = mib(max(0, host.supply_kib or 0))
+        reason += f", {mib(move.after_kib)} planned, but the host has only {now} to give now"
     return replace(move, after_kib=after_kib, reason=reason, on_credit=grant.on_credit)

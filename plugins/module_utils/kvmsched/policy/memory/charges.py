@@ -9,14 +9,14 @@ from typing import Mapping, Optional
 
 from ...model import Balloon, Domain, Snapshot
 from .guest import QEMU_OVERHEAD_KIB, Guest
-from .history import Seen
+from .history import DomainHistory
 from .limits import most_kib
 from .requests import pending
 from .safeties import Safeties
 
 
 def risks(
-    snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, Seen], safeties: Safeties
+    snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, DomainHistory], safeties: Safeties
 ) -> dict[str, int]:
     """Return at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen."""
     if not safeties.promises:

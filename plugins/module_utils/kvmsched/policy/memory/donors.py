@@ -13,7 +13,7 @@ from ...model import BALLOON_TOLERANCE_KIB, Skip
 from ...units import mib
 from .eligibility import skip
 from .guest import Guest
-from .sampling import LONGEST_TICK_S
+from .sampling import LONGEST_PERIOD_S
 from .sharing import Need, Take, water_fill
 from .supply import HostState
 
@@ -80,7 +80,7 @@ def take_surplus(donors: Sequence[Donor], lack_kib: int) -> None:
 
     Among equals, from who has most for its weight: few commands, and it costs nobody anything.
     """
-    for donor in sorted(donors, key=_turn):
+    for donor in sorted(donors, key=_giving_order):
         if lack_kib <= 0:
             return
         least_kib = donor.guest.limits.min_change_kib
@@ -110,7 +110,7 @@ def _gain(donor: Donor, kib: int) -> int:
     return max(0, rss_kib - (donor.guest.actual_kib - kib)) if kib else 0
 
 
-def _turn(donor: Donor) -> tuple[int, float, str]:
+def _giving_order(donor: Donor) -> tuple[int, float, str]:
     guest = donor.guest
     grown = guest.actual_kib > guest.original_kib + BALLOON_TOLERANCE_KIB
     return -1 if grown else int(guest.debt_kib > 0), -donor.surplus_kib / guest.limits.weight, guest.uuid
@@ -175,6 +175,7 @@ def take_cache_for_room(donors: Sequence[Donor], lack_kib: int, host: HostState,
 
 
 def take_of(donor: Donor) -> Take:
+    """Return what is taken from *donor*, with its reason."""
     guest = donor.guest
     whys = []
     if donor.taken_kib:
@@ -192,12 +193,13 @@ def take_of(donor: Donor) -> Take:
 
 
 def limit(guest: Guest) -> Skip:
-    """Why waste can't be taken: the floor, or usable memory so far below unused that the thresholds can't both hold."""
-    waste = f"unused {mib(guest.unused_kib)} > {mib(guest.limits.waste_kib)}"
+    """Say why waste can't be taken: the floor, or usable so far below unused that the thresholds can't both be met."""
+    waste = f"unused {mib(guest.unused_kib)} > waste {mib(guest.limits.waste_kib)}"
     if guest.actual_kib - guest.limits.floor_kib < guest.limits.min_change_kib:
-        return skip(guest.domain, "at-floor", f"{waste}, but {mib(guest.limits.floor_kib)} is its floor")
+        floor = f"{mib(guest.limits.floor_kib)} is its floor: lower that to take more"
+        return skip(guest.domain, "at-floor", f"{waste}, but {floor}")
     kept = f"but usable {mib(guest.usable_kib)} is to stay above {mib(guest.limits.cushion_kib)}"
-    least = f"a change below {mib(guest.limits.min_change_kib)} is not made"
+    least = f"a change below {mib(guest.limits.min_change_kib)} is not made: raise waste, or lower starvation"
     return skip(guest.domain, "band", f"{waste}, {kept}, and {least}")
 
 
@@ -211,11 +213,12 @@ def kept_for_silence(guest: Guest) -> bool:
 
 
 def slow_stats(guest: Guest) -> Skip:
-    period_s, most_s = guest.balloon.period_s, LONGEST_TICK_S
-    came = f"come every {period_s} s" if period_s > most_s else "are late"
-    why = f"its statistics {came}, and {most_s} s is the most at which reclaim=auto takes any"
+    period_s, most_s = guest.balloon.period_s, LONGEST_PERIOD_S
+    late = "are late, does its balloon driver run?"
+    slow = f"come every {period_s} s, set a shorter stats_period" if period_s > most_s else late
+    why = f"{most_s} s is the most at which reclaim=auto takes any, and its statistics {slow}"
     return skip(guest.domain, "slow-stats", f"unused {mib(guest.unused_kib)} stays: {why}")
 
 
 def grow_only(guest: Guest) -> Skip:
-    return skip(guest.domain, "grow-only", f"unused {mib(guest.unused_kib)} stays: mode grow-only")
+    return skip(guest.domain, "grow-only", f"unused {mib(guest.unused_kib)} stays: its mode is grow-only")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
+from ... import baseline
 from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, MemoryCode, MemoryRecord, Skip
 from ...units import mib
-from .history import Seen
+from .history import DomainHistory
 from .limits import Limits
 from .locked import locked_kib
-from .requests import Request, set_by_human, stuck
+from .requests import Request, set_by_person, stuck
 from .safeties import Safeties
 from .sampling import FRESH_PERIODS, FRESH_SLACK_S
 
@@ -36,7 +37,7 @@ class Case(NamedTuple):
     record: Optional[MemoryRecord]
     limits: Limits
     request: Request
-    seen: Optional[Seen]
+    seen: Optional[DomainHistory]
     policy: MemoryPolicy
     wall_s: float
     safeties: Safeties
@@ -54,13 +55,13 @@ def in_scope(domain: Domain, limits: Limits, release: bool) -> Union[Balloon, Re
     """Return the balloon of *domain*, or why it is none of this policy's business. A release asks for no mode."""
     balloon = domain.balloon
     if limits.mode == "ignore" and not release:
-        return "ignored", "its memory mode is ignore, by a rule or by its owner"
+        return "ignored", "its memory mode is ignore, by a rule or by its owner: another mode there has it judged"
     if balloon is None or not balloon.device:
         return "no-balloon", "it has no balloon device: it needs <memballoon model='virtio'/>, and a new start"
     if balloon.virtio_mem:
         return (
             "no-balloon",
-            "it has virtio-mem, whose size libvirt counts as its balloon's: whoever plugs that memory manages it",
+            "it has virtio-mem, whose size libvirt counts as its balloon's: nothing to do, whoever plugs it manages it",
         )
     return balloon
 
@@ -84,9 +85,8 @@ def _unreachable(domain: Domain) -> Optional[Reason]:
         return "busy", domain.busy
     if domain.state != "running":
         return "not-running", f"it is {domain.state}: judged again once it runs"
-    if domain.record_error:
-        return "record", domain.record_error
-    return None
+    fault = baseline.fault(domain)
+    return ("record", fault) if fault else None
 
 
 def _fixed(case: Case, ceiling_kib: int) -> Optional[Reason]:
@@ -104,20 +104,23 @@ def _silent(case: Case) -> Optional[Reason]:
     if balloon.last_update_s <= 0:
         return (
             "no-driver",
-            "its balloon driver never answered: does the guest have virtio_balloon, Windows its service?",
+            "its balloon driver never answered: load virtio_balloon in the guest (Windows: driver and service)",
         )
     return _stale(balloon, case.wall_s) if case.safeties.fresh else None
 
 
 def _no_period(domain: Domain, policy: MemoryPolicy) -> str:
-    if human_period(domain):
-        return "its statistics period was set to 0 by somebody: a period above 0 has it judged again"
+    if period_set_by_person(domain):
+        return (
+            "its statistics period was set to 0 by somebody, so it is not judged:"
+            f" virsh dommemstat {domain.name} --period 5 --live ends that"
+        )
     if policy.stats_period_s <= 0:
-        return "its statistics period is 0, and so is the option stats_period: while both are, it is not judged"
-    return "its statistics period is 0; judged once statistics arrive"
+        return "its statistics period is 0, and so is the option stats_period: set that to 5, or it is not judged"
+    return f"its statistics period is 0: a pass that acts sets {policy.stats_period_s} s, a later one judges it"
 
 
-def human_period(domain: Domain) -> bool:
+def period_set_by_person(domain: Domain) -> bool:
     """Return whether somebody switched statistics off after we had switched them on, which the guest then answered."""
     period = domain.record.period if domain.record else None
     if period is None or period.intended_s <= 0 or domain.balloon is None:
@@ -139,7 +142,10 @@ def _meaningless(case: Case) -> Optional[Reason]:
     balloon, request = case.balloon, case.request
     usable_kib = balloon.usable_kib if balloon.usable_kib is not None else balloon.unused_kib
     if balloon.void:
-        return "no-stats", "its balloon driver reports a size that can't be: what it uses is not known"
+        return "no-stats", (
+            f"its balloon driver reports a size that can't be ({mib(balloon.maximum_kib)} is its maximum):"
+            " nothing that it reports is believed; restart or update that driver"
+        )
     if usable_kib is None:
         return "no-stats", "its driver reports neither usable nor unused memory: it needs a newer one"
     size_kib = request.held_kib if request.unheard else balloon.actual_kib
@@ -158,7 +164,10 @@ def _booting(case: Case, guest: Guest) -> Optional[Reason]:
     if 0 <= age_s < BOOT_LEAST_S:
         return "booting", f"started {age_s:.0f} s ago, judged after {BOOT_LEAST_S} s"
     if 0 <= age_s < BOOT_GRACE_S and guest.rise_kib and not guest.starved:
-        return "booting", f"started {age_s:.0f} s ago, and its use still rises by {mib(guest.rise_kib)}"
+        return "booting", (
+            f"started {age_s:.0f} s ago, and its use still rises by {mib(guest.rise_kib)}:"
+            f" judged after {BOOT_GRACE_S} s at the latest"
+        )
     return None
 
 
@@ -166,13 +175,13 @@ def _moving(guest: Guest) -> Optional[Reason]:
     """Leave alone a domain whose balloon may still move, unless its last reading says that it starves.
 
     Such a domain may be grown, never shrunk: a reading older than the growth that it already got
-    costs at most one headroom too much. To wait for another tick would cost its life.
+    costs at most one headroom too much. To wait for another reading would cost its life.
     """
     if guest.settled or guest.starved or guest.soon_starved:
         return None
     return (
         "settling",
-        f"its {mib(guest.actual_kib)} may still change: judged after two equal readings, a tick apart",
+        f"its {mib(guest.actual_kib)} may still change: judged after two equal readings, a statistics period apart",
     )
 
 
@@ -181,18 +190,19 @@ def _human(case: Case, guest: Guest) -> Optional[Reason]:
     record = case.record
     if record is None or (guest.dying if case.safeties.person else not guest.settled):
         return None
-    if set_by_human(record, case.balloon):
+    if set_by_person(record, case.balloon):
         return human(case.balloon, record)
     age_s = case.wall_s - record.when_s
     if record.original_kib == record.previous_kib == record.intended_kib and 0 <= age_s < case.policy.grace_s:
         left_s = case.policy.grace_s - age_s
-        return "human", f"somebody set {mib(guest.actual_kib)}: left alone for another {left_s:.0f} s"
+        return "human", f"somebody set {mib(guest.actual_kib)}: left alone for {left_s:.0f} s more (grace)"
     return None
 
 
 def human(balloon: Balloon, record: MemoryRecord) -> Reason:
     """Return the reason for a guest whose size somebody else set."""
-    return "human", f"somebody set {mib(balloon.actual_kib)} (ours was {mib(record.intended_kib)}): left alone"
+    size = f"somebody set {mib(balloon.actual_kib)} (ours was {mib(record.intended_kib)})"
+    return "human", f"{size}: that is its new original, and it is left alone for grace"
 
 
 def _unwilling(guest: Guest) -> Optional[Reason]:
@@ -205,7 +215,7 @@ def _inhibited(balloon: Balloon, locked: int) -> Reason:
     if locked:
         held = f"QEMU holds {mib(locked_kib(balloon))} of its {mib(balloon.actual_kib)} locked or on huge pages"
         return "inhibited", f"nothing is taken, the host would keep its memory: {held}"
-    return "inhibited", "nothing is taken, the host kept what it gave back: its resident size did not fall"
+    return "inhibited", "nothing is taken for now, the host kept what it gave back: its resident size did not fall"
 
 
 def _stuck(case: Case) -> Optional[Reason]:

@@ -28,14 +28,14 @@ from .donors import (
 from .eligibility import skip
 from .growth import need_of
 from .guest import Guest
-from .history import Seen
+from .history import DomainHistory
 from .idle import reclaim_idle
 from .rooms import room_name, rooms_of
 from .safeties import ALL_ON, Safeties
 from .sharing import Draft, Need, fit, pay
 from .supply import CREDIT_SHARE, HostState
 
-# After its demand turned this often a domain keeps what it got for a while, twice as long for each further turn.
+# After its demand went up and down this often a domain keeps what it got for a while, twice as long for each time more.
 FREE_REVERSALS = 2
 REST_S = 30
 REST_MAX_S = 600
@@ -45,11 +45,11 @@ def draft_of(
     guests: Sequence[Guest],
     host: HostState,
     policy: MemoryPolicy,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, DomainHistory],
     wall_s: float,
     safeties: Safeties = ALL_ON,
 ) -> Draft:
-    """Serve every domain by its need: out of what the host has, then surplus, then cache for what is owed."""
+    """Return the draft that serves every domain by its need: from the host, then surplus, then cache for debts."""
     needs = [need for guest in guests if (need := need_of(guest, seen.get(guest.uuid), wall_s, safeties)) is not None]
     needy = {need.guest.uuid for need in needs}
     owed_kib = sum(guest.debt_kib for guest in guests if guest.debt_kib and guest.judged)
@@ -82,7 +82,7 @@ def draft_of(
     return draft
 
 
-def _order(donor: Donor, draft: Draft, policy: MemoryPolicy, seen: Optional[Seen], wall_s: float) -> None:
+def _order(donor: Donor, draft: Draft, policy: MemoryPolicy, seen: Optional[DomainHistory], wall_s: float) -> None:
     """Mark what *donor* must give whoever needs it: what is above its ceiling, its waste or what was idle."""
     _cap(donor)
     if policy.takes == "eager" and donor.guest.wasteful:
@@ -111,21 +111,20 @@ def _cap(donor: Donor) -> None:
         donor.order(kib)
 
 
-def _reclaim(donor: Donor, draft: Draft, seen: Optional[Seen], wall_s: float) -> None:
+def _reclaim(donor: Donor, draft: Draft, seen: Optional[DomainHistory], wall_s: float) -> None:
     """Mark all that *donor* wastes to be taken, or note why it stays."""
     guest = donor.guest
     if donor.surplus_kib < guest.limits.min_change_kib:
         draft.notes.append(limit(guest))
     elif _resting(seen, wall_s):
-        why = (
-            f"unused {mib(guest.unused_kib)} stays for a while: its demand turned {seen.reversals if seen else 0} times"
-        )
+        turned = f"its demand went up and down {seen.reversals if seen else 0} times, a larger waste would end that"
+        why = f"unused {mib(guest.unused_kib)} stays for a while: {turned}"
         draft.notes.append(skip(guest.domain, "resting", why))
     else:
         donor.taken_kib = donor.surplus_kib
 
 
-def _resting(seen: Optional[Seen], wall_s: float) -> bool:
+def _resting(seen: Optional[DomainHistory], wall_s: float) -> bool:
     """Return whether its demand went up and down so often that what it wastes now will be needed again (ping-pong)."""
     if seen is None or seen.direction <= 0 or seen.reversals < FREE_REVERSALS:
         return False
@@ -169,7 +168,7 @@ def collect(
 
 
 def _others_pay(guest: Guest, safeties: Safeties) -> bool:
-    """Whether others give for what *guest* needs; else it is paid from what is free alone.
+    """Return whether others give for what *guest* needs; else it is paid from what is free alone.
 
     A forecast is nobody else's loss. Who fills whatever it gets would have all that others leave unused, and when they
     want it again, nothing would be free.

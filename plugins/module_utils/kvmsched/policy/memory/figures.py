@@ -12,7 +12,7 @@ from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, MemoryFigures, Unmet
 from ...units import mib
 from .guest import Guest
-from .history import Seen
+from .history import DomainHistory
 from .mute import STEPS, is_mute
 from .rooms import rooms_of
 from .sharing import Draft
@@ -101,7 +101,7 @@ def note_of(guests: Sequence[Guest], after_kib: Mapping[str, int], policy: Memor
 
 
 def unmet_of(
-    guest: Guest, after_kib: Mapping[str, int], host: HostState, seen: Optional[Seen], wall_s: float
+    guest: Guest, after_kib: Mapping[str, int], host: HostState, seen: Optional[DomainHistory], wall_s: float
 ) -> list[Unmet]:
     """Return what keeps *guest* starved, or below its floor, after this plan."""
     if is_mute(guest, seen) and guest.uuid not in after_kib:
@@ -122,11 +122,15 @@ def _why_not(guest: Guest, target_kib: int, host: HostState) -> str:
     if guest.ceiling_kib - target_kib < guest.limits.min_change_kib:
         return f"at its limit {mib(guest.ceiling_kib)}: only a larger maximum, ceiling or cgroup limit helps"
     if guest.blind and target_kib >= guest.original_kib:
-        return "it reports neither usable memory nor caches: it is not grown above its original unless it swaps"
+        return (
+            "it reports neither usable memory nor caches, so it grows above its original only if it swaps:"
+            " a newer balloon driver reports more"
+        )
     if guest.unanswered:
-        return f"{mib(guest.held_kib)} was asked, it has {mib(guest.actual_kib)}: it gets more once it took that"
+        asked = f"{mib(guest.held_kib)} was asked, it has {mib(guest.actual_kib)}"
+        return f"{asked}: it gets more once it took that; does its balloon driver run?"
     if host.supply_kib is None:
-        return "the host's memory is not known"
+        return "the host's memory is not known, so nothing is given: does libvirt or /proc/meminfo tell it?"
     if host.level == "low":
         return "host level low: growth is frozen; free memory on the host, or move a guest away"
     if rooms and min(rooms)[0] < host.supply_kib:
@@ -135,10 +139,10 @@ def _why_not(guest: Guest, target_kib: int, host: HostState) -> str:
     return f"the host has {mib(max(0, host.supply_kib))} to give: move a guest away, or lower host_reserve"
 
 
-def _mute(guest: Guest, seen: Optional[Seen], wall_s: float) -> Unmet:
+def _mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Unmet:
     age_s = wall_s - guest.balloon.last_update_s
     steps = f"{seen.fed_times if seen else 0} of {STEPS} steps were given"
-    reason = f"it was in need and has not answered for {age_s:.0f} s, {steps}"
+    reason = f"it was in need and has not answered for {age_s:.0f} s, {steps}: look into the guest"
     return Unmet(guest.domain.name, guest.uuid, guest.limits.starvation_kib, reason)
 
 
@@ -150,14 +154,17 @@ def warnings_of(guests: Sequence[Guest], host: HostState, draft: Draft, after_ki
     missing = [g.limits.floor_kib - max(g.held_kib, after_kib.get(g.uuid, 0)) for g in low]
     short = [kib for kib in missing if kib > BALLOON_TOLERANCE_KIB]
     if short:
-        below = f"{len(short)} domains are {mib(sum(short))} below theirs, and the host has no more"
-        yield f"floors can't be met: {below}: lower floors, or move a guest away"
+        who = "1 guest is" if len(short) == 1 else f"{len(short)} guests are"
+        yield (
+            f"floors can't be met: {who} {mib(sum(short))} below theirs, and the host has no more:"
+            " lower floors, or move a guest away"
+        )
     taken_kib = sum(take.kib for take in draft.takes)
     owing_kib = owing_after(host, sum(grant.kib for grant in draft.grants), taken_kib)
     if owing_kib > (host.reserve_kib or 0) > 0:
         yield (
             f"{mib(owing_kib)} are given on credit, more than the reserve {mib(host.reserve_kib or 0)}:"
-            " if guests touch all that they were promised, the host has nothing left"
+            " if guests touch all that they were promised, the host has nothing left: move one away"
         )
     below_kib = (host.reserve_kib or 0) - (host.available_kib or 0) - host.lent.cache_kib
     if below_kib > 0 and host.short_kib < host.missing_kib and host.short_kib <= taken_kib:
@@ -167,4 +174,4 @@ def warnings_of(guests: Sequence[Guest], host: HostState, draft: Draft, after_ki
         )
     elif below_kib > 0 and host.short_kib > taken_kib:
         below = f"{mib(below_kib)} below its reserve"
-        yield f"host level {host.level}: {below}, and the domains can give no more in this pass: move one away"
+        yield f"host level {host.level}: {below}, and its guests can give no more in this pass: move one away"

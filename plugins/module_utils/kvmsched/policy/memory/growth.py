@@ -9,7 +9,7 @@ from typing import Optional
 
 from ...model import BALLOON_TOLERANCE_KIB
 from .guest import Guest
-from .history import Seen
+from .history import DomainHistory
 from .mute import mute_need
 from .safeties import Safeties
 from .sharing import Need, symptoms
@@ -18,7 +18,7 @@ from .sharing import Need, symptoms
 SWAP_BOOST = 0.25
 
 
-def need_of(guest: Guest, seen: Optional[Seen], wall_s: float, safeties: Safeties) -> Optional[Need]:
+def need_of(guest: Guest, seen: Optional[DomainHistory], wall_s: float, safeties: Safeties) -> Optional[Need]:
     """Return what *guest* needs beyond what it holds: its floor, and more if it starves, swaps or soon will."""
     if not guest.judged:
         return mute_need(guest, seen, wall_s) if safeties.mute else None

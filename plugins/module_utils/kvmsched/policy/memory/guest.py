@@ -88,6 +88,7 @@ class Guest(NamedTuple):
 
     @property
     def shrinkable(self) -> bool:
+        """Return whether memory may be taken from it in this pass."""
         willing = self.limits.mode != "grow-only" and not self.inhibited and not self.slow
         return self.judged and self.settled and willing and self.pending_kib is None
 
@@ -109,7 +110,7 @@ class Guest(NamedTuple):
 
     @property
     def bottomless(self) -> bool:
-        """Whether it grew beyond its original, and was in need again after each of several gifts."""
+        """Return whether it grew beyond its original, and was in need again after each of several gifts."""
         return self.gifts >= BOTTOMLESS_GIFTS and self.held_kib > self.original_kib + BALLOON_TOLERANCE_KIB
 
     @property
@@ -129,8 +130,8 @@ class Guest(NamedTuple):
         return max(0, (self.held_kib if self.unheard else self.actual_kib) - self.available_kib)
 
 
-class Reader:
-    """Reads domains of one pass: the newest snapshot in the light of the earlier ones and of history."""
+class GuestReader:
+    """Read domains of one pass: the newest snapshot in the light of the earlier ones and of history."""
 
     def __init__(
         self,
@@ -242,8 +243,8 @@ def _original(case: Case) -> int:
     return min(case.record.original_kib, most_kib(case.balloon)) if case.record else case.balloon.actual_kib
 
 
-def _debt(case: Case, home_kib: int) -> int:
-    return max(0, home_kib - case.request.held_kib - case.record.ordered_kib) if case.record else 0
+def _debt(case: Case, original_kib: int) -> int:
+    return max(0, original_kib - case.request.held_kib - case.record.ordered_kib) if case.record else 0
 
 
 def _worst(case: Case) -> int:

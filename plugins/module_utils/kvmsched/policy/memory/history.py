@@ -34,7 +34,7 @@ _LIGHT: dict[str, bool] = {"slots": True} if sys.version_info >= (3, 10) else {}
 
 
 @dataclass(**_LIGHT)
-class Seen:
+class DomainHistory:
     """One domain as the last pass saw it; fields named as in Balloon are the last reading, in KiB.
 
     ``used_kib`` is what the last settled reading said was used, and ``used_s`` when that was taken.
@@ -97,7 +97,7 @@ class Seen:
         """Return what it was given in the last minutes; what is long ago counts less."""
         return int(self.given_kib * max(0.0, min(1.0, 1 - (wall_s - self.given_s) / LATELY_S)))
 
-    def given(self, kib: int, wall_s: float) -> Seen:
+    def given(self, kib: int, wall_s: float) -> DomainHistory:
         """Return the same after *kib* more were given."""
         return replace(self, given_kib=self.lately_kib(wall_s) + kib, given_s=wall_s)
 
@@ -112,7 +112,7 @@ class OwnUse:
 
 @dataclass(frozen=True)
 class MemoryHistory:
-    """``level`` is the host's state at the last pass, ``domains`` maps UUID to what was seen of it.
+    """What is remembered of a host: ``level`` at the last pass, ``domains`` by UUID.
 
     ``lent`` maps the name of a room (the host: "") to what was given out of its caches and not seen to come yet.
     ``swap_in_kib`` is what the host had ever read back from its swap at ``wall_s``, ``own_use`` what it used itself
@@ -120,7 +120,7 @@ class MemoryHistory:
     """
 
     level: str = "ok"
-    domains: dict[str, Seen] = field(default_factory=dict)
+    domains: dict[str, DomainHistory] = field(default_factory=dict)
     lent: dict[str, Lent] = field(default_factory=dict)
     wall_s: float = 0.0
     swap_in_kib: Optional[int] = None
@@ -139,16 +139,21 @@ class MemoryHistory:
 
 
 def remembered(
-    balloon: Balloon, guest: Optional[Guest], seen: Optional[Seen], turn: int, risk_kib: int, wall_s: float
-) -> Seen:
-    """Return what the next pass should know of a domain; *turn* is the direction of its move in this one."""
+    balloon: Balloon,
+    guest: Optional[Guest],
+    seen: Optional[DomainHistory],
+    direction: int,
+    risk_kib: int,
+    wall_s: float,
+) -> DomainHistory:
+    """Return what the next pass should know of a domain; *direction* is the direction of its move in this one."""
     if guest is None or not guest.fresh:
         if seen is None:
-            return Seen(balloon.last_update_s, balloon.actual_kib, at_risk_kib=risk_kib)
-        if turn > 0:
+            return DomainHistory(balloon.last_update_s, balloon.actual_kib, at_risk_kib=risk_kib)
+        if direction > 0:
             return replace(seen, at_risk_kib=risk_kib, fed_s=wall_s, fed_times=seen.fed_times + 1)
         return seen if seen.at_risk_kib == risk_kib else replace(seen, at_risk_kib=risk_kib)
-    old = seen or Seen(0, 0)
+    old = seen or DomainHistory(0, 0)
     record = guest.domain.record.memory if guest.domain.record else None
     asked_s = record.when_s if record else 0
     stuck = guest.unheard or (guest.skip is not None and guest.skip[0] == "stuck")
@@ -162,11 +167,11 @@ def remembered(
     # What is idle is watched anew after each change of its size, by us or by itself.
     resized = abs(balloon.actual_kib - old.actual_kib) > BALLOON_TOLERANCE_KIB
     unwatched = not old.idle_s or balloon.last_update_s - old.last_update_s > IDLE_GAP_S
-    restart = bool(turn or resized or guest.rebooted or old.booted_s > old.idle_s or unwatched)
+    restart = bool(direction or resized or guest.rebooted or old.booted_s > old.idle_s or unwatched)
     # What was in use hours ago must not count for ever.
     over = wall_s - old.idle_s >= IDLE_S
     pressed = guest.starved or guest.swapping or guest.soon_starved or _fills(guest, grew_kib)
-    return Seen(
+    return DomainHistory(
         last_update_s=balloon.last_update_s,
         actual_kib=balloon.actual_kib,
         used_kib=guest.used_kib if known else old.used_kib,
@@ -176,9 +181,9 @@ def remembered(
         swap_out_kib=balloon.swap_out_kib,
         major_faults=balloon.major_faults,
         at_risk_kib=risk_kib,
-        direction=turn or (0 if quiet else old.direction),
-        moved_s=wall_s if turn else old.moved_s,
-        reversals=(0 if quiet else old.reversals) + (1 if turn * old.direction < 0 and not quiet else 0),
+        direction=direction or (0 if quiet else old.direction),
+        moved_s=wall_s if direction else old.moved_s,
+        reversals=(0 if quiet else old.reversals) + (1 if direction * old.direction < 0 and not quiet else 0),
         stuck_asked_s=asked_s if stuck else old.stuck_asked_s,
         stuck_times=_stuck_times(old, stuck, asked_s, guest.pending_kib is None),
         futile_s=(old.futile_s or wall_s) if guest.futile else 0.0,
@@ -200,12 +205,12 @@ def remembered(
         swapping=guest.swapping,
         hidden_kib=guest.hidden_kib,
         rise_kib=guest.rise_kib,
-        gifts=(old.gifts if pressed or not anew else 0) + (1 if turn > 0 else 0),
+        gifts=(old.gifts if pressed or not anew else 0) + (1 if direction > 0 else 0),
         missed_s=wall_s if returned and record is not None and record.ordered_kib else old.missed_s,
     )
 
 
-def _took_back(guest: Guest, record: Optional[MemoryRecord], old: Seen) -> bool:
+def _took_back(guest: Guest, record: Optional[MemoryRecord], old: DomainHistory) -> bool:
     """Return whether it took memory by itself: its balloon may do that, and it grew beyond all that we asked for."""
     asked_kib = record.span_kib()[1] if record is not None else 0
     grew = old.actual_kib and guest.actual_kib > max(old.actual_kib, asked_kib) + BALLOON_TOLERANCE_KIB
@@ -217,7 +222,7 @@ def _fills(guest: Guest, grew_kib: int) -> bool:
     return grew_kib >= guest.limits.min_change_kib and guest.available_kib - 2 * grew_kib < guest.limits.starvation_kib
 
 
-def _climb(old: Seen, used_kib: int) -> tuple[int, int]:
+def _climb(old: DomainHistory, used_kib: int) -> tuple[int, int]:
     """Return how much use grew since the reading before, and since the lower one of the two before."""
     if old.used_kib is None:
         return 0, 0
@@ -225,7 +230,7 @@ def _climb(old: Seen, used_kib: int) -> tuple[int, int]:
     return used_kib - old.used_kib, max(0, used_kib - before_kib)
 
 
-def _stuck_times(old: Seen, stuck: bool, asked_s: int, arrived: bool) -> int:
+def _stuck_times(old: DomainHistory, stuck: bool, asked_s: int, arrived: bool) -> int:
     """Return how many requests in a row were ignored: one more for a new request, none once one was followed."""
     if stuck:
         return old.stuck_times + (1 if asked_s != old.stuck_asked_s else 0)

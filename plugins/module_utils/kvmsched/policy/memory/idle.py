@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Optional
 
 from .donors import Donor
-from .history import IDLE_S, Seen
+from .history import IDLE_S, DomainHistory
 
 # So much longer than one window unused memory is watched after the guest took some of it back.
 WARY_FACTOR = 4
@@ -19,7 +19,7 @@ WARY_FACTOR = 4
 IDLE_KEEP_SHARE = 0.1
 
 
-def reclaim_idle(donor: Donor, seen: Optional[Seen], wall_s: float) -> None:
+def reclaim_idle(donor: Donor, seen: Optional[DomainHistory], wall_s: float) -> None:
     """Mark what *donor* left unused all the while, if it may be taken."""
     guest = donor.guest
     if seen is None or seen.idle_old_kib is None or guest.starved:

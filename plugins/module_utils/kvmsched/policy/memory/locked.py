@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ...model import Balloon
-from .history import Seen
+from .history import DomainHistory
 from .safeties import Safeties
 
 # So much of a guest's size makes its balloon useless; below the second share it is useful again.
@@ -19,11 +19,11 @@ LOOKS = 2
 
 
 def locked_kib(balloon: Balloon) -> int:
-    """Return how much of it is known to be so."""
+    """Return how much of the guest QEMU can't give back, as far as is known."""
     return (balloon.locked_kib or 0) + balloon.huge_kib
 
 
-def locked_looks(balloon: Balloon, seen: Optional[Seen], safeties: Safeties) -> int:
+def locked_looks(balloon: Balloon, seen: Optional[DomainHistory], safeties: Safeties) -> int:
     """Return for how many more looks nothing may be taken from it (decision 50a)."""
     if not safeties.locked:
         return 0

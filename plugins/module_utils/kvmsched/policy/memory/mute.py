@@ -9,7 +9,7 @@ from typing import Optional
 
 from ...units import mib
 from .guest import Guest
-from .history import Seen
+from .history import DomainHistory
 from .sharing import Need
 
 # After its original, each step is this share of its size; after so many steps without an answer it is left alone.
@@ -19,7 +19,7 @@ STEPS = 3
 RESIDENT_SHARE = 0.95
 
 
-def mute_need(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Need]:
+def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Optional[Need]:
     """Return the next step of a guest that was in need at its last reading and does not answer any more."""
     if not is_mute(guest, seen) or seen is None or seen.fed_times >= STEPS:
         return None
@@ -36,6 +36,6 @@ def mute_need(guest: Guest, seen: Optional[Seen], wall_s: float) -> Optional[Nee
     return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.held_kib + kib)}")
 
 
-def is_mute(guest: Guest, seen: Optional[Seen]) -> bool:
+def is_mute(guest: Guest, seen: Optional[DomainHistory]) -> bool:
     """Return whether *guest* was in need at its last reading and does not answer any more."""
     return guest.skip is not None and guest.skip[0] == "stale" and seen is not None and seen.pressed

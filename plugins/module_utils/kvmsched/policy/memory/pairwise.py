@@ -45,7 +45,7 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
         draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, rooms[starved.uuid]))]
     elif relieved is not None and (policy.takes == "eager" or (host.supply_kib or 0) < host.pool_kib):
         spare_kib = _spare(relieved)
-        why = _wasted(relieved, "what is above goes back to the host")
+        why = _wasted(relieved, "what is above that goes back to the host")
         draft.takes = [Take(relieved, spare_kib, why)]
     _refill(draft, guests, host, policy)
     stay = [g for g in wasteful if _spare(g) < g.limits.min_change_kib]
@@ -55,9 +55,9 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
 
 
 def _halve(starved: Guest, wasteful: Guest, room_kib: int) -> Take:
-    """Half of what *wasteful* has unused, as far as it can spare that and *starved* can hold it."""
+    """Return half of what *wasteful* has unused, as far as it can spare that and *starved* can have it."""
     kib = min(_half(wasteful), room_kib)
-    return Take(wasteful, kib, _wasted(wasteful, f"half of it, at most, for {starved.domain.name}"))
+    return Take(wasteful, kib, _wasted(wasteful, f"at most half of it goes to {starved.domain.name}, which starves"))
 
 
 def _refill(draft: Draft, guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> None:
@@ -94,14 +94,14 @@ def _waste(guest: Guest) -> int:
 
 
 def _room(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
-    """Return how much more it can hold, where *donor* gives half of what it has unused."""
+    """Return how much more it can have, where *donor* gives half of what it has unused."""
     shared = [name for name in rooms_of(guest.balloon) if name in host.rooms_kib]
     given = dict.fromkeys(rooms_of(donor.balloon), _half(donor)) if donor else {}
     return min([guest.ceiling_kib - guest.held_kib, *(host.rooms_kib[name] + given.get(name, 0) for name in shared)])
 
 
 def _half(guest: Guest) -> int:
-    """Half of its unused memory, or what it can do without if that is less."""
+    """Return half of its unused memory, or what it can do without if that is less."""
     return min(guest.unused_kib // 2, guest.actual_kib - guest.soft_kib)
 
 
@@ -114,4 +114,4 @@ def _spare(guest: Guest) -> int:
 
 
 def _wasted(guest: Guest, where: str) -> str:
-    return f"unused {mib(guest.unused_kib)} > {mib(guest.limits.waste_kib)}: {where}"
+    return f"unused {mib(guest.unused_kib)} > waste {mib(guest.limits.waste_kib)}: {where}"

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, Sequence, Union
 
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, MemoryRecord, Snapshot
 from .eligibility import BOOT_GRACE_S, Case
-from .history import Seen
+from .history import DomainHistory
 from .requests import STUCK_AFTER_S
 from .sampling import EVENT_S
 
@@ -57,7 +57,7 @@ class Samples:
     """The snapshots of one pass, by domain: the newest, and what is older than it."""
 
     def __init__(self, snapshots: Sequence[Snapshot]) -> None:
-        # Newest first: the youngest earlier sample that is a statistics tick older decides.
+        # Newest first: the youngest earlier sample that is a statistics period older decides.
         self._earlier = [{d.uuid: d for d in snapshot.domains} for snapshot in reversed(snapshots[:-1])]
         self._apart_s = snapshots[-1].monotonic_s - snapshots[-2].monotonic_s if snapshots[1:] else 0.0
 
@@ -93,7 +93,7 @@ def measure(case: Case, samples: Samples) -> Reading:
         again = seen if seen.last_update_s == balloon.last_update_s else None
         seen = None
     settled = _settled(balloon, sample or seen) or not safeties.fresh or _grown_and_read(case)
-    before: Union[Balloon, Seen, None] = seen or sample
+    before: Union[Balloon, DomainHistory, None] = seen or sample
     compared = before is not None and not _fell_back(balloon, before)
     futile = compared and safeties.futile and seen is not None and _futile(balloon, seen)
     if again is not None:
@@ -148,7 +148,7 @@ def usable_of(balloon: Balloon) -> Optional[int]:
     return balloon.usable_kib if balloon.usable_kib is not None else balloon.unused_kib
 
 
-def _reads_back(balloon: Balloon, before: Union[Balloon, Seen, None]) -> bool:
+def _reads_back(balloon: Balloon, before: Union[Balloon, DomainHistory, None]) -> bool:
     if before is None:
         return False
     elapsed_s = balloon.last_update_s - before.last_update_s
@@ -158,7 +158,7 @@ def _reads_back(balloon: Balloon, before: Union[Balloon, Seen, None]) -> bool:
     )
 
 
-def _rise(case: Case, sample: Optional[Balloon], seen: Optional[Seen], used_kib: int, settled: bool) -> int:
+def _rise(case: Case, sample: Optional[Balloon], seen: Optional[DomainHistory], used_kib: int, settled: bool) -> int:
     """Return how much more it will use when the next pass can help it, if it goes on as it did; noise is no rise.
 
     Until then pass the age of this reading and about as long as between this one and the last.
@@ -187,17 +187,17 @@ def _shrinks(case: Case) -> bool:
     return case.request.unheard or (pending_kib is not None and pending_kib < case.balloon.actual_kib)
 
 
-def _is_trend(case: Case, seen: Optional[Seen], used_kib: int) -> bool:
+def _is_trend(case: Case, seen: Optional[DomainHistory], used_kib: int) -> bool:
     """Return whether growth is more than noise: use grew twice in a row, or the guest starves anyway."""
     twice = seen is not None and seen.grew_kib > 0
     return twice or not case.safeties.two_rises or case.balloon.actual_kib - used_kib < case.limits.starvation_kib
 
 
-def _same_size(balloon: Balloon, before: Union[Balloon, Seen]) -> bool:
+def _same_size(balloon: Balloon, before: Union[Balloon, DomainHistory]) -> bool:
     return abs(balloon.actual_kib - before.actual_kib) <= BALLOON_TOLERANCE_KIB
 
 
-def _settled(balloon: Balloon, before: Union[Balloon, Seen, None]) -> bool:
+def _settled(balloon: Balloon, before: Union[Balloon, DomainHistory, None]) -> bool:
     """Return whether *actual* was the same before and after the guest took its reading."""
     return before is not None and _same_size(balloon, before)
 
@@ -229,7 +229,7 @@ def _grown(before: Optional[int], now: Optional[int]) -> int:
     return 0 if now is None or before is None else now - before
 
 
-def _fell_back(balloon: Balloon, before: Union[Balloon, Seen]) -> bool:
+def _fell_back(balloon: Balloon, before: Union[Balloon, DomainHistory]) -> bool:
     """Return whether cumulative counters are lower than before: the guest was reset."""
     return (
         _grown(before.major_faults, balloon.major_faults) < 0
@@ -244,7 +244,7 @@ def _booted_lately(case: Case) -> bool:
     return 0 <= case.wall_s - booted_s < BOOT_GRACE_S
 
 
-def _futile(balloon: Balloon, seen: Seen) -> bool:
+def _futile(balloon: Balloon, seen: DomainHistory) -> bool:
     """Return whether the guest gave memory back and the host kept it, although all was resident (decision 19).
 
     rss holds QEMU's own memory too, so up to that much of the guest's may have been untouched: only a

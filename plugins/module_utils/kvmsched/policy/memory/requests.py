@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, MemoryRecord
 from ...units import mib
-from .history import Seen
+from .history import DomainHistory
 from .limits import most_kib
 
 # A balloon that did less than this share of a request in this time does not follow (squeezed: 5 s). It is left
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     gone: bool = False
 
 
-def request_of(domain: Domain, balloon: Balloon, seen: Optional[Seen], wall_s: float) -> Request:
+def request_of(domain: Domain, balloon: Balloon, seen: Optional[DomainHistory], wall_s: float) -> Request:
     """Return what *domain* was last asked for, and how that stands."""
     record, actual_kib = memory_record(domain), balloon.actual_kib
     pending_kib = pending(domain) if record is not None else None
@@ -71,20 +71,22 @@ def pending(domain: Domain) -> Optional[int]:
         return None
     # Whoever writes a domain's metadata may forge a record.
     intended_kib = min(record.intended_kib, most_kib(balloon))
-    if abs(intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_human(record, balloon):
+    if abs(intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_person(record, balloon):
         return None
     low_kib, high_kib = record.span_kib()
     return intended_kib if low_kib <= balloon.actual_kib <= high_kib else None
 
 
-def set_by_human(record: MemoryRecord, balloon: Balloon) -> bool:
+def set_by_person(record: MemoryRecord, balloon: Balloon) -> bool:
     """Return whether *actual* is neither ours nor the guest's own doing: with autodeflate it takes memory back."""
     if balloon.autodeflate and balloon.actual_kib > record.span_kib()[1]:
         return False
     return record.foreign(balloon.actual_kib)
 
 
-def stuck(domain: Domain, request: Request, least_kib: int, seen: Optional[Seen], wall_s: float) -> Optional[str]:
+def stuck(
+    domain: Domain, request: Request, least_kib: int, seen: Optional[DomainHistory], wall_s: float
+) -> Optional[str]:
     """Return why the balloon is left alone that ignores our last request; *least_kib* is a change worth a command.
 
     After its pause a take counts as gone: the domain is judged as any other, and asked anew. A give stays promised,
@@ -100,16 +102,17 @@ def stuck(domain: Domain, request: Request, least_kib: int, seen: Optional[Seen]
     if followed or not request.late:
         return None
     asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)} was asked {wall_s - record.when_s:.0f} s ago"
-    return f"{asked} and it did not follow; left alone for {_pause_s(seen):.0f} s"
+    pause = f"left alone until {_pause_s(seen):.0f} s after that, then asked again"
+    return f"{asked} and it still has {mib(balloon.actual_kib)}: {pause}; does its balloon driver run?"
 
 
-def _overdue(record: MemoryRecord, seen: Optional[Seen], wall_s: float) -> bool:
+def _overdue(record: MemoryRecord, seen: Optional[DomainHistory], wall_s: float) -> bool:
     """Return whether nothing is awaited of the last request any more; one of the future was made by another clock."""
     age_s = wall_s - record.when_s
     return age_s >= _pause_s(seen) or age_s < -STUCK_AFTER_S
 
 
-def _pause_s(seen: Optional[Seen]) -> int:
+def _pause_s(seen: Optional[DomainHistory]) -> int:
     times = seen.stuck_times if seen is not None else 0
     return min(STUCK_PAUSE_MAX_S, STUCK_PAUSE_S << min(max(0, times - 1), 10))
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way back: every domain to the memory and the statistics period that its record calls original (decision 2)."""
+"""A release: every domain back to the memory and the statistics period that its record calls original (decision 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...units import mib
 from .eligibility import human
 from .guest import Guest
 from .limits import most_kib
-from .requests import memory_record, set_by_human
+from .requests import memory_record, set_by_person
 from .sharing import Draft, Need, Take, pay
 from .supply import HostState
 
@@ -23,7 +23,7 @@ _UNREACHABLE: tuple[MemoryCode, ...] = ("not-running", "busy")
 # Reasons why nothing is known of what a domain uses, however long one waits.
 _SILENT: tuple[MemoryCode, ...] = ("no-stats", "no-driver", "stale")
 
-# Reasons to leave a domain alone that end with its way home.
+# Reasons to leave a domain alone that a release need not heed.
 _SHRUNK_ANYWAY: tuple[MemoryCode, ...] = ("stuck", "inhibited")
 
 # No guest whose kernel drives a balloon lives in less: a record that says so was forged.
@@ -31,7 +31,7 @@ LEAST_ORIGINAL_KIB = 64 * 1024
 
 
 class Why(NamedTuple):
-    """Why a domain is not home yet; ``limited`` and ``command_told`` as in Left."""
+    """Why a domain has not its originals yet; ``limited`` and ``command_told`` as in Left."""
 
     reason: str
     limited: bool = False
@@ -39,9 +39,11 @@ class Why(NamedTuple):
 
 
 @dataclass
-class WayBack:
-    """``retargets`` call back requests that are under way, or make them again. ``left`` maps UUID to why a domain is
-    not home yet. ``adopted`` are those whose size somebody else set: that is their original from now on.
+class MemoryRelease:
+    """A release before it is a plan, by guest.
+
+    ``retargets`` call back requests that are under way, or make them again. ``left`` maps UUID to why a domain has
+    not its originals yet. ``adopted`` are those whose size somebody else set: that is their original from now on.
     """
 
     draft: Draft = field(default_factory=Draft)
@@ -51,9 +53,9 @@ class WayBack:
     adopted: dict[str, Guest] = field(default_factory=dict)
 
 
-def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
-    """Return what brings *guests* home: takes at once down to L, gives by what the host has, periods last."""
-    back = WayBack()
+def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
+    """Return what gives *guests* their originals: takes at once down to L, gives by what the host has, periods last."""
+    back = MemoryRelease()
     for guest in guests:
         why = _plan_one(guest, back)
         if why is not None:
@@ -65,20 +67,21 @@ def way_back(guests: Sequence[Guest], host: HostState) -> WayBack:
         if missing_kib > BALLOON_TOLERANCE_KIB:
             if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
                 back.retargets.append(again(need.guest, need.guest.held_kib))
-            line = f"{mib(missing_kib)} of its {mib(_home(need.guest))} are missing: the host has no more to give now"
+            missing = f"{mib(missing_kib)} of its {mib(_original(need.guest))} are missing"
+            line = f"{missing}: the host has no more to give now"
             # That goes before a limit: the host may have it later.
             back.left[need.guest.uuid] = Left(need.guest.domain.name, need.guest.uuid, line)
     back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
     return back
 
 
-def _home(guest: Guest) -> int:
+def _original(guest: Guest) -> int:
     record = memory_record(guest.domain)
     return min(record.original_kib, most_kib(guest.balloon)) if record else guest.actual_kib
 
 
-def _plan_one(guest: Guest, back: WayBack) -> Optional[Why]:
-    """Add what *guest* needs to *back*; return why that does not bring it home, if so."""
+def _plan_one(guest: Guest, back: MemoryRelease) -> Optional[Why]:
+    """Add what *guest* needs to *back*; return why that does not restore it whole, if so."""
     record = memory_record(guest.domain)
     if guest.domain.record_error:
         left = baseline.left_of(None, guest.domain, memory=True, pins=False)
@@ -87,15 +90,15 @@ def _plan_one(guest: Guest, back: WayBack) -> Optional[Why]:
         return Why(guest.skip[1]) if _owed(guest.domain) else None
     if record is None:
         return None
-    if set_by_human(record, guest.balloon):
+    if set_by_person(record, guest.balloon):
         return _leave(guest, record, back)
-    home_kib = _home(guest)
-    away_kib = home_kib - guest.actual_kib
-    if abs(away_kib) <= BALLOON_TOLERANCE_KIB:
-        return _stay(guest, record, home_kib, back)
-    if away_kib > 0:
-        return _grow(guest, home_kib, back)
-    return _shrink(guest, home_kib, back)
+    original_kib = _original(guest)
+    missing_kib = original_kib - guest.actual_kib
+    if abs(missing_kib) <= BALLOON_TOLERANCE_KIB:
+        return _stay(guest, record, original_kib, back)
+    if missing_kib > 0:
+        return _grow(guest, original_kib, back)
+    return _shrink(guest, original_kib, back)
 
 
 def _owed(domain: Domain) -> bool:
@@ -104,14 +107,14 @@ def _owed(domain: Domain) -> bool:
     return baseline.left_over(record, domain, memory=True, pins=False) is not None
 
 
-def _leave(guest: Guest, record: MemoryRecord, back: WayBack) -> Optional[Why]:
+def _leave(guest: Guest, record: MemoryRecord, back: MemoryRelease) -> Optional[Why]:
     """Leave a size that somebody set where it is, once it is known to be that, and not a guest that boots."""
     code = guest.skip[0] if guest.skip is not None else ""
     if code == "human" and guest.settled:
         return None
     booting = abs(guest.actual_kib - most_kib(guest.balloon)) <= BALLOON_TOLERANCE_KIB
     if booting or not _silent(guest) or not guest.still:
-        line = f"nobody is known to have set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
+        line = f"it is not known whether somebody set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
         return Why(line, limited=_silent(guest))
     back.adopted[guest.uuid] = guest._replace(skip=human(guest.balloon, record))
     return None
@@ -123,20 +126,20 @@ def _silent(guest: Guest) -> bool:
 
 
 def _why_not_judged(guest: Guest) -> str:
-    return guest.skip[1] if guest.skip is not None else "no two equal readings a tick apart"
+    return guest.skip[1] if guest.skip is not None else "no two equal readings a statistics period apart"
 
 
-def _stay(guest: Guest, record: MemoryRecord, home_kib: int, back: WayBack) -> Optional[Why]:
-    """It is home: only a request that would still lead it away is called back, even one that seems forgotten."""
-    if abs(record.intended_kib - home_kib) < PAGE_KIB:
+def _stay(guest: Guest, record: MemoryRecord, original_kib: int, back: MemoryRelease) -> Optional[Why]:
+    """Leave a guest that has its original as it is; call back a request that would still change it, even an old one."""
+    if abs(record.intended_kib - original_kib) < PAGE_KIB:
         return None
-    if (needed := _needed(guest, home_kib, back)) is not None:
+    if (needed := _needed(guest, original_kib, back)) is not None:
         return needed
-    back.retargets.append(retarget(guest, record.intended_kib, home_kib, "back to its original"))
+    back.retargets.append(retarget(guest, record.intended_kib, original_kib, "back to its original"))
     return None
 
 
-def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
+def _needed(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
     """Return why what is on its way to a guest is not called back: it may have that already, and need it.
 
     Of a guest that has no driver nothing is on its way.
@@ -145,84 +148,90 @@ def _needed(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
         return None
     silent_kib = 0 if guest.unheard else guest.held_kib - guest.actual_kib
     needs_kib = guest.lower_kib + silent_kib if guest.fresh else guest.pending_kib
-    if min(guest.pending_kib, needs_kib) <= home_kib:
+    if min(guest.pending_kib, needs_kib) <= original_kib:
         return None
     back.retargets.append(again(guest, guest.pending_kib))
-    return Why(f"on its way to {mib(guest.pending_kib)}, more than its {mib(home_kib)}, and may need that")
+    way = f"on its way to {mib(guest.pending_kib)}, more than its {mib(original_kib)}"
+    return Why(f"{way}, and may need that")
 
 
-def _grow(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
-    """Growing needs no statistics: what the host has is enough.
+def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
+    """Grow a guest to its original. That needs no statistics: what the host has is enough.
 
     What was promised already is asked for again: whether it ever was is not known, should its pass have died.
     """
-    if (needed := _needed(guest, home_kib, back)) is not None:
+    if (needed := _needed(guest, original_kib, back)) is not None:
         return needed
-    target_kib = min(home_kib, guest.hard_ceiling_kib)
+    target_kib = min(original_kib, guest.hard_ceiling_kib)
     if target_kib > guest.held_kib + BALLOON_TOLERANCE_KIB:
-        back.draft.needs.append(_homesick(guest, target_kib - guest.held_kib, home_kib))
-    if target_kib < home_kib:
-        return Why(f"its limits allow {mib(target_kib)} of its {mib(home_kib)}", limited=True)
+        back.draft.needs.append(_need_of(guest, target_kib - guest.held_kib, original_kib))
+    if target_kib < original_kib:
+        return Why(
+            f"its limits allow {mib(target_kib)} of its {mib(original_kib)}: raise that of its cgroup", limited=True
+        )
     if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
-        move = again(guest, home_kib)
+        move = again(guest, original_kib)
         back.retargets.append(move)
-        if move.after_kib != home_kib:
-            told = f"{mib(guest.held_kib)} was asked before, {mib(guest.actual_kib)} is told of it"
-            return Why(f"{told}: asked for a page less, which its driver answers")
+        if move.after_kib != original_kib:
+            told = f"{mib(guest.held_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
+            return Why(f"{told}: asked for a page less, so that its driver answers")
     return None
 
 
-def _homesick(guest: Guest, kib: int, home_kib: int) -> Need:
+def _need_of(guest: Guest, kib: int, original_kib: int) -> Need:
     survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.held_kib) if guest.starved else 0
-    need = Need(guest, survive_kib, 0, max(0, kib - survive_kib), 0, f"back to its original {mib(home_kib)}")
+    need = Need(guest, survive_kib, 0, max(0, kib - survive_kib), 0, f"back to its original {mib(original_kib)}")
     return need.at_most(kib)
 
 
-def _shrink(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
-    """Down to its original at once, but never below L, and only where L is known."""
+def _shrink(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
+    """Shrink a guest to its original at once, but never below L, and only where L is known."""
     if not _at_rest(guest):
-        return _move_on(guest, home_kib, back)
+        return _move_on(guest, original_kib, back)
     if guest.limits.mode == "grow-only":
-        return Why(f"not shrunk to its {mib(home_kib)}: mode grow-only", limited=True)
-    target_kib = max(home_kib, guest.lower_kib)
+        return Why(f"not shrunk to its {mib(original_kib)}: its mode is grow-only, change that first", limited=True)
+    target_kib = max(original_kib, guest.lower_kib)
     kib = guest.actual_kib - target_kib
-    if kib >= guest.limits.min_change_kib or (target_kib == home_kib and kib > 0):
-        back.draft.takes.append(Take(guest, kib, f"back to its original {mib(home_kib)}"))
-    return None if target_kib == home_kib else _too_small(guest, home_kib)
+    if kib >= guest.limits.min_change_kib or (target_kib == original_kib and kib > 0):
+        back.draft.takes.append(Take(guest, kib, f"back to its original {mib(original_kib)}"))
+    return None if target_kib == original_kib else _needs_more(guest, original_kib)
 
 
-def _too_small(guest: Guest, home_kib: int) -> Why:
-    line = f"used {mib(guest.used_kib)} and starvation {mib(guest.limits.starvation_kib)}"
-    text = f"not shrunk to its {mib(home_kib)}: it needs {mib(guest.lower_kib)} ({line}, floor included)"
-    return Why(text, limited=home_kib < LEAST_ORIGINAL_KIB)
+def _needs_more(guest: Guest, original_kib: int) -> Why:
+    needs = f"used {mib(guest.used_kib)} + starvation {mib(guest.limits.starvation_kib)}"
+    line = f"{needs}, at least its floor {mib(guest.limits.floor_kib)}"
+    text = (
+        f"not shrunk to its {mib(original_kib)}: it needs {mib(guest.lower_kib)} ({line}); release it when it uses less"
+    )
+    return Why(text, limited=original_kib < LEAST_ORIGINAL_KIB)
 
 
 def _at_rest(guest: Guest) -> bool:
     """Return whether L is known. A take that may never have been made, should its pass have died, is made again."""
     given = guest.pending_kib is not None and guest.pending_kib > guest.actual_kib
-    # Of one whose memory the host keeps it gets nothing back, but that one is home then.
+    # Of one whose memory the host keeps it gets nothing back, but that guest has its original then.
     willing = guest.skip is None or guest.skip[0] in _SHRUNK_ANYWAY
     return guest.fresh and guest.settled and not given and willing
 
 
-def _move_on(guest: Guest, home_kib: int, back: WayBack) -> Optional[Why]:
-    """It may not be shrunk now; but what leads it too far is called back.
+def _move_on(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
+    """Call back what would make a guest too small, although it may not be shrunk now.
 
     Where its use is not known, to what it has: should its request never have been made, anything less would shrink it.
     """
-    least_kib = max(home_kib, guest.lower_kib) if guest.fresh else guest.actual_kib
+    least_kib = max(original_kib, guest.lower_kib) if guest.fresh else guest.actual_kib
     after_kib = min(guest.actual_kib, least_kib)
-    if guest.pending_kib is not None and guest.pending_kib < home_kib - BALLOON_TOLERANCE_KIB:
+    if guest.pending_kib is not None and guest.pending_kib < original_kib - BALLOON_TOLERANCE_KIB:
         back.retargets.append(retarget(guest, guest.pending_kib, after_kib, "back to its original"))
-        if after_kib <= home_kib:
+        if after_kib <= original_kib:
             return None
     elif guest.pending_kib is not None and guest.fresh:
         if guest.pending_kib > guest.actual_kib:
             back.retargets.append(again(guest, guest.pending_kib))
         return Why(f"on its way from {mib(guest.actual_kib)} to {mib(guest.pending_kib)}")
-    if guest.fresh and guest.lower_kib > home_kib:
-        return _too_small(guest, home_kib)
-    return Why(f"not shrunk to its {mib(home_kib)}: {_why_not_judged(guest)}", limited=_silent(guest))
+    if guest.fresh and guest.lower_kib > original_kib:
+        return _needs_more(guest, original_kib)
+    return Why(f"not shrunk to its {mib(original_kib)}: {_why_not_judged(guest)}", limited=_silent(guest))
 
 
 def again(guest: Guest, target_kib: int) -> BalloonMove:
@@ -234,7 +243,7 @@ def again(guest: Guest, target_kib: int) -> BalloonMove:
     record = memory_record(guest.domain)
     if record is not None and (guest.unheard or record.reach_kib) and abs(record.intended_kib - target_kib) < PAGE_KIB:
         target_kib -= PAGE_KIB
-    why = f"asked again: {mib(guest.held_kib)} was promised"
+    why = f"asked again: {mib(guest.held_kib)} was promised, it has {mib(guest.actual_kib)}"
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 

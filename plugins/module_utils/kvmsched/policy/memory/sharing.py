@@ -21,7 +21,7 @@ LEAST_SURVIVAL_KIB = 8 * 1024
 
 
 def water_fill(claims: Sequence[int], weights: Sequence[float], pool: int) -> list[int]:
-    """Weighted max-min: each gets min(claim, level * weight), with the highest level that *pool* allows.
+    """Share *pool* by weighted max-min: each gets min(claim, level * weight), with the highest level that it allows.
 
     KiB in, KiB out; at most *pool* in sum. O(n log n). (Bertsekas and Gallager, Data Networks, 6.5.2.)
     """
@@ -55,10 +55,12 @@ class Need:
 
     @property
     def urgent_kib(self) -> int:
+        """Return the part without which it dies, or is below its floor."""
         return self.survive_kib + self.floor_kib
 
     @property
     def total_kib(self) -> int:
+        """Return all of it."""
         return self.survive_kib + self.floor_kib + self.debt_kib + self.comfort_kib
 
     def at_most(self, kib: int) -> Need:
@@ -223,8 +225,9 @@ def _by_urgency(needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: i
 def max_min(
     claims: Sequence[int], weights: Sequence[float], pools: Sequence[Sequence[str]], left_kib: Mapping[str, int]
 ) -> list[int]:
-    """Weighted max-min over pools that overlap: a share grows until its claim is met or one of its *pools* is empty.
+    """Share by weighted max-min over pools that overlap: a share grows until its claim is met or a pool of it is empty.
 
+    *claims* and *left_kib* are KiB, *pools* the names of those that each claim is paid from; KiB for each claim out.
     All open shares grow together, by weight, from one event to the next: a claim is met, or a pool is empty.
     O(m log m) for m memberships. (Bertsekas and Gallager, Data Networks, 6.5.2.)
     """
@@ -271,7 +274,7 @@ class _Pool:
 
     @property
     def empty_at(self) -> float:
-        """The level at which it will be empty, if all that are in it now go on."""
+        """Return the level at which it will be empty, if all that are in it now go on."""
         return self._level + self._left / self.weight if self.count else math.inf
 
     def leave(self, weight: float, level: float) -> None:
@@ -315,7 +318,10 @@ class Take:
 
 @dataclass
 class Draft:
-    """``needs`` are all that were found, ``grants`` what they get; ``notes`` says why waste stays."""
+    """A plan before it is moves: ``needs`` are all that were found, ``grants`` what they get.
+
+    ``notes`` says why waste stays.
+    """
 
     takes: list[Take] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
@@ -324,6 +330,7 @@ class Draft:
 
     @property
     def granted_kib(self) -> int:
+        """Return the sum of all grants."""
         return sum(grant.kib for grant in self.grants)
 
 
@@ -339,7 +346,7 @@ def symptoms(guest: Guest) -> str:
     words = []
     if guest.held_kib < limits.floor_kib - BALLOON_TOLERANCE_KIB:
         words.append(f"below its floor {mib(limits.floor_kib)}")
-    sign = "<" if guest.starved else "of"
+    sign = "<" if guest.starved else ">="
     usable = f"usable {mib(guest.available_kib)} {sign} {mib(limits.starvation_kib)}"
     words.append(f"{usable}, used {mib(guest.busy_kib)}")
     if guest.debt_kib:

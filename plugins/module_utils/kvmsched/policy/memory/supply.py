@@ -85,7 +85,7 @@ class HostState:
 
     @property
     def rooms_kib(self) -> dict[str, int]:
-        """The supply of each room."""
+        """Return the supply of each room, by its name."""
         return {name: room.supply_kib for name, room in self.rooms.items()}
 
 

@@ -9,7 +9,7 @@ Read in this order:
 - allowed, dedicated, records, eligibility: who may be moved, and where.
 - world, problem: both as a placement problem. numa, hold: what else keeps a vCPU where it is.
 - bounds, planners, search: few moves to balance. certainty: is it worth it. cores: who shares one at equal work.
-- drafts: what to do in this pass. outcome: the plan of that.
+- proposal: what to do in this pass. outcome: the plan of that.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Optional, Sequence
 
 from ...config import VcpuPolicy
 from ...model import Snapshot, VcpuPlan
-from .drafts import decide_on, moved
 from .floating import fences
 from .history import VcpuHistory, key_of
 from .hold import budgeted
 from .outcome import about_placing, budget_left, history_of, plan_of
 from .problem import NOWHERE
-from .restore import way_back
+from .proposal import decide_on, moved
+from .restore import release_pins
 from .safeties import ALL, Safeties
 from .scene import as_auto, look
 
@@ -43,12 +43,12 @@ def decide(
     """
     scene = look(snapshots, policy, history, safeties)
     decision = decide_on(scene)
-    changes = moved(scene.world, decision.draft.where)
+    changes = moved(scene.world, decision.proposal.where)
     moving = [scene.world.seats[item] for item in changes]
     found = fences(scene, budget_left(scene, len(moving)), {key_of(seat.domain, seat.vcpu) for seat in moving})
     placed = [item for item in changes if scene.world.allowed.now[item] == NOWHERE]
     placing = about_placing(scene, placed, fences(as_auto(scene), None)) if placed else ""
-    return plan_of(scene, decision.draft, found, placing), history_of(scene, decision, found)
+    return plan_of(scene, decision.proposal, found, placing), history_of(scene, decision, found)
 
 
 def release(
@@ -60,7 +60,7 @@ def release(
     """
     policy = replace(policy, pcpus=None, selection=policy.selection.among(snapshots[-1]))
     scene = look(snapshots, policy, history, ALL)
-    back = way_back(scene.now, policy, scene.dedicated)
+    back = release_pins(scene.now, policy, scene.dedicated)
     plan = VcpuPlan(
         before=scene.figures,
         after=scene.figures_after(back.moves),

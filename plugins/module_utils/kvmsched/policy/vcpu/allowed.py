@@ -182,7 +182,7 @@ def _within(mask: CpuSet, limit: Optional[CpuSet]) -> CpuSet:
 
 
 def check_pcpus(snapshot: Snapshot, policy: VcpuPolicy) -> None:
-    """ValueError, in one line, if the policy names a pCPU that is not there."""
+    """Raise ValueError, in one line, if the policy names a pCPU that is not there."""
     online = snapshot.host.topology.online
     if policy.pcpus is not None and not policy.pcpus <= online:
         raise ValueError(f"pcpus: got {format_cpuset(policy.pcpus)}, allowed: online pCPUs {format_cpuset(online)}")

@@ -31,7 +31,7 @@ _MOST_CLASSES = 64
 
 
 def _confined(problem: Problem) -> Iterator[tuple[Sequence[int], list[float]]]:
-    """Sets of bins, each with the loads, largest first, that can't leave it."""
+    """Yield sets of bins, each with the loads, largest first, that can't leave it."""
     by_class = _by_class(problem)
     sets = {reach: frozenset(problem.classes[reach]) for reach in by_class}
     everything = frozenset().union(*sets.values())
@@ -57,7 +57,7 @@ def _fluid(problem: Problem, bins: Iterable[int], load: float) -> float:
 
 
 def _pigeonholes(problem: Problem, bins: Sequence[int], loads: Sequence[float]) -> list[float]:
-    """k * m + 1 items in m bins put k + 1 of them into one, which is at least the k + 1 smallest of them."""
+    """Return the bound of pigeonholes: k * m + 1 items in m bins put k + 1 into one, at least the smallest k + 1."""
     size = max(problem.capacity[b] for b in bins)
     fixed = min(problem.fixed[b] / problem.capacity[b] for b in bins)
     bounds = [0.0]
@@ -71,7 +71,7 @@ def _pigeonholes(problem: Problem, bins: Sequence[int], loads: Sequence[float]) 
 
 
 def moves_bound(problem: Problem, target: float) -> int:
-    """Moves that any plan needs before each bin is at most *target*, or holds at most one item that is not idle.
+    """Return how many moves any plan needs before each bin is at most *target*, or has one busy item at most.
 
     Per bin: the fewest items, largest first, that cover what is too much; or all but one of those
     that are not idle. An item without a bin costs no move here.
@@ -149,7 +149,7 @@ def _highest(
 
 
 def _level(problem: Problem, bins: Iterable[int], loads: list[float]) -> float:
-    """The level of *bins* under *loads* (largest first), where what fills a bin alone is set aside with its bin."""
+    """Return the level of *bins* under *loads* (largest first), without what fills a bin alone."""
     free = sorted(bins, key=lambda b: problem.fixed[b] / problem.capacity[b])
     heavier = 1 + max(problem.kappa[b] * len(problem.mates[b]) for b in free)
     size = problem.capacity[free[0]]

@@ -43,7 +43,7 @@ class Gain:
 
     @functools.cached_property
     def drop(self) -> float:
-        """By how much the imbalance surely falls, as a fraction."""
+        """Return by how much the imbalance surely falls, as a fraction."""
         return self._judge.drop(self._after, self._moves) if self._moves else 0.0
 
     @functools.cached_property
@@ -80,8 +80,8 @@ class Judge:
     def __init__(self, world: World, before: Sequence[int], doubt: bool = True, window_s: float = 0.0) -> None:
         self._world, self._before, self._doubt = world, before, doubt
         self.work_per_move = min(WORK_PER_MOVE, _WORK_PER_MOVE_S / window_s) if window_s else WORK_PER_MOVE
-        self._planned = _Reading(world, before, world.problem.load)
-        self._mean = _Reading(world, before, world.mean)
+        self._planned = _Assumption(world, before, world.problem.load)
+        self._mean = _Assumption(world, before, world.mean)
         self._variance = [0.0] * len(world.bins)
         for bin_, part in zip(before, world.variance):
             if bin_ != NOWHERE:
@@ -89,14 +89,14 @@ class Judge:
         self._work = world.problem.work(self._mean.totals, _if_any(self._variance))
 
     @functools.cached_property
-    def _raised(self) -> _Reading:
+    def _raised(self) -> _Assumption:
         """Return the loads with every wait believed in full."""
         loads = [min(1.0, load + d.high - d.low) for load, d in zip(self._world.problem.load, self._world.demands)]
-        return _Reading(self._world, self._before, loads)
+        return _Assumption(self._world, self._before, loads)
 
     @functools.cached_property
     def _doubted(self) -> dict[int, list[float]]:
-        """The loads less (-1) or more (1) their doubt: not beyond what was seen running, nor over a whole pCPU."""
+        """Return the loads less (-1) or more (1) their doubt: not below what ran, nor over a whole pCPU."""
         world = self._world
         load, doubt = world.problem.load, world.doubt
         runs = [demand.run for demand in world.demands]
@@ -107,7 +107,7 @@ class Judge:
 
     @functools.cached_property
     def _stacked(self) -> dict[int, list[float]]:
-        """The load of each bin, without what floats, if that of all its items is less (-1), sure, or more (1)."""
+        """Return each bin's load, without what floats, if that of all its items is less (-1), sure, or more (1)."""
         readings = {side: self._world.stacked(self._before, loads) for side, loads in self._doubted.items()}
         return {0: self._planned.stacked, **readings}
 
@@ -139,7 +139,7 @@ class Judge:
         then, now = min(self._world.levels(self._before, touched)), min(self._world.levels(after, touched))
         return 1.0 if then == now else now / then
 
-    def _drop(self, reading: _Reading, after: Sequence[int], moves: _Moves) -> float:
+    def _drop(self, reading: _Assumption, after: Sequence[int], moves: _Moves) -> float:
         """Return by how much the imbalance falls, by one reading."""
         return reading.imbalance - self._world.problem.imbalance(reading.after(after, moves))
 
@@ -159,7 +159,7 @@ class Judge:
 _Moves = Sequence[tuple[int, int, int]]
 
 
-class _Reading:
+class _Assumption:
     """Loads as they may be, and what they make of the bins as everything is *before*."""
 
     def __init__(self, world: World, before: Sequence[int], load: Sequence[float]) -> None:

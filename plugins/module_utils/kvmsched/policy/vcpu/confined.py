@@ -36,7 +36,8 @@ def confined(world: World, where: Sequence[int], affinity: Affinity) -> Optional
         return None
     told = [*list(names)[:_MOST_NAMES], *([f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else [])]
     count = f"{len(idle)} idle pCPU{'s are' if len(idle) > 1 else ' is'}"
-    return f"{', '.join(told)}: wait on pCPU {format_cpuset(places)}, and {count} forbidden to them by their definition"
+    waits = f"{', '.join(told)}: wait on pCPU {format_cpuset(places)}"
+    return f"{waits}, and {count} forbidden to them by their definition: widen that"
 
 
 def _pcpus(world: World, bins: Sequence[int]) -> CpuSet:

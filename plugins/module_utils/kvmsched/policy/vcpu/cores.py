@@ -72,16 +72,16 @@ class _Cores:
             home = min(homes, key=lambda core: (-homes[core], core))
             taken = {where[i] for i in members}
             for item in members:
-                if where[item] != NOWHERE and self._core[where[item]] != home and not self._held(item):
+                if where[item] != NOWHERE and self._core[where[item]] != home and not self._stays(item):
                     other = self._partner(where, item, home, taken)
                     if other is not None:
                         yield item, other
 
-    def _held(self, item: int) -> bool:
-        return self._world.problem.held[item]
+    def _stays(self, item: int) -> bool:
+        return self._world.problem.stays[item]
 
     def _partner(self, where: Sequence[int], item: int, home: int, taken: set[int]) -> Optional[int]:
-        """The one on core *home* whose load is nearest to that of *item*, and that leaves none of its own there."""
+        """Return who on core *home* has a load nearest to that of *item*, and leaves none of its own there."""
         problem, mean = self._world.problem, self._world.mean
         here = [i for i, b in enumerate(where) if b != NOWHERE and self._core[b] == home]
         groups = Counter(self._group.get(i) for i in here)
@@ -89,7 +89,7 @@ class _Cores:
             other
             for other in here
             if where[other] not in taken
-            and not problem.held[other]
+            and not problem.stays[other]
             and (other not in self._group or groups[self._group[other]] == 1)
             and where[other] in self._inside[problem.reach[item]]
             and where[item] in self._inside[problem.reach[other]]

@@ -22,7 +22,7 @@ Ground = Literal["real-time", "definition", "marked"]
 
 @dataclass(frozen=True)
 class Dedication:
-    """``pcpus`` are given to no other domain; ``preferred`` only while the others have no room.
+    """Whose own which pCPUs are: ``pcpus`` are given to no other domain, ``preferred`` only if others have no room.
 
     ``own``: vCPU -> the pCPUs that are its own, of either kind. ``overlapping``: pCPU -> the names of the domains of
     which each pins a vCPU to that pCPU alone: it belongs to none of them. ``too_many``: the names of the domains
@@ -100,7 +100,7 @@ def _pinned(domain: Domain, affinity: Affinity) -> _Pinned:
 
 
 def _namers(pinned: Mapping[str, _Pinned]) -> _Namers:
-    """pCPU -> the vCPUs whose definition names it; of many, enough to know that they are many."""
+    """Return the vCPUs whose definition names a pCPU, by pCPU; of many, enough to know that they are many."""
     by_mask: dict[CpuSet, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for uuid, vcpus_of in pinned.items():
         for vcpu, mask in vcpus_of:
@@ -142,7 +142,7 @@ def _unnamed_by_others(mask: CpuSet, domain: Domain, namers: _Namers) -> CpuSet:
 
 
 def _alone(mask: CpuSet, vcpu: VcpuKey, namers: _Namers) -> CpuSet:
-    """One pCPU that *vcpu* names alone, or two that it and another one of its domain name alone (a core's threads)."""
+    """Return the pCPU that *vcpu* names alone, or two that two of its domain name alone (a core's threads)."""
     who = namers[min(mask)]
     same = len(mask) <= 2 and all(namers[pcpu] == who for pcpu in mask)
     return mask if same and len(who) == len(mask) and {uuid for uuid, _number in who} == {vcpu[0]} else frozenset()

@@ -65,7 +65,7 @@ class Loads:
 
     @property
     def resolution(self) -> float:
-        """The least load that can be told from none: one tick of the window."""
+        """Return the least load that can be told from none: one clock tick of the window."""
         return TICK_S / self.window_s if self.window_s else 0.0
 
 
@@ -114,7 +114,7 @@ def _weights(rates: Sequence[tuple[Domain, Vcpu, float, float]]) -> list[float]:
 
 
 def _rates(first: Snapshot, last: Snapshot, window_s: float) -> list[tuple[Domain, Vcpu, float, float]]:
-    """(domain, vCPU, share run, share waited) of each vCPU that is known."""
+    """Yield domain, vCPU, share run and share waited (0 to 1) of each vCPU that is known."""
     before = {(d.uuid, d.id): d.vcpus for d in first.domains}
     window_ns = window_s * 1e9
     rates = []
@@ -177,7 +177,7 @@ def _busy(
 def _foreign(
     busy: Mapping[int, float], pinned: Mapping[int, float], floating: Mapping[CpuSet, float]
 ) -> dict[int, float]:
-    """Busy time that no vCPU explains. What floated is taken to have run where busy time is left to explain."""
+    """Return busy time that no vCPU explains. What floated is taken to have run where busy time is left to explain."""
     left = {pcpu: max(0.0, share - pinned.get(pcpu, 0.0)) for pcpu, share in busy.items()}
     for place, run in sorted(floating.items(), key=lambda item: (len(item[0]), sorted(item[0]))):
         room = sum(left.get(pcpu, 0.0) for pcpu in place)
@@ -209,7 +209,7 @@ def _confined(first: Snapshot, last: Snapshot, window_s: float) -> Optional[dict
 def _spread(
     foreign: Mapping[int, float], bound: Mapping[int, float], confined: Mapping[CpuSet, float], isolated: CpuSet
 ) -> dict[int, float]:
-    """*foreign*, but what is not *bound* to its pCPU lies evenly over where it may run: the kernel moves it there.
+    """Spread what of *foreign* is not *bound* to its pCPU evenly over where it may run: the kernel moves it there.
 
     It was seen where vCPUs left room in this window, so counting it there would keep them where they are.
     What is not *confined* may run anywhere. No part counts for more than was seen where it may run.

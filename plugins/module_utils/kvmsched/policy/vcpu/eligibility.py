@@ -1,13 +1,14 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which domains get a turn, and why the others get none: all reasons are in one table, REASONS, in their order."""
+"""Which domains may be moved, and why the others are skipped: all reasons are in one table, REASONS, in their order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Callable, Collection, Iterator, Optional
 
+from ...baseline import fault
 from ...config import VcpuPolicy
 from ...model import Adoption, Domain, Skip, Snapshot, VcpuCode
 from ...units import CpuSet, format_cpuset
@@ -22,8 +23,8 @@ FOREIGN_PASSES = 2
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Who gets a turn. ``usable`` are the pCPUs that any of the ``seats`` may be given, or could be."""
+class Eligible:
+    """Who may be moved. ``usable`` are the pCPUs that any of the ``seats`` may be given, or could be."""
 
     usable: CpuSet
     seats: tuple[Seat, ...]
@@ -32,8 +33,10 @@ class Turns:
     mismatched: frozenset[str]
 
 
-def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: Masks, dedicated: Dedication) -> Turns:
-    """Sort the chosen domains into those that get a turn and those that don't."""
+def eligible(
+    snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: Masks, dedicated: Dedication
+) -> Eligible:
+    """Sort the selected domains into those that may be moved and those that are skipped."""
     seats: list[Seat] = []
     skips: list[Skip] = []
     adoptions: list[Adoption] = []
@@ -53,7 +56,7 @@ def turns(snapshot: Snapshot, policy: VcpuPolicy, history: VcpuHistory, masks: M
         if skip.code == "human" and case.adoption:
             adoptions.append(case.adoption)
     usable = (masks.host() - masks.avoided).union(*{seat.allowed for seat in seats})
-    return Turns(usable, tuple(seats), tuple(skips), tuple(adoptions), frozenset(mismatched))
+    return Eligible(usable, tuple(seats), tuple(skips), tuple(adoptions), frozenset(mismatched))
 
 
 def dedication_on(snapshot: Snapshot, policy: VcpuPolicy) -> Dedication:
@@ -77,7 +80,7 @@ def masks_for(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication, loa
 
 @dataclass(frozen=True)
 class _Case:
-    """One domain and what decides whether it gets a turn.
+    """One domain and what decides whether it may be moved.
 
     ``mismatch``: how its affinity was changed past libvirt; ``backed_off_s``: how long it is left alone
     for that; ``adoption``: what somebody else pinned, ``grace_s``: how long that is left alone. ``named``: the
@@ -97,13 +100,15 @@ class _Case:
 
     def not_running(self) -> Optional[str]:
         state = self.domain.state
-        return f"{state}: only running domains are moved" if state != "running" else None
+        return f"it is {state}: judged again once it runs" if state != "running" else None
 
     def busy(self) -> Optional[str]:
         return self.domain.busy
 
     def ignored(self) -> Optional[str]:
-        return "its vCPU mode is ignore, by a rule or by its owner" if self.mode == "ignore" else None
+        if self.mode != "ignore":
+            return None
+        return "its vCPU mode is ignore, by a rule or by its owner: another mode there has it judged"
 
     def managed(self) -> Optional[str]:
         by = self.domain.managed_by
@@ -121,11 +126,13 @@ class _Case:
         )
 
     def marked_dedicated(self) -> Optional[str]:
-        return "its vCPU mode is dedicated, by a rule or by its owner" if self.mode == "dedicated" else None
+        if self.mode != "dedicated":
+            return None
+        return "its vCPU mode is dedicated, by a rule or by its owner: its pins stay as they are"
 
     def own_pcpus(self) -> Optional[str]:
         whole = self.dedicated.whole(self.domain)
-        return "its definition pins each vCPU to a pCPU of its own" if whole else None
+        return "its definition pins each vCPU to a pCPU of its own: its pins stay as they are" if whole else None
 
     def overlapping(self) -> Optional[str]:
         if not self.dedicated.overlapping:
@@ -144,7 +151,7 @@ class _Case:
         return self.mode if self.mode != "auto" else None
 
     def record(self) -> Optional[str]:
-        return self.domain.record_error
+        return fault(self.domain)
 
     def foreign_pin(self) -> Optional[str]:
         return self.mismatch
@@ -153,20 +160,24 @@ class _Case:
         left_s = self.backed_off_s
         if left_s <= 0:
             return None
-        return f"its affinity was changed past libvirt (by numad, cset, taskset?): left alone for {left_s:.0f} s more"
+        return (
+            f"its affinity was changed past libvirt (numad, cset, taskset?): left alone for {left_s:.0f} s more (grace)"
+        )
 
     def human(self) -> Optional[str]:
         return self.adoption.reason if self.adoption else None
 
     def in_grace(self) -> Optional[str]:
         left_s = self.grace_s
-        return f"a pin that somebody else set is left alone for {left_s:.0f} s more" if left_s > 0 else None
+        return f"somebody else set a pin of it: left alone for {left_s:.0f} s more (grace)" if left_s > 0 else None
 
     def empty_set(self) -> Optional[str]:
         empty = next((seat.vcpu for seat in self.seats if not seat.allowed), None)
         if empty is None:
             return None
-        return f"no pCPU is left for vCPU {empty.id}: {self.masks.explain_empty(self.domain, empty)}"
+        return (
+            f"no pCPU is left for vCPU {empty.id}, change one of these: {self.masks.explain_empty(self.domain, empty)}"
+        )
 
 
 # The first that applies is the reason: first the state of the domain, then its owner's word, then the work of others.
@@ -200,7 +211,7 @@ def _refusal(case: _Case) -> Optional[Skip]:
 
 
 def skipped(domain: Domain, code: VcpuCode, reason: str) -> Skip:
-    """Return the line that says why *domain* gets no turn."""
+    """Return the line that says why *domain* is skipped."""
     return Skip(domain.name, domain.uuid, code, reason)
 
 
@@ -247,7 +258,7 @@ def _case(
 
 
 def _seats(domain: Domain, masks: Masks, dedicated: Dedication) -> Iterator[Seat]:
-    """The vCPUs that may be moved: none that has pCPUs of its own, and none that somebody put on isolated ones."""
+    """Yield the vCPUs that may be moved: none that has pCPUs of its own, none that somebody put on isolated ones."""
     for vcpu in domain.vcpus:
         if (domain.uuid, vcpu.id) not in dedicated.own:
             seat = Seat(domain, vcpu, masks.allowed(domain, vcpu), masks.runs_on(domain, vcpu))
@@ -280,6 +291,6 @@ def _foreign_affinity(domain: Domain, masks: Affinity) -> Optional[str]:
         if configured and real != configured and (real & masks.online ^ configured) - masks.isolated:
             return (
                 f"vCPU {vcpu.id} is configured for pCPU {format_cpuset(configured)}"
-                f" but runs on {format_cpuset(real) or 'none'}: changed past libvirt"
+                f" but runs on {format_cpuset(real) or 'none'}: changed past libvirt (numad, cset, taskset?)"
             )
     return None

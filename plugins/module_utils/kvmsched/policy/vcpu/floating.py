@@ -67,7 +67,7 @@ def moves_of(found: list[Fence]) -> list[PinMove]:
 
 def _given_back(scene: Scene, crowd: Optional[_Crowd]) -> Iterator[Fence]:
     """Yield what we narrowed, but for trials that go on or went well; and what a rule says to widen."""
-    for seat in scene.turns.seats:
+    for seat in scene.eligible.seats:
         trial = scene.past.trials.get(key_of(seat.domain, seat.vcpu))
         if trial is not None and trial.after == seat.vcpu.pin:
             original = ours(seat.domain, seat.vcpu, scene.now.host.uuid)
@@ -118,10 +118,10 @@ def failed(trial: Trial, number: int) -> bool:
 
 
 def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
-    """What floats beyond its rule's pCPUs, away from its memory, or within a set that is overfull beside a free one."""
+    """Yield what floats beyond its rule's pCPUs, away from its memory, or in an overfull set beside a free one."""
     if scene.past.number + 1 < scene.policy.hold and scene.patient:
         return
-    for seat in scene.turns.seats:
+    for seat in scene.eligible.seats:
         key = key_of(seat.domain, seat.vcpu)
         if len(seat.now) < 2 or not seat.allowed or scene.past.resting.get(key, 0.0) > scene.now.monotonic_s:
             continue
@@ -132,9 +132,11 @@ def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
         elif near is not None and not seat.now <= near and crowd.has_room(seat):
             yield Fence(seat, seat.allowed, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
         else:
+            full = crowd.level(seat.now)
             better = crowd.better(seat)
             if better is not None:
-                text = f"pCPUs {format_cpuset(seat.now)} are overfull, {format_cpuset(better)} have room"
+                overfull = f"pCPUs {format_cpuset(seat.now)} are wanted by {100 * full:.0f} % each"
+                text = f"{overfull}, {format_cpuset(better)} have room"
                 yield Fence(seat, better, text, trial=True)
 
 
@@ -148,14 +150,14 @@ class _Crowd:
         self._groups = [
             group
             for granularity in ("core", "llc", "cell")
-            for group in bins_of(pcpus, scene.turns.usable, scene.masks.isolated, granularity)
+            for group in bins_of(pcpus, scene.eligible.usable, scene.masks.isolated, granularity)
         ]
         self._totals = self._laid(self._floating)
 
     def _laid(self, floating: dict[CpuSet, float]) -> list[float]:
         return self._world.totals(self._world.allowed.now, self._world.mean, floating)
 
-    def _level(self, pcpus: CpuSet) -> float:
+    def level(self, pcpus: CpuSet) -> float:
         """Return the load per pCPU of those of *pcpus* that are in a bin."""
         bins = {self._world.bin_of[p] for p in pcpus if p in self._world.bin_of}
         return sum(self._totals[b] for b in bins) / max(1, sum(self._world.problem.capacity[b] for b in bins))
@@ -166,7 +168,7 @@ class _Crowd:
 
     def _fits(self, seat: Seat, place: CpuSet, most: float = 1.0) -> bool:
         inside = len(place & seat.now) / len(seat.now)
-        return self._level(place) + self._load(seat) * (1 - inside) / len(place) <= most
+        return self.level(place) + self._load(seat) * (1 - inside) / len(place) <= most
 
     def has_room(self, seat: Seat) -> bool:
         """Return whether *seat* fits into where it may run; then it counts there."""
@@ -176,20 +178,20 @@ class _Crowd:
         return True
 
     def keeps(self, seat: Seat, original: CpuSet) -> bool:
-        """Whether a reason of now would bring *seat* from *original* to where it is: who remembers no trial asks."""
+        """Return whether a reason of now would bring *seat* from *original* to where it is, for no trial is known."""
         near = self._scene.masks.numa(seat.domain, seat.vcpu)
         if near is not None and not original <= near and seat.now == seat.allowed:
             return self._fits(seat, seat.now, CROWDED)
         return seat.now <= self._scene.masks.isolated and not self._fits(seat, original)
 
     def better(self, seat: Seat) -> Optional[CpuSet]:
-        """A set of the same size, or one isolated pCPU, in which more of *seat* is served; then it counts there."""
-        if not seat.now < seat.allowed or self._level(seat.now) <= 1 or self._load(seat) < LEAST_WORK:
+        """Return a set of that size, or one isolated pCPU, in which more of *seat* is served; then it counts there."""
+        if not seat.now < seat.allowed or self.level(seat.now) <= 1 or self._load(seat) < LEAST_WORK:
             return None
         isolated = self._scene.masks.isolated
         sized = (g for g in self._groups if len(g) == len(seat.now) or (len(g) == 1 and g <= isolated))
         options = {g for g in sized if g <= seat.allowed and g != seat.now}
-        target = min(options, key=lambda g: (self._level(g), min(g)), default=None)
+        target = min(options, key=lambda g: (self.level(g), min(g)), default=None)
         if target is None:
             return None
         problem = self._world.problem
@@ -213,7 +215,7 @@ class _Crowd:
 def trials_after(scene: Scene, found: list[Fence]) -> dict[str, Trial]:
     """Return the trials that go on, with this window, and those that begin."""
     now = {}
-    for seat in scene.turns.seats if scene.past.trials else ():
+    for seat in scene.eligible.seats if scene.past.trials else ():
         key = key_of(seat.domain, seat.vcpu)
         demand = scene.loads.demand.get((seat.domain.uuid, seat.vcpu.id))
         trial = scene.past.trials.get(key)

@@ -26,7 +26,7 @@ class Smoothed:
 
     @property
     def high(self) -> float:
-        """Mean and one standard deviation: what it usually stays below."""
+        """Return mean and one standard deviation: what it usually stays below."""
         return min(1.0, self.mean + math.sqrt(self.variance)) if self.variance else self.mean
 
     def then(self, load: float, weight: float, hidden: bool = False) -> Smoothed:
@@ -100,7 +100,7 @@ class VcpuHistory:
     backed_off: dict[str, float] = field(default_factory=dict)
 
     def valid_at(self, monotonic_s: float) -> bool:
-        """False after the host was booted again: its monotonic clock starts anew."""
+        """Return whether it is of this boot: after another one the monotonic clock starts anew."""
         return monotonic_s >= self.stamp_s
 
 

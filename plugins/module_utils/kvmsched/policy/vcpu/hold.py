@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which vCPUs and domains stay where they are for now, and how many may move in one pass."""
+"""What keeps a plan back: ``hold``, ``cooldown`` and ``max_moves``; which vCPUs and domains stay where they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...config import VcpuPolicy
 from ...model import Snapshot
 from .allowed import Seat
 from .demand import contended
-from .eligibility import Turns
+from .eligibility import Eligible
 from .history import VcpuHistory, key_of
 from .problem import NOWHERE
 from .records import pin_records
@@ -47,6 +47,17 @@ def budgeted(policy: VcpuPolicy, now: Snapshot) -> VcpuPolicy:
     return replace(policy, max_moves=calm, work_moves=work)
 
 
+def held_back(policy: VcpuPolicy, past: VcpuHistory) -> str:
+    """Return why a plan waits: fewer passes in a row than ``hold`` says found a reason to act. Empty: it need not."""
+    found = past.held + 1
+    return f"held back: pass {found} of {policy.hold} (hold) that must find this" if found < policy.hold else ""
+
+
+def budget(policy: VcpuPolicy, urgent: bool) -> Optional[int]:
+    """Return how many moves a pass may make, more for an *urgent* plan; None: any number."""
+    return policy.work_moves or policy.max_moves if urgent else policy.max_moves
+
+
 class LastMove(NamedTuple):
     """How long ago a vCPU was moved by us, and how many passes, where that is known."""
 
@@ -55,7 +66,7 @@ class LastMove(NamedTuple):
 
 
 def last_move(seat: Seat, snapshot: Snapshot, history: VcpuHistory) -> Optional[LastMove]:
-    """The last move that came about and that nobody undid: from the history, else from the record on the domain.
+    """Return the last move that came about and that nobody undid: from the history, else from the domain's record.
 
     Who lost its pCPU was put elsewhere by the kernel: that undid it.
     """
@@ -80,10 +91,10 @@ def lost_its_pcpu(seat: Seat, snapshot: Snapshot) -> bool:
 CELL_COOLDOWN_S = 300.0
 
 
-def rooted(world: World, turns: Turns, last: Sequence[Optional[LastMove]], now: Snapshot) -> frozenset[int]:
-    """The owners that keep their cell: moved within its cool-down, or with a pinned vCPU that can't come along.
+def rooted(world: World, eligible: Eligible, last: Sequence[Optional[LastMove]], now: Snapshot) -> frozenset[int]:
+    """Return the owners that keep their cell: moved within its cool-down, or with a pinned vCPU that can't come along.
 
-    No cool-down holds who lost a pCPU: it would be crowded into what is left of its cell.
+    An owner that lost a pCPU has no cool-down: it would be crowded into what is left of its cell.
     """
     stays = set()
     owners = {}
@@ -94,21 +105,23 @@ def rooted(world: World, turns: Turns, last: Sequence[Optional[LastMove]], now: 
         items.add((seat.domain.uuid, seat.vcpu.id))
         if move is not None and move.since_s < CELL_COOLDOWN_S and owner not in lost:
             stays.add(owner)
-    for seat in turns.seats:
+    for seat in eligible.seats:
         if len(seat.now) == 1 and (seat.domain.uuid, seat.vcpu.id) not in items and seat.domain.uuid in owners:
             stays.add(owners[seat.domain.uuid])
     return frozenset(stays)
 
 
-def held_items(world: World, policy: VcpuPolicy, last: Sequence[Optional[LastMove]], safeties: Safeties) -> list[bool]:
+def resting_items(
+    world: World, policy: VcpuPolicy, last: Sequence[Optional[LastMove]], safeties: Safeties
+) -> list[bool]:
     """Return which items stay: those that were moved lately."""
     problem = world.problem
-    held = [False] * len(problem.load)
+    stays = [False] * len(problem.load)
     for item, move in enumerate(last):
         if move is not None and problem.now[item] != NOWHERE:
             resting = safeties.rest and move.passes is not None and move.passes <= REST_PASSES
-            held[item] = resting or move.since_s < policy.cooldown_s
-    return held
+            stays[item] = resting or move.since_s < policy.cooldown_s
+    return stays
 
 
 def _rounded(weight: float) -> float:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which vCPUs want no more than they got: their waits are no demand. Idle ones need no place of their own."""
+"""Which vCPUs are idle and need no place of their own, and which want no more than they got: they wait for nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ IDLE = 0.05
 _CONTENT, _HUNGRY = 0.5, 0.9
 
 
+def is_idle(load: float, resolution: float) -> bool:
+    """Return whether a floating vCPU with this *load* is left floating, for a pin would gain nothing (decision 27).
+
+    *resolution* is the least load that can be told from none. Both are fractions of one pCPU.
+    """
+    return load <= IDLE + resolution
+
+
 def hungry(run: float, entitled: float) -> float:
     """Return how surely a vCPU that waited wants more than it ran: 0 (not at all) to 1.
 
@@ -24,5 +32,5 @@ def hungry(run: float, entitled: float) -> float:
 
 
 def ramp(value: float, none: float, full: float) -> float:
-    """0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
+    """Return 0 up to *none*, 1 from *full*, in proportion between them: no estimate jumps at an edge."""
     return min(1.0, max(0.0, (value - none) / (full - none)))

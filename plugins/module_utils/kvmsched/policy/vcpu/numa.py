@@ -47,7 +47,7 @@ class Cells:
 
 
 def home_cells(problem: Problem, cells: Cells, settled: frozenset[int]) -> list[Optional[int]]:
-    """The cell that each item belongs in; None: it may go to any. Owners in *settled* keep the cell that they have.
+    """Return each item's cell; None: it may go to any. Owners in *settled* keep the cell that they have.
 
     Where all placed vCPUs of a domain are in one cell, that is its home; where they are in several,
     each stays in its own. A domain without a place gets the freest cell that it fits in as a whole.
@@ -132,7 +132,7 @@ class _Homes:
             whole[-owner] = -cool
 
     def _changes(self, hot: int, whole: dict[int, int]) -> list[tuple[float, float, float, int, int]]:
-        """(relief beyond cost, load of the fullest bin relieved, -load, -owner, -cell) of the changes that pay."""
+        """Yield (relief beyond cost, load of the fullest bin, -load, -owner, -cell) of the changes that pay."""
         changes = []
         for owner, home in whole.items():
             items = self._members[owner]

@@ -13,44 +13,44 @@ from ...units import format_cpuset
 from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
-from .drafts import NEW_WINDOWS, Decision, Draft, moved, waits_long
 from .eligibility import FOREIGN_PASSES, unknown_loads
 from .floating import Fence, moves_of, resting_after, trials_after, undone
 from .history import PlannedPin, VcpuHistory, key_of
 from .problem import NOWHERE
+from .proposal import NEW_WINDOWS, Decision, Proposal, moved, waits_long
 from .scene import Scene
 from .threads import thread_moves
 from .world import World
 
 
-def plan_of(scene: Scene, draft: Draft, found: list[Fence], placing: str = "") -> VcpuPlan:
-    """Return the plan that carries *draft* out, and gives floating vCPUs the sets *found*; *placing*: about those."""
+def plan_of(scene: Scene, proposal: Proposal, found: list[Fence], placing: str = "") -> VcpuPlan:
+    """Return the plan that carries *proposal* out, with the sets *found* of what floats, and *placing* about those."""
     world, free = scene.world, scene.world.bare
-    changes = moved(world, draft.where)
-    extra = thread_moves(scene.now, scene.policy, scene.turns, scene.masks) if scene.measured else []
+    changes = moved(world, proposal.where)
+    extra = thread_moves(scene.now, scene.policy, scene.eligible, scene.masks) if scene.measured else []
     fenced = moves_of(found)
     extra = extra[: budget_left(scene, len(changes) + len(fenced))]
-    target = reached_target(free, draft.where)
+    target = reached_target(free, proposal.where)
     return VcpuPlan(
         before=scene.figures,
-        after=world.figures(draft.where),
-        moves=(*_moves(world, draft, changes), *fenced, *extra),
-        skips=(*scene.turns.skips, *unknown_loads(scene.turns.seats, scene.loads.demand, not scene.measured)),
-        adoptions=scene.turns.adoptions,
+        after=world.figures(proposal.where),
+        moves=(*_moves(world, proposal, changes), *fenced, *extra),
+        skips=(*scene.eligible.skips, *unknown_loads(scene.eligible.seats, scene.loads.demand, not scene.measured)),
+        adoptions=scene.eligible.adoptions,
         unmatched=scene.policy.selection.unmatched(scene.now.domains),
         idle_rules=idle_rules(scene.policy.rules, scene.now),
-        warnings=_warnings(scene, draft),
+        warnings=_warnings(scene, proposal),
         placed=sum(1 for item in changes if free.now[item] == NOWHERE) + len(fenced) + len(extra),
         moves_bound=moves_bound(free, target),
         target_pct=round(100 * target, 2),
         trigger=", ".join(
             (
-                *(draft.triggers if changes else ()),
+                *(proposal.triggers if changes else ()),
                 *(("floating",) if fenced else ()),
                 *(("emulator",) if extra else ()),
             )
         ),
-        note="; ".join(filter(None, (placing, draft.note))) if changes or not fenced else fenced[0].reason,
+        note="; ".join(filter(None, (placing, proposal.note))) if changes or not fenced else fenced[0].reason,
         measured=scene.measured,
     )
 
@@ -74,19 +74,19 @@ def budget_left(scene: Scene, taken: int) -> Optional[int]:
     return None if scene.policy.max_moves is None else max(0, scene.policy.max_moves - taken)
 
 
-def _moves(world: World, draft: Draft, changed: Sequence[int]) -> list[PinMove]:
+def _moves(world: World, proposal: Proposal, changed: Sequence[int]) -> list[PinMove]:
     """Return the pins to set: what leaves the fullest bins first."""
     before = world.allowed.now
-    then, after = world.totals(before), world.totals(draft.where)
+    then, after = world.totals(before), world.totals(proposal.where)
     level = [total / size for total, size in zip(then, world.problem.capacity)]
     ordered = sorted(changed, key=lambda i: (-level[before[i]] if before[i] != NOWHERE else 0.0, i))
-    touched = {b for i in changed for b in (before[i], draft.where[i])} - {NOWHERE}
+    touched = {b for i in changed for b in (before[i], proposal.where[i])} - {NOWHERE}
     changes = {b: _change(world, b, then, after) for b in touched}
     moves = []
     for item in ordered:
-        seat, target = world.seats[item], draft.where[item]
+        seat, target = world.seats[item], proposal.where[item]
         parts = [changes[b] for b in (before[item], target) if b != NOWHERE]
-        floating = "" if before[item] != NOWHERE else "no place yet, "
+        floating = "" if before[item] != NOWHERE else "it floated, "
         load = world.problem.load[item]
         moves.append(
             PinMove(
@@ -108,17 +108,17 @@ def _change(world: World, bin_: int, before: Sequence[float], after: Sequence[fl
     return f"{name} at {100 * before[bin_] / size:.0f} % -> {100 * after[bin_] / size:.0f} %"
 
 
-def _warnings(scene: Scene, draft: Draft) -> tuple[str, ...]:
-    lacking = confined(scene.world, draft.where, scene.masks) if scene.measured else None
+def _warnings(scene: Scene, proposal: Proposal) -> tuple[str, ...]:
+    lacking = confined(scene.world, proposal.where, scene.masks) if scene.measured else None
     warnings = [lacking] if lacking else []
     if scene.policy.emulator == "reserved" and not scene.policy.reserved & scene.masks.online:
-        warnings.append("emulator: reserved needs reserved pCPUs that are online: nothing is moved")
+        warnings.append("emulator: reserved needs reserved pCPUs that are online: no thread is moved, set `reserved`")
     for domain in sorted(scene.now.domains, key=lambda d: (d.name, d.uuid)):
         warnings += _on_pins(domain)
-        if domain.uuid in scene.turns.mismatched and _mismatches(scene, domain.uuid) == FOREIGN_PASSES:
+        if domain.uuid in scene.eligible.mismatched and _mismatches(scene, domain.uuid) == FOREIGN_PASSES:
             warnings.append(
-                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PASSES} passes in a row,"
-                f" left alone for {scene.policy.grace_s} s"
+                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PASSES} passes in a row"
+                f" (numad, cset, taskset?), left alone for {scene.policy.grace_s} s (grace)"
             )
     if scene.now.host.pinners:
         names = ", ".join(scene.now.host.pinners)
@@ -135,7 +135,10 @@ def _on_pins(domain: Domain) -> list[str]:
     lines = []
     if ours:
         which = f"vCPU {format_cpuset(ours)}"
-        lines.append(f"{domain.name}: its definition has pins that kvmsched set, of {which}: they are no limit")
+        lines.append(
+            f"{domain.name}: its definition has pins that kvmsched set, of {which}:"
+            " they limit nothing, `virsh edit` removes them"
+        )
     if start_unknown(domain):
         lines.append(f"{domain.name}: transient, seen after its start: its pins of now are taken for its definition")
     return lines
@@ -149,7 +152,7 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
     now_s = scene.now.monotonic_s
     if not scene.measured:
         return scene.past
-    mismatches = {uuid: _mismatches(scene, uuid) for uuid in sorted(scene.turns.mismatched)}
+    mismatches = {uuid: _mismatches(scene, uuid) for uuid in sorted(scene.eligible.mismatched)}
     backed_off = {uuid: until_s for uuid, until_s in scene.past.backed_off.items() if until_s > now_s}
     backed_off.update({u: now_s + scene.policy.grace_s for u, count in mismatches.items() if count >= FOREIGN_PASSES})
     return VcpuHistory(
@@ -164,7 +167,7 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
         resting=resting_after(scene, found),
         trials_begun=scene.past.trials_begun + sum(1 for fence in found if fence.trial),
         trials_undone=scene.past.trials_undone + sum(1 for fence in found if undone(scene.past, fence)),
-        moves=_past_moves(scene, decision.draft),
+        moves=_past_moves(scene, decision.proposal),
         mismatches=mismatches,
         backed_off=backed_off,
     )
@@ -180,15 +183,15 @@ def _waited(scene: Scene) -> dict[str, int]:
     return waited
 
 
-def _past_moves(scene: Scene, draft: Draft) -> dict[str, PlannedPin]:
+def _past_moves(scene: Scene, proposal: Proposal) -> dict[str, PlannedPin]:
     """Return the moves of this pass, and the earlier ones that still stand."""
     moves = {}
     if scene.past.moves:
         pins = {key_of(domain, vcpu): vcpu.pin for domain in scene.now.domains for vcpu in domain.vcpus}
         moves = {key: move for key, move in scene.past.moves.items() if pins.get(key) == move.after}
-    for item in moved(scene.world, draft.where):
+    for item in moved(scene.world, proposal.where):
         seat = scene.world.seats[item]
-        after = scene.world.bins[draft.where[item]] & seat.allowed
+        after = scene.world.bins[proposal.where[item]] & seat.allowed
         key = key_of(seat.domain, seat.vcpu)
         moves[key] = PlannedPin(seat.vcpu.pin, after, scene.now.monotonic_s, scene.past.number)
     return moves

@@ -37,7 +37,7 @@ _Where = list[int]
 
 
 def rebalance(problem: Problem, slack: float = SLACK) -> _Where:
-    """The bin of each item after the best plan that was found: on target, or as close as it gets, with few moves."""
+    """Return the bin of each item by the best plan that was found: on target, or close to it, with few moves."""
     where = list(problem.now)
     for bins, items in components(problem):
         if not items:
@@ -55,7 +55,7 @@ def more_work(problem: Problem, where: Sequence[int]) -> _Where:
     Siblings of a core share their work, so with SMT nothing is added, but where some pCPUs are weaker than others.
     """
     state = Assignment(problem, [0.0] * len(problem.capacity), 0.0, where)
-    for _turn in range(0 if problem.smt and not problem.uneven else _MORE_MOVES):
+    for _round in range(0 if problem.smt and not problem.uneven else _MORE_MOVES):
         full = [b for b, pressure in enumerate(state.pressure) if pressure > 1 + EPSILON]
         if not full or min(state.pressure) > 1 - MUCH_WORK:
             break
@@ -67,7 +67,7 @@ def more_work(problem: Problem, where: Sequence[int]) -> _Where:
 
 
 def _single_moves(state: Assignment, full: Iterable[int]) -> Iterator[tuple[float, int, int]]:
-    """(work that is served more, -item, -bin) of the moves from *full* bins to the emptiest one of each item."""
+    """Yield (work that is served more, -item, -bin) of the moves from *full* bins to the emptiest one of each item."""
     problem = state.problem
     emptiest = [min((state.pressure[b], b) for b in bins) if bins else None for bins in problem.classes]
     for source in full:
@@ -158,7 +158,7 @@ class Assignment:
             self.pressure[mate] += self.problem.kappa[bin_] * load
 
     def alone(self, item: int, bin_: int) -> float:
-        """The pressure that *item* alone would put on a bin of this size that has as little else as any it may have."""
+        """Return the pressure of *item* alone on a bin of this size that has as little else as any that it may have."""
         problem = self.problem
         return self._lowest[problem.reach[item]] + problem.load[item] / problem.capacity[bin_]
 
@@ -219,15 +219,15 @@ class Assignment:
 
     def movable(self, bin_: int) -> list[int]:
         """Return the items on *bin_* that may leave it, largest first."""
-        load, held = self.problem.load, self.problem.held
-        return sorted((i for i in self.on[bin_] if not held[i] and load[i] > 0), key=lambda i: (-load[i], i))
+        load, stays = self.problem.load, self.problem.stays
+        return sorted((i for i in self.on[bin_] if not stays[i] and load[i] > 0), key=lambda i: (-load[i], i))
 
     def moved(self) -> int:
         """Return the number of moves; giving a bin to an item that had none is free."""
         return sum(1 for now, then in zip(self.problem.now, self.where) if now not in (then, NOWHERE))
 
     def energy(self) -> float:
-        """Sum of load x pressure: the lower, the more even."""
+        """Return the sum of load x pressure: the lower, the more even."""
         return sum(p * p * size for p, size in zip(self.pressure, self.problem.capacity))
 
 
@@ -384,9 +384,9 @@ def _emptiest_or_home(state: Assignment, shelves: _Shelves, shelf: list[tuple[fl
 
 
 def _repair(state: Assignment) -> None:
-    """Steepest descent: while a bin has too much, the move or swap that evens out most."""
+    """Make, while a bin has too much, the move or swap that evens out most (steepest descent)."""
     over = {b for b in range(len(state.on)) if state.excess(b) > EPSILON}
-    for _turn in range(2 * len(state.on) + 50):
+    for _round in range(2 * len(state.on) + 50):
         if not over:
             return
         bin_ = max(over, key=lambda b: (state.excess(b), -b))
@@ -400,7 +400,7 @@ def _repair(state: Assignment) -> None:
 
 
 def _best_step(state: Assignment, bin_: int) -> Optional[list[tuple[int, int]]]:
-    """The move off *bin_*, or the swap, that gains most; a swap costs two pins, so it must gain twice as much."""
+    """Return the move off *bin_*, or the swap, that gains most; a swap, two pins, must gain twice as much."""
     load = state.problem.load
     best_gain, best = EPSILON, None
     receivers: dict[int, list[tuple[int, list[int]]]] = {}
@@ -431,16 +431,16 @@ def _emptiest(state: Assignment, reach: int, but: int, count: int = 0) -> list[i
 
 
 def _descend(state: Assignment) -> None:
-    """Steepest descent from where everything is."""
+    """Descend most steeply from where everything is."""
     _place_unplaced(state)
     _repair(state)
 
 
 def _busiest_to_freest(state: Assignment) -> None:
-    """Again and again the vCPU nearest to half the gap, from the busiest bin to the freest."""
+    """Move, again and again, the vCPU nearest to half the gap from the busiest bin to the freest."""
     _place_unplaced(state)
     load = state.problem.load
-    for _turn in range(2 * len(state.on) + 50):
+    for _round in range(2 * len(state.on) + 50):
         excess, bin_ = max(((state.excess(b), -b) for b in range(len(state.on))), default=(0.0, 0))
         if excess <= EPSILON:
             return

@@ -24,7 +24,7 @@ NOWHERE = -1
 
 
 def kappa(threads: int) -> float:
-    """How much a busy sibling weighs, so that *threads* busy ones share a capacity of 1 + SMT_GAIN per extra thread.
+    """Return how much a busy sibling weighs: *threads* busy ones share 1 + SMT_GAIN per extra thread.
 
     For two threads this is (1 - g) / (1 + g).
     """
@@ -37,7 +37,7 @@ class Problem:
 
     Per bin: ``capacity`` (its number of pCPUs; a weak one is less), ``fixed`` (load that no move changes), ``mates``
     (SMT siblings that are bins too), ``kappa``. Per item: ``load``, ``owner`` (its domain) and
-    ``held`` (it stays where it is). ``reach`` is its index in ``classes``, which list the bins that it may be given.
+    ``stays`` (it stays where it is). ``reach`` is its index in ``classes``, which list the bins that it may be given.
     ``now`` is its bin, one of those, or NOWHERE if it has none.
     """
 
@@ -50,7 +50,7 @@ class Problem:
     owner: Sequence[int]
     reach: Sequence[int]
     classes: Sequence[Sequence[int]]
-    held: Sequence[bool]
+    stays: Sequence[bool]
 
     @property
     def smt(self) -> bool:
@@ -90,7 +90,7 @@ class Problem:
         return sum(t * (1 - _excess(p, s) / p) for t, p, s in zip(totals, pressures, spread) if p > 0)
 
     def imbalance(self, totals: Sequence[float]) -> float:
-        """Standard deviation of the pressure over all pCPUs.
+        """Return the standard deviation of the pressure over all pCPUs.
 
         Scaled so that an even host shows its plain load.
         """
@@ -116,7 +116,7 @@ def _excess(mean: float, spread: float) -> float:
 
 
 def components(problem: Problem) -> list[tuple[list[int], list[int]]]:
-    """(bins, items) of each part of the problem that shares no bin with another one."""
+    """Yield (bins, items) of each part of the problem that shares no bin with another one."""
     parent = list(range(len(problem.capacity)))
 
     def root(b: int) -> int:
@@ -159,5 +159,5 @@ def part_of(problem: Problem, bins: Sequence[int], items: Sequence[int]) -> Prob
         owner=[problem.owner[i] for i in items],
         reach=[new_class[problem.reach[i]] for i in items],
         classes=[[new_bin[b] for b in problem.classes[c]] for c in used],
-        held=[problem.held[i] for i in items],
+        stays=[problem.stays[i] for i in items],
     )

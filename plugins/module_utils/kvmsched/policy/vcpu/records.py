@@ -20,7 +20,7 @@ def pin_records(domain: Domain, snapshot: Snapshot) -> tuple[PinRecord, ...]:
 
 
 def pins_of(domain: Domain) -> dict[tuple[str, int], CpuSet]:
-    """(kind of thread, id) -> its configured pin."""
+    """Return the configured pin of each thread, by its kind and id."""
     pins: dict[tuple[str, int], CpuSet] = {("vcpu", vcpu.id): vcpu.pin for vcpu in domain.vcpus}
     pins.update({(thread.kind, thread.id): thread.pin for thread in domain.threads})
     return pins
@@ -40,10 +40,11 @@ def adopted(domain: Domain, snapshot: Snapshot) -> Optional[Adoption]:
         if current is not None and record.foreign(current):
             taken.append(PinRecord(record.thread, record.id, current, current, current, now_s))
             ours = format_cpuset(record.intended)
-            lines.append(f"{record.thread} {record.id} is on {format_cpuset(current)}, last set by kvmsched: {ours}")
+            thread = f"{record.thread} {record.id}".replace("vcpu", "vCPU")
+            lines.append(f"{thread} is on pCPU {format_cpuset(current)}, last set by kvmsched: {ours}")
     if not taken:
         return None
-    reason = f"somebody else moved it, which is its new original: {lines[0]}"
+    reason = f"somebody else pinned it, {lines[0]}: that is its new original, and it is left alone for grace"
     return Adoption(domain.name, domain.uuid, reason, pins=tuple(taken))
 
 

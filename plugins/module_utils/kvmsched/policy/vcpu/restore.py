@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from ...baseline import left_of
+from ...baseline import fault, left_of
 from ...config import VcpuPolicy
 from ...model import Adoption, Domain, Left, Move, PinMove, PinRecord, Skip, Snapshot, VcpuCode
 from ...units import CpuSet, format_cpuset
@@ -37,20 +37,22 @@ def forbidden_to(domain: Domain, record: PinRecord, affinity: Affinity, dedicate
 
 
 @dataclass(frozen=True)
-class PinsBack:
+class PinRelease:
+    """The parts of a plan that gives threads their originals."""
+
     moves: tuple[Move, ...]
     skips: tuple[Skip, ...]
     not_restored: tuple[Left, ...]
     adoptions: tuple[Adoption, ...]
 
 
-def way_back(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication) -> PinsBack:
+def release_pins(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication) -> PinRelease:
     """Return what brings all chosen domains back, what is left alone, and what can't be brought back yet."""
     release = _Release(snapshot, dedicated)
     for domain in sorted(snapshot.domains, key=lambda d: (d.name, d.uuid)):
         if policy.selection.matches(domain):
             release.domain(domain)
-    return PinsBack(
+    return PinRelease(
         tuple(release.moves),
         tuple(release.skips),
         (*release.not_restored, *policy.selection.unseen(snapshot)),
@@ -68,8 +70,9 @@ class _Release:
         self.adoptions: list[Adoption] = []
 
     def domain(self, domain: Domain) -> None:
-        if domain.record_error:
-            self._skip(domain, "record", domain.record_error)
+        why = fault(domain)
+        if why:
+            self._skip(domain, "record", why)
             owed = left_of(None, domain, memory=False, pins=True)
             self.not_restored += [owed] if owed else []
             return
@@ -91,7 +94,8 @@ class _Release:
             self._skip(domain, "offline", f"{thread} is not there any more: nothing to give back")
         elif record.foreign(current):
             ours = format_cpuset(record.intended)
-            line = f"{thread} is on {format_cpuset(current)}, last set by kvmsched: {ours}: somebody else's, left alone"
+            where = f"{thread} is on pCPU {format_cpuset(current)}, last set by kvmsched: {ours}"
+            line = f"{where}; somebody else pinned it there, so it stays"
             self._skip(domain, "human", line)
         else:
             self._restore(domain, record, current, thread)

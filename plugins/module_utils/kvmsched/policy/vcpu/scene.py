@@ -15,9 +15,9 @@ from ...units import CpuSet
 from .allowed import Masks, check_pcpus
 from .dedicated import Dedication
 from .demand import Loads, measure
-from .eligibility import Turns, dedication_on, masks_for, turns
+from .eligibility import Eligible, dedication_on, eligible, masks_for
 from .history import Smoothed, VcpuHistory
-from .hold import ONCE_S, content_items, held_items, last_move, rooted
+from .hold import ONCE_S, content_items, last_move, resting_items, rooted
 from .numa import at_home
 from .problem import NOWHERE
 from .safeties import Safeties
@@ -43,7 +43,7 @@ class Scene:
     single: bool
     dedicated: Dedication
     masks: Masks
-    turns: Turns
+    eligible: Eligible
     loads: Loads
     smoothed: dict[str, Smoothed]
     foreign: dict[int, Smoothed]
@@ -57,11 +57,11 @@ class Scene:
 
     @functools.cached_property
     def figures(self) -> VcpuFigures:
-        """The figures as everything is now."""
+        """Return the figures as everything is now."""
         return self.world.figures(self.world.allowed.now)
 
     def figures_after(self, moves: Sequence[Move]) -> VcpuFigures:
-        """The figures once *moves*, which may lead to any set, are made."""
+        """Return the figures once *moves*, which may lead to any set, are made."""
         after = {(move.uuid, move.id): move.after for move in moves if isinstance(move, PinMove)}
         seats = [s._replace(now=after.get((s.domain.uuid, s.vcpu.id), s.now)) for s in self.world.seats]
         world = replace(self.world, seats=seats)
@@ -82,7 +82,7 @@ def look(
     loads = measure(snapshots, safeties.confined)
     dedicated = dedication_on(now, policy) if safeties.dedicated else Dedication()
     masks = masks_for(now, policy, dedicated, loads) if safeties.allowed else _Anywhere(now, policy)
-    chosen = turns(now, policy, past, masks, dedicated)
+    chosen = eligible(now, policy, past, masks, dedicated)
     smoothed = remembered_loads(now, loads, past, policy.half_life_s)
     single = history is None
     world, resting = _world(now, policy, past, chosen, loads, smoothed, safeties)
@@ -97,7 +97,7 @@ def look(
         single=single,
         dedicated=dedicated,
         masks=masks,
-        turns=chosen,
+        eligible=chosen,
         loads=loads,
         smoothed=smoothed,
         foreign=remembered_foreign(now, loads, past),
@@ -109,7 +109,7 @@ def look(
 def as_auto(scene: Scene) -> Scene:
     """Return *scene* with what floats left to the kernel: what `floating: auto` would see at the same moment."""
     policy = replace(scene.policy, floating="auto")
-    world, resting = _world(scene.now, policy, scene.past, scene.turns, scene.loads, scene.smoothed, scene.safeties)
+    world, resting = _world(scene.now, policy, scene.past, scene.eligible, scene.loads, scene.smoothed, scene.safeties)
     return replace(scene, policy=policy, world=world, resting=resting)
 
 
@@ -117,7 +117,7 @@ def _world(
     now: Snapshot,
     policy: VcpuPolicy,
     past: VcpuHistory,
-    chosen: Turns,
+    chosen: Eligible,
     loads: Loads,
     smoothed: dict[str, Smoothed],
     safeties: Safeties,
@@ -127,15 +127,15 @@ def _world(
     world = build(now, policy, chosen, loads, smoothed, lasting)
     last = [last_move(seat, now, past) for seat in world.seats]
     world = replace(world, problem=at_home(world, now.host.topology, rooted(world, chosen, last, now)))
-    held = held_items(world, policy, last, safeties)
+    stays = resting_items(world, policy, last, safeties)
     recent = [move is not None and move.since_s < ONCE_S for move in last]
-    return replace(world, problem=replace(world.problem, held=held), recent=recent), held
+    return replace(world, problem=replace(world.problem, stays=stays), recent=recent), stays
 
 
 def contented(world: World, resting: Sequence[bool]) -> World:
     """Return *world* where those stay that rest, and those that would get no more elsewhere."""
-    held = [one or other for one, other in zip(resting, content_items(world))]
-    return replace(world, problem=replace(world.problem, held=held))
+    stays = [one or other for one, other in zip(resting, content_items(world))]
+    return replace(world, problem=replace(world.problem, stays=stays))
 
 
 def later(scene: Scene, where: Sequence[int]) -> Scene:

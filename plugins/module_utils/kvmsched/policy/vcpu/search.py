@@ -105,13 +105,13 @@ class _Trials:
         self._where[item] = NOWHERE
 
     def _evicted(self, part: float) -> list[int]:
-        """What leaves the bins that hold more than *part* of what they may: a choice that favours large items."""
-        load, held = self._problem.load, self._problem.held
+        """Return what leaves the bins with more than *part* of what they may have: large items rather."""
+        load, stays = self._problem.load, self._problem.stays
         over = {b for b, total in enumerate(self._total) if total > part * self._full[b]}
         order = sorted(
             (-load[i] * (0.25 + next(self._sequence)), i)
             for i, b in enumerate(self._where)
-            if b in over and not held[i]
+            if b in over and not stays[i]
         )
         out = []
         for _rank, item in order:
@@ -146,7 +146,7 @@ class _Trials:
         problem, load = self._problem, self._problem.load
         on: dict[int, list[tuple[float, int]]] = {b: [] for b in problem.classes[problem.reach[item]]}
         for other, bin_ in enumerate(self._where):
-            if bin_ in on and other not in self._handled and load[other] < load[item] and not problem.held[other]:
+            if bin_ in on and other not in self._handled and load[other] < load[item] and not problem.stays[other]:
                 on[bin_].append((-load[other], other))
         best: tuple[int, float, int, list[int]] = (len(load) + 1, 0.0, NOWHERE, [])
         for bin_, others in on.items():
@@ -173,7 +173,7 @@ class _Trials:
 
 
 def _sequence() -> Iterator[float]:
-    """Numbers from 0 to 1, always the same: Park and Miller (1988), the minimal standard generator."""
+    """Yield numbers from 0 to 1, always the same: Park and Miller (1988), the minimal standard generator."""
     value = 1
     while True:
         value = value * 48271 % 0x7FFFFFFF
@@ -194,7 +194,7 @@ class _Search:
     def __init__(self, problem: Problem, aim: Sequence[float], slack: float) -> None:
         self._problem = problem
         self._where = list(problem.now)
-        self._touched = list(problem.held)
+        self._touched = list(problem.stays)
         self._tries = _SEARCH_TRIES
         sizes = problem.capacity
         self._total = problem.on_bins(problem.now)
@@ -254,7 +254,7 @@ class _Search:
         return False
 
     def _receivers(self, item: int, load: float, source: int, roomy: bool) -> list[int]:
-        """Bins for *item*, the fullest first; *roomy*: only where it fits, as there is no move to spare."""
+        """Yield bins for *item*, the fullest first; *roomy*: only where it fits, as there is no move to spare."""
         total, owner = self._total, self._problem.owner
         seen: dict[tuple[float, float], int] = {}
         for target in self._problem.classes[self._problem.reach[item]]:

@@ -105,13 +105,13 @@ def served(claims: Sequence[Claim], pcpus: Collection[int]) -> list[float]:
 
 
 def pour(
-    wants: Mapping[CpuSet, float], held: Sequence[float] = (), size: Sequence[float] = ()
+    wants: Mapping[CpuSet, float], filled: Sequence[float] = (), size: Sequence[float] = ()
 ) -> dict[CpuSet, dict[int, float]]:
     """Return how each set's want lies on its pCPUs, all as evenly as the sets allow.
 
-    Instead of pCPUs the sets may hold bins, with what each has already (*held*) and its *size* in pCPUs.
+    Instead of pCPUs the sets may hold bins, with what each has already (*filled*) and its *size* in pCPUs.
     """
-    total: dict[int, float] = defaultdict(float, enumerate(held))
+    total: dict[int, float] = defaultdict(float, enumerate(filled))
     poured: dict[CpuSet, dict[int, float]] = {}
     wide = []
     for place, want in sorted(wants.items(), key=lambda item: (len(item[0]), sorted(item[0]))):

@@ -10,7 +10,7 @@ from ...model import Domain, PinMove, Snapshot
 from ...units import CpuSet, format_cpuset
 from .allowed import Masks
 from .definition import definitions
-from .eligibility import Turns
+from .eligibility import Eligible
 
 _WHY = {
     "spread": "emulator: spread over all pCPUs that the domain's vCPUs may use",
@@ -18,12 +18,12 @@ _WHY = {
 }
 
 
-def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, turns: Turns, masks: Masks) -> list[PinMove]:
-    """The pins of the emulator and I/O threads of all domains that get a turn, but for those that a definition pins."""
+def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, masks: Masks) -> list[PinMove]:
+    """Return the pins of emulator and I/O threads of eligible domains, without those that a definition pins."""
     if policy.emulator == "float":
         return []
     domains: dict[str, tuple[Domain, CpuSet]] = {}
-    for seat in turns.seats:
+    for seat in eligible.seats:
         _domain, allowed = domains.get(seat.domain.uuid, (seat.domain, frozenset()))
         domains[seat.domain.uuid] = (seat.domain, allowed | seat.allowed)
     moves = []

@@ -16,9 +16,9 @@ from ...units import CpuSet
 from .allowed import Seat
 from .bounds import load_bound
 from .demand import Demand, Loads, VcpuKey
-from .eligibility import Turns
+from .eligibility import Eligible
 from .history import Smoothed, key_of
-from .idle import IDLE
+from .idle import is_idle
 from .problem import NOWHERE, Problem, kappa
 from .records import narrowed_from
 from .served import by_content, level, newcomer_level, pour, thread_weight
@@ -133,8 +133,8 @@ class World:
             max_all_pct=_pct(max((*levels, *self.outside.values()), default=0.0)),
         )
 
-    def at(self, where: Sequence[int], held: Sequence[bool]) -> Problem:
-        """The problem with the items *where* they are said to be; the *held* ones stay, out of their home cell too."""
+    def at(self, where: Sequence[int], stays: Sequence[bool]) -> Problem:
+        """Return the problem with the items *where* they are said to be; *stays* marks those that stay, in any cell."""
         problem = self.problem
         inside = [frozenset(bins) for bins in problem.classes]
         classes, reach = list(problem.classes), list(problem.reach)
@@ -142,7 +142,7 @@ class World:
             if bin_ != NOWHERE and bin_ not in inside[reach[item]]:
                 classes.append((bin_,))
                 reach[item] = len(classes) - 1
-        return replace(problem, now=where, held=held, classes=classes, reach=reach)
+        return replace(problem, now=where, stays=stays, classes=classes, reach=reach)
 
     def with_loads(self, load: Sequence[float]) -> World:
         """Return the same world with other loads of the items, which are sure."""
@@ -236,7 +236,7 @@ def _group(pcpu: Pcpu, granularity: str) -> tuple[object, ...]:
 def build(
     snapshot: Snapshot,
     policy: VcpuPolicy,
-    turns: Turns,
+    eligible: Eligible,
     loads: Loads,
     estimates: Mapping[str, Smoothed],
     foreign: Mapping[int, float],
@@ -246,15 +246,15 @@ def build(
     *estimates* are the loads to plan with by vCPU, *foreign* what counts by pCPU.
     """
     topology = snapshot.host.topology
-    bins = bins_of(topology.pcpus, turns.usable, topology.isolated, policy.granularity)
+    bins = bins_of(topology.pcpus, eligible.usable, topology.isolated, policy.granularity)
     bin_of = {pcpu: b for b, pcpus in enumerate(bins) for pcpu in pcpus}
     balanced = topology.online - topology.isolated
-    known = _known(turns.seats, estimates)
+    known = _known(eligible.seats, estimates)
     speed = speeds(topology)
     picked = _Picked(loads, bin_of, known, speed)
     weight_of = _Weights(snapshot, loads)
     # Where loads are equal, planners move the first: one with a greater weight gains more by it.
-    weighed = [(weight_of(seat.domain, seat.vcpu), seat) for seat in turns.seats]
+    weighed = [(weight_of(seat.domain, seat.vcpu), seat) for seat in eligible.seats]
     for weight, seat in sorted(weighed, key=lambda pair: -pair[0]):
         if policy.floating == "place" or not _balanced_by_kernel(seat, snapshot.host.uuid, balanced):
             picked.take(seat, weight)
@@ -271,7 +271,7 @@ def build(
         owner=_owners(picked.seats),
         reach=[classes.of(seat.allowed) for seat in picked.seats],
         classes=classes.bins,
-        held=[False] * len(picked.load),
+        stays=[False] * len(picked.load),
     )
     return World(
         bins=bins,
@@ -312,7 +312,7 @@ def _known(seats: Sequence[Seat], estimates: Mapping[str, Smoothed]) -> dict[Vcp
 
 
 def _balanced_by_kernel(seat: Seat, host_uuid: str, balanced: CpuSet) -> bool:
-    """Whether the kernel balances a vCPU within its set, or will: what we narrowed counts as floating (decision 54).
+    """Return whether the kernel balances a vCPU within its set, or will: what we narrowed floats, too (decision 54).
 
     That takes two *balanced* pCPUs: on isolated ones it balances nothing.
     """
@@ -331,7 +331,7 @@ class _Picked:
         speed: Mapping[int, float],
     ) -> None:
         self._speed = speed
-        self._demand, self._idle, self._bin_of, self._known = loads.demand, IDLE + loads.resolution, bin_of, known
+        self._demand, self._resolution, self._bin_of, self._known = loads.demand, loads.resolution, bin_of, known
         self._bins: dict[CpuSet, int] = {}
         self.seats: list[Seat] = []
         self.demands: list[Demand] = []
@@ -352,7 +352,7 @@ class _Picked:
             pace = speed_on(demand.place, self._speed)
             demand, estimate = demand_at(demand, pace), load_at(estimate, pace)
         load = estimate.high if estimate.high < ALL else 1.0
-        if bin_ == NOWHERE and load <= self._idle and not seat.now.isdisjoint(seat.allowed):
+        if bin_ == NOWHERE and is_idle(load, self._resolution) and not seat.now.isdisjoint(seat.allowed):
             return
         self.seats.append(seat)
         self.demands.append(demand)
@@ -411,7 +411,7 @@ class _Rest:
 
     @property
     def evenly(self) -> list[float]:
-        """The load of each bin if what floats lay evenly over its set: what planners may count on."""
+        """Return the load of each bin if what floats lay evenly over its set: what planners may count on."""
         fixed = list(self.pinned)
         for place, load in self.floating.items():
             for pcpu in place:

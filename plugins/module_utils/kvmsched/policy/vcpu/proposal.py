@@ -17,6 +17,7 @@ from .certainty import BETTER_SHARE, LEAST_DROP, LEAST_WORK, Gain, Judge, cut, o
 from .cores import together, told_threads
 from .demand import Demand, contended
 from .history import key_of
+from .hold import budget, held_back
 from .idle import IDLE
 from .planners import FEW_ITEMS, more_work, rebalance
 from .problem import EPSILON, NOWHERE
@@ -45,7 +46,7 @@ ENOUGH = 0.9
 
 
 @dataclass(frozen=True)
-class Draft:
+class Proposal:
     """Where each item should go, what made it so, and one line about it. ``urgent``: it may not be held up."""
 
     where: Sequence[int]
@@ -56,35 +57,38 @@ class Draft:
 
 @dataclass(frozen=True)
 class Decision:
-    """A draft, and what the next pass has to know: how often a reason was found in a row, and when all was settled."""
+    """A proposal, and what the next pass has to know.
 
-    draft: Draft
+    ``held`` is how often in a row a reason was found, ``settled`` the average load when nothing was to do.
+    """
+
+    proposal: Proposal
     held: int
     settled: Optional[float]
 
 
 def decide_on(scene: Scene) -> Decision:
     """Return what should be done in this pass."""
-    return _Drafts(scene).decide()
+    return _Proposer(scene).decide()
 
 
-class _Drafts:
+class _Proposer:
     def __init__(self, scene: Scene) -> None:
         self.scene, self.world, self.policy, self.past = scene, scene.world, scene.policy, scene.past
 
     def decide(self) -> Decision:
         if not self.scene.measured:
-            draft = Draft(self.world.allowed.now, note="no load is known from one snapshot: nothing moves")
-            return Decision(draft, self.past.held, self.past.settled_average)
+            proposal = Proposal(self.world.allowed.now, note="no load is known from one snapshot: nothing moves")
+            return Decision(proposal, self.past.held, self.past.settled_average)
         wanted = self._foresighted() if self.scene.single else self._wanted()
-        draft = self._patient(wanted)
+        proposal = self._patient(wanted)
         if self.scene.patient:
-            draft = self._relief(draft)
-        held = 0 if moved(self.world, draft.where) or not moved(self.world, wanted.where) else self.past.held + 1
+            proposal = self._relief(proposal)
+        held = 0 if moved(self.world, proposal.where) or not moved(self.world, wanted.where) else self.past.held + 1
         settled = self.past.settled_average
         if self._gate_open():
             settled = None if moved(self.world, wanted.where) else self._average
-        return Decision(draft, held, settled)
+        return Decision(proposal, held, settled)
 
     @property
     def _doubt(self) -> bool:
@@ -95,71 +99,72 @@ class _Drafts:
         return self.scene.figures.average_pct / 100
 
     def _gate_open(self) -> bool:
-        """The first kvmsched's gate: whether the average load changed dramatically since the host was last settled."""
+        """Return whether the first kvmsched would act: the average load changed much since all was last settled."""
         kept = self.past.settled_average
         if kept is None or not self.policy.avg_change_pct:
             return True
         return abs(self._average - kept) * 100 >= self.policy.avg_change_pct * max(kept, LEAST_DROP)
 
-    def _foresighted(self) -> Draft:
-        """What should be done so that the next pass has nothing to do by the loads of now: it will remember nothing."""
-        first = draft = self._wanted()
+    def _foresighted(self) -> Proposal:
+        """Return what leaves the next pass nothing to do by the loads of now: it will remember nothing."""
+        first = proposal = self._wanted()
         scene = self.scene
-        for _turn in range(_LOOKS if len(first.where) <= FEW_ITEMS else 0):
-            if list(draft.where) == list(scene.world.allowed.now):
+        for _round in range(_LOOKS if len(first.where) <= FEW_ITEMS else 0):
+            if list(proposal.where) == list(scene.world.allowed.now):
                 break
-            scene = later(scene, draft.where)
-            draft = _Drafts(scene)._wanted()
-        if list(draft.where) == list(first.where):
+            scene = later(scene, proposal.where)
+            proposal = _Proposer(scene)._wanted()
+        if list(proposal.where) == list(first.where):
             return first
-        found = self._judge(self._placed()).gain(draft.where)
+        found = self._judge(self._placed()).gain(proposal.where)
         why = found.worth(self.policy.threshold_pct)
-        return self._praised(why, found, draft.where, self._placing()) if why else first
+        return self._praised(why, found, proposal.where, self._placing()) if why else first
 
     def _judge(self, before: Sequence[int]) -> Judge:
         return Judge(self.world, before, self._doubt, self.scene.loads.window_s)
 
-    def _wanted(self) -> Draft:
+    def _wanted(self) -> Proposal:
         """Return what should be done if it may be done at once."""
         return self._together(self._best())
 
-    def _together(self, draft: Draft) -> Draft:
-        """Return *draft* with threads of a guest core on one core: of a daemon one pair, where all else rests."""
-        changes = moved(self.world, draft.where)
+    def _together(self, proposal: Proposal) -> Proposal:
+        """Return *proposal* with threads of a guest core on one core: of a daemon one pair, where all else rests."""
+        changes = moved(self.world, proposal.where)
         if not told_threads(self.world) or (changes and not self.scene.single):
-            return draft
+            return proposal
         judge, most = self._judge(self._placed()), None if self.scene.single else 1
-        where = together(self.world, draft.where, judge, most)
+        where = together(self.world, proposal.where, judge, most)
         count = len(moved(self.world, where))
         # Half an exchange would pile up two on one pCPU.
-        if list(where) == list(draft.where) or count > (
+        if list(where) == list(proposal.where) or count > (
             count if self.policy.max_moves is None else self.policy.max_moves
         ):
-            return draft
+            return proposal
         if changes:
-            return replace(draft, where=where)
-        return Draft(where, ("siblings",), "vCPUs that a guest takes for threads of one core get one core")
+            return replace(proposal, where=where)
+        return Proposal(where, ("siblings",), "vCPUs that a guest takes for threads of one core get one core")
 
-    def _best(self) -> Draft:
+    def _best(self) -> Proposal:
         """Return the best that can be done: place what floats, and balance if that is worth it."""
         placed, triggers = self._placed(), self._placing()
         if not self._gate_open():
             kept = 100 * (self.past.settled_average or 0.0)
-            gate = f"average load {100 * self._average:.1f} %, {kept:.1f} % when last settled: no dramatic change"
-            return Draft(placed, triggers, gate)
+            change = f"a change of less than {self.policy.avg_change_pct:g} % (avg_change_pct)"
+            gate = f"average load {100 * self._average:.1f} %, {kept:.1f} % when last settled: {change}"
+            return Proposal(placed, triggers, gate)
         balanced, found = self._balanced(placed)
         why = found.worth(self.policy.threshold_pct)
         if why:
             return self._praised(why, found, balanced, triggers)
-        return Draft(placed, triggers, "" if triggers else self._why_not(placed, balanced, found.drop))
+        return Proposal(placed, triggers, "" if triggers else self._why_not(placed, balanced, found.drop))
 
     def _placing(self) -> tuple[str, ...]:
         return ("placing",) if NOWHERE in self.world.allowed.now else ()
 
-    def _praised(self, why: str, found: Gain, where: Sequence[int], placing: tuple[str, ...]) -> Draft:
-        """The draft that goes *where* it says for the sake of *why*. Of what is placed its plan tells otherwise."""
+    def _praised(self, why: str, found: Gain, where: Sequence[int], placing: tuple[str, ...]) -> Proposal:
+        """Return what goes *where* it says for the sake of *why*. Of what is placed its plan tells otherwise."""
         note = "" if placing else self._praise(why, found, where)
-        return Draft(where, (*placing, why), note, found.work * self.scene.loads.window_s >= AT_ONCE_S)
+        return Proposal(where, (*placing, why), note, found.work * self.scene.loads.window_s >= AT_ONCE_S)
 
     def _balanced(self, placed: Sequence[int]) -> tuple[list[int], Gain]:
         """Return the best plan that was found, without the moves that it needs least, and what it brings."""
@@ -172,7 +177,7 @@ class _Drafts:
         return fewer, found if fewer == balanced else judge.gain(fewer)
 
     def _fewest(self, judge: Judge, balanced: Sequence[int], found: Gain) -> list[int]:
-        """The first of the plan's moves, most useful first, so that the rest would not be worth a pass of its own."""
+        """Return the first of the plan's moves, most useful first; the rest would not be worth a pass of its own."""
         order = ordered(self.world, balanced)
         low, high = 1, len(order)
         while low < high:
@@ -198,7 +203,7 @@ class _Drafts:
         return f"imbalance falls by {100 * found.drop:.1f} points, threshold {self.policy.threshold_pct:g}"
 
     def _about_worst(self, where: Sequence[int]) -> str:
-        """What the vCPU that gets least for its weight gets before and after, by the loads that are planned with."""
+        """Say what the vCPU that gets least for its weight gets before and after, by the planned loads."""
         world, before = self.world, self.world.allowed.now
         touched = sorted({b for i in moved(world, where) for b in (before[i], where[i])})
         worst = touched[_least(world.levels(before, touched))]
@@ -223,31 +228,31 @@ class _Drafts:
         levels = [t / size for t, size in zip(self.world.totals(placed), self.world.problem.capacity)]
         levels += self.world.outside.values()
         if max(levels, default=0.0) >= FULL and min(levels, default=1.0) < IDLE:
-            return "a pCPU is full and another one idle, but no vCPU may move, or it would serve no more"
-        return "balanced"
+            return "a pCPU is full and another one idle, but no vCPU may move there, or no more work would be done"
+        return f"balanced: imbalance {left:.1f} points, threshold {threshold:g}"
 
     def _placed(self) -> list[int]:
-        """Everything where it is, but what has no place placed."""
+        """Return everything where it is, but what has no place placed."""
         now = self.world.allowed.now
         if NOWHERE not in now:
             return list(now)
-        return rebalance(self.world.at(now, held=[bin_ != NOWHERE for bin_ in now]))
+        return rebalance(self.world.at(now, stays=[bin_ != NOWHERE for bin_ in now]))
 
-    def _relief(self, draft: Draft) -> Draft:
-        """*draft*, or more than it: vCPUs sent away at once from pCPUs where one waits long and did not before."""
-        waiting = self._waiting(draft.where)
+    def _relief(self, proposal: Proposal) -> Proposal:
+        """Return *proposal*, with vCPUs sent away at once from pCPUs where one waits long and did not before."""
+        waiting = self._waiting(proposal.where)
         if not waiting:
-            return draft
+            return proposal
         world = self.world.with_loads(self._raw_loads())
-        stays = zip(world.problem.held, self.world.recent, draft.where)
-        held = [held or recent or bin_ not in waiting for held, recent, bin_ in stays]
-        world = replace(world, problem=world.at(draft.where, held))
+        known = zip(world.problem.stays, self.world.recent, proposal.where)
+        stays = [stay or recent or bin_ not in waiting for stay, recent, bin_ in known]
+        world = replace(world, problem=world.at(proposal.where, stays))
         where = rebalance(world.problem)
-        where = [then if now != NOWHERE else now for now, then in zip(draft.where, where)]
-        if Judge(world, draft.where, self._doubt).gain(where).work < LEAST_WORK:
-            return draft
-        note = f"vCPUs wait for pCPU {_names(self.world, waiting)} and would not have to"
-        return Draft(where, (*draft.triggers, "wait"), note)
+        where = [then if now != NOWHERE else now for now, then in zip(proposal.where, where)]
+        if Judge(world, proposal.where, self._doubt).gain(where).work < LEAST_WORK:
+            return proposal
+        note = f"vCPUs wait for pCPU {_names(self.world, waiting)}, and would not elsewhere"
+        return Proposal(where, (*proposal.triggers, "wait"), note)
 
     def _raw_loads(self) -> list[float]:
         """Return the loads of this window alone, but where contention hides one that was known before."""
@@ -268,22 +273,19 @@ class _Drafts:
             and number - waited.get(key_of(seat.domain, seat.vcpu), -NEW_WINDOWS if number else 0) >= NEW_WINDOWS
         }
 
-    def _patient(self, wanted: Draft) -> Draft:
+    def _patient(self, wanted: Proposal) -> Proposal:
         """Return what may be done in this pass: nothing before its hold is over, and no more than its budget."""
         changes = moved(self.world, wanted.where)
         if not changes:
             return wanted
-        if not wanted.urgent and self.past.held + 1 < self.policy.hold:
-            held = f"held back, pass {self.past.held + 1} of {self.policy.hold} that must find this"
-            note = "; ".join(filter(None, (wanted.note, held)))
-            return Draft(self.world.allowed.now, note=note)
-        budget = self.policy.max_moves if not wanted.urgent else self.policy.work_moves or self.policy.max_moves
-        if budget is None or len(changes) <= budget:
+        waits = "" if wanted.urgent else held_back(self.policy, self.past)
+        if waits:
+            return Proposal(self.world.allowed.now, note="; ".join(filter(None, (wanted.note, waits))))
+        most = budget(self.policy, wanted.urgent)
+        if most is None or len(changes) <= most:
             return wanted
-        note = "; ".join(filter(None, (wanted.note, f"{budget} of {len(changes)} moves, as max_moves says")))
-        return replace(
-            wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), budget), note=note
-        )
+        note = "; ".join(filter(None, (wanted.note, f"{most} of {len(changes)} moves now (max_moves)")))
+        return replace(wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), most), note=note)
 
 
 def waits_long(demand: Demand) -> bool:

@@ -434,6 +434,20 @@ def test_it_is_said_of_the_selected_guest_why_it_has_what_it_has() -> None:
     assert "kvmsched explain guest-1" in status_text.why(domain(1))
 
 
+def test_the_last_line_shows_order_and_filter_first() -> None:
+    """80 columns cut what comes last: a filter that nobody sees looks as if guests were gone."""
+    for sort in status_text.SORTS:
+        assert len(status_text.foot(status_text.Choice(sort))) <= 80
+    assert status_text.foot(status_text.Choice("wait", "web")).startswith("by wait /web (Escape ends it)  q quit")
+    assert status_text.foot(status_text.Choice("wait", "we"), typing=True).startswith("/we_ ")
+
+
+def test_guests_are_told_apart_on_a_narrow_terminal_too() -> None:
+    lines = status_text.table(host([domain(n, name=name) for n, name in enumerate(LONG)]), "name", 60)
+    rows = {line.split()[0] for line in lines if line.startswith("cus")}
+    assert len(rows) == len(LONG) and all(len(line) <= 60 for line in lines)
+
+
 def test_rows_are_sorted_as_asked() -> None:
     domains = [
         domain(1, usable_kib=9 * MIB, actual_kib=100 * MIB),

@@ -114,7 +114,10 @@ def cause(domain: DomainStatus) -> str:
     skips = [f"{what}: {skip}" for what, skip in (("memory", domain.memory_skip), ("vCPUs", domain.vcpu_skip)) if skip]
     if skips or not domain.moves:
         return "; ".join(skips)
-    return f"last: {domain.moves[-1].what}: {domain.moves[-1].reason}"
+    move = domain.moves[-1]
+    # Who it is stands before it.
+    what = move.what[len(domain.name) :].lstrip(": ") if move.what.startswith(domain.name) else move.what
+    return f"{'last' if move.made else 'would make'}: {what}: {move.reason}"
 
 
 def _host_lines(status: Status) -> Iterable[str]:

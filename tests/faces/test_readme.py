@@ -81,7 +81,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     lines = [line.replace("/tmp/kvmsched", str(built)) for line in commands("Install it", "checkout")]
     assert "installed successfully" in reader.types(lines, REPOSITORY)
     told = [line.replace("kvm1.example.org ansible_user=root", HOST) for line in commands("Install it", "hypervisors")]
-    assert HOST in told[0] and told[1] == "export ANSIBLE_INVENTORY=$PWD/hosts.ini"
+    assert HOST in told[0] and told[1] == "export ANSIBLE_INVENTORY=~/hosts.ini"
     reader.types(told)
     return reader
 

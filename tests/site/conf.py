@@ -12,5 +12,6 @@ html_title = "kvmsched.kvm"
 # Names of modules are long: at the theme's own size they break in the middle.
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_show_sourcelink = html_copy_source = False
 myst_heading_anchors = 4
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +426,9 @@ def test_the_table_scrolls_filters_and_says_why() -> None:
     assert status_text.scrolled([], choice, 5).first == 0 and status_text.moved([], choice, 1) == choice
 
 
+MOVES = [("memory", ": 400M -> 512M"), ("vcpu", " vCPU 0: 0 -> 3")]
+
+
 def test_it_is_said_of_the_selected_guest_why_it_has_what_it_has() -> None:
     lacks = domain(1, unmet_kib=98 * MIB, unmet="usable 96M, starvation 150M, the host has 0M to give")
     assert status_text.why(lacks).startswith("guest-1: lacks 98M: usable 96M")
@@ -432,6 +436,27 @@ def test_it_is_said_of_the_selected_guest_why_it_has_what_it_has() -> None:
         "memory: stale: its statistics are 60 s old"
     )
     assert "kvmsched explain guest-1" in status_text.why(domain(1))
+    moves = [DomainMove(9.0, what, f"guest-1{told}", "usable 9M < 150M") for what, told in MOVES]
+    assert [status_text.why(domain(1, moves=(move,))) for move in moves] == [
+        "guest-1: last: 400M -> 512M: usable 9M < 150M",
+        "guest-1: last: vCPU 0: 0 -> 3: usable 9M < 150M",
+    ]
+    would = replace(moves[0], made=False)
+    assert status_text.cause(domain(1, moves=(would,))) == "would make: 400M -> 512M: usable 9M < 150M"
+
+
+def test_the_last_line_shows_order_and_filter_first() -> None:
+    """80 columns cut what comes last: a filter that nobody sees looks as if guests were gone."""
+    for sort in status_text.SORTS:
+        assert len(status_text.foot(status_text.Choice(sort))) <= 80
+    assert status_text.foot(status_text.Choice("wait", "web")).startswith("by wait /web (Escape ends it)  q quit")
+    assert status_text.foot(status_text.Choice("wait", "we"), typing=True).startswith("/we_ ")
+
+
+def test_guests_are_told_apart_on_a_narrow_terminal_too() -> None:
+    lines = status_text.table(host([domain(n, name=name) for n, name in enumerate(LONG)]), "name", 60)
+    rows = {line.split()[0] for line in lines if line.startswith("cus")}
+    assert len(rows) == len(LONG) and all(len(line) <= 60 for line in lines)
 
 
 def test_rows_are_sorted_as_asked() -> None:

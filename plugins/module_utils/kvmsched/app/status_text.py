@@ -93,6 +93,14 @@ def moved(shown: Sequence[DomainStatus], choice: Choice, by: int) -> Choice:
     return replace(choice, selected=uuids[max(0, min(len(uuids) - 1, place + by))])
 
 
+def foot(choice: Choice, typing: bool = False) -> str:
+    """Return the order, the filter and the keys; what an 80-column terminal must show comes first."""
+    if typing:
+        return f"/{choice.wanted}_  Enter keeps it, Escape ends it"
+    wanted = f" /{choice.wanted} (Escape ends it)" if choice.wanted else ""
+    return f"by {choice.sort}{wanted}  q quit  / filter  up down why  c CPU w wait m memory u usable n name"
+
+
 def why(domain: DomainStatus) -> str:
     """Return one line: what is to be said of a guest."""
     told = cause(domain)
@@ -106,7 +114,10 @@ def cause(domain: DomainStatus) -> str:
     skips = [f"{what}: {skip}" for what, skip in (("memory", domain.memory_skip), ("vCPUs", domain.vcpu_skip)) if skip]
     if skips or not domain.moves:
         return "; ".join(skips)
-    return f"last: {domain.moves[-1].what}: {domain.moves[-1].reason}"
+    move = domain.moves[-1]
+    # Who it is stands before it.
+    what = move.what[len(domain.name) :].lstrip(": ") if move.what.startswith(domain.name) else move.what
+    return f"{'last' if move.made else 'would make'}: {what}: {move.reason}"
 
 
 def _host_lines(status: Status) -> Iterable[str]:
@@ -160,6 +171,8 @@ _PINS = 7
 _NUMBERS = " {:>4} {:>6} {:>6} {:>{pins}} {:>11} {:>6} {:>6} {:<8}"
 _NUMBERS_WIDTH = len(_NUMBERS.format(*[""] * 8, pins=_PINS))
 _NAME = WIDTH - _NUMBERS_WIDTH
+# A terminal that is too narrow for all rather loses its last columns than what tells guests apart.
+_LEAST_NAME = 8
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ class Columns:
         longest = max([_NAME, *(len(domain.name) for domain in shown)])
         pins = max([_PINS, *(len(_pins(domain)) for domain in shown)])
         if width is not None:
-            longest = max(1, min(longest, width - _NUMBERS_WIDTH))
+            longest = max(_LEAST_NAME, min(longest, width - _NUMBERS_WIDTH))
             pins = max(_PINS, min(pins, _PINS + width - _NUMBERS_WIDTH - longest))
         return cls(longest, pins, told_apart((domain.name for domain in shown), longest))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import curses
 import os
+import textwrap
 import time
 from dataclasses import replace
 from typing import Any, Callable, Optional
@@ -18,9 +19,10 @@ from . import status_text
 from .status import Status
 
 _SORTS = {ord("c"): "cpu", ord("w"): "wait", ord("m"): "memory", ord("u"): "usable", ord("n"): "name"}
-_HELP = "q quit  / filter  up down why  sort: c CPU  w wait  m memory  u usable  n name"
 _PAGE = 10
 _LEAST_CAUSE = 30
+# Why a guest has what it has takes so many lines of a tall terminal.
+_MOST_WHY, _TALL = 3, 20
 _ALL = 1_000_000
 _STEPS = {
     curses.KEY_DOWN: 1,
@@ -155,17 +157,16 @@ class _Screen:
             lines += self._table(self.status, max(width, 1), height - 1 - len(lines))
         for number, (line, attribute) in enumerate(lines[: height - 1]):
             self._line(number, line, attribute)
-        wanted = f"/{self.choice.wanted}" if self.typing or self.choice.wanted else ""
-        foot = f"{wanted}_  Enter keeps it, Escape ends it" if self.typing else f"{_HELP}  ({self.choice.sort}{wanted})"
-        self._line(height - 1, foot, curses.A_DIM)
+        self._line(height - 1, status_text.foot(self.choice, self.typing), curses.A_DIM)
         self.screen.refresh()
 
     def _table(self, status: Status, width: int, height: int) -> list[tuple[str, int]]:
-        """Return the lines, each with its attribute; the last one says why the selected guest has what it has."""
+        """Return the lines, each with its attribute; the last ones say why the selected guest has what it has."""
         shown = status_text.guests(status, self.choice)
         columns = status_text.Columns.of(shown, width)
         above = status_text.head(status, height)
-        room = max(1, height - len(above) - 2)
+        most = _MOST_WHY if height >= _TALL else 1
+        room = max(1, height - len(above) - 1 - most)
         self.choice = status_text.scrolled(shown, self.choice, room)
         lines = [(line, curses.A_NORMAL) for line in above]
         # What is left of a wide terminal tells why; else only the line below does.
@@ -180,7 +181,8 @@ class _Screen:
             lines.append((columns.row(domain) + (f"  {status_text.cause(domain)}" if wide else ""), attribute))
         if not shown:
             selected = "no guest has that in its name" if self.choice.wanted else "no guest runs here"
-        return [*lines, (selected, curses.A_BOLD)]
+        told = textwrap.wrap(selected, max(width, 2), max_lines=most, placeholder="+")
+        return lines + [(line, curses.A_BOLD) for line in told]
 
     def _line(self, number: int, text: str, attribute: int) -> None:
         height, width = self.screen.getmaxyx()

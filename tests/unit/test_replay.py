@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched import config, model
 from kvmsched.app import cli, plot, record, recorder, replay, traces
-from kvmsched.app.record import Context, Decided, Entry, Past
+from kvmsched.app.bundle import Decided
+from kvmsched.app.record import Context, Entry, Past
 from kvmsched.app.replay import RECORDED, UNTOUCHED, Job, Passes, Result, Source, play
 from kvmsched.config import load_daemon
 from kvmsched.model import Balloon, Snapshot
@@ -33,6 +37,7 @@ from kvmsched.twin.memory import Squeezed, resized
 from memory_worlds import MIB, Machine, World, balloon, uuid_of
 from vcpu_worlds import FakeHost, Guest, topology
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PERIOD_S = 5.0
 PLACE = {"vcpu": {"floating": "place", "hold": 1, "half_life": 0}}
 EAGER = {"memory": {"reclaim": "eager"}}
@@ -508,6 +513,40 @@ def test_a_bundle_can_be_replayed_too(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"snapshots": snapshots, "policy": PLACE}, indent=1))
     code, out, _err = run("replay", str(tmp_path / "bundle.json"), "--untouched")
     assert code == 0 and "untouched" in out
+
+
+def test_one_look_gives_the_same_plan_in_each_form_that_it_has(tmp_path: Path) -> None:
+    """As a bundle, as a line of a record, compressed, and from standard input."""
+    bundle = Path(__file__).with_name("bundle_1.json")
+    assert run("record", str(tmp_path / "r.kvmrec.gz"), "--from", str(bundle)) == (0, "", "")
+    (tmp_path / "line").write_bytes(gzip.decompress((tmp_path / "r.kvmrec.gz").read_bytes()))
+    code, out, err = run("plan", str(bundle), "--json")
+    plans = json.loads(out)
+    assert (code, err) == (0, "") and len(plans["memory"]["moves"]) == 2 and len(plans["vcpu"]["moves"]) == 1
+    for path in (tmp_path / "r.kvmrec.gz", tmp_path / "line"):
+        assert run("plan", str(path), "--json") == (0, out, ""), path
+        assert run("replay", str(path), "--json") == run("replay", str(bundle), "--json")
+        assert piped(path.read_bytes(), "plan", "-", "--json") == (0, out)
+    code, out, _err = run("explain", "apple-807", "--at", "2030-01-01 00:00", "--record", str(bundle))
+    assert code == 0 and "2535M" in out
+
+
+def test_a_whole_record_may_come_by_standard_input(tmp_path: Path) -> None:
+    day_of_vcpus(tmp_path / "r", acts=False, passes=8)
+    (path,) = (tmp_path / "r").iterdir()
+    code, out = piped(path.read_bytes(), "plan", "-", "vcpu", "--json")
+    assert (code, out) == run("plan", str(path), "vcpu", "--json")[:2] and json.loads(out)["vcpu"]["moves"]
+    assert piped(b"[]", "plan", "-")[0] == 2
+
+
+def piped(given: bytes, *words: str) -> tuple[int, str]:
+    """Run the command with that as its standard input."""
+    main = "from kvmsched.app.cli import main; raise SystemExit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins/module_utils")}
+    done = subprocess.run(
+        [sys.executable, "-c", main, *words], input=given, stdout=subprocess.PIPE, env=environment, check=False
+    )
+    return done.returncode, done.stdout.decode()
 
 
 def test_a_plan_is_made_at_the_last_look_of_a_record(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -569,6 +571,33 @@ def test_records_are_copied_and_anonymised_by_the_command(tmp_path: Path) -> Non
     assert result.verified.passes == result.verified.same == 60, "the same decisions, by other names"
     assert {story.name for story in result.guests} == {"vm1", "vm2", "vm3", "vm4"}
     assert oct((tmp_path / "all.kvmrec.gz").stat().st_mode)[-3:] == "600"
+
+
+# ---------------------------------------------------------------- what the documentation shows
+
+EXAMPLES = REPOSITORY / "docs/examples"
+SHOWN = re.findall(
+    r"^    (kvmsched replay night.*)\n((?:    .*\n)+)", (REPOSITORY / "docs/replay.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("command", "table"), SHOWN, ids=["recording", "trace"])
+def test_the_three_what_ifs_come_out_as_the_documentation_shows_them(
+    command: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`untouched` against the defaults, `place` and `eager` against `auto`."""
+    monkeypatch.chdir(EXAMPLES)
+    code, out, err = run(*command.split()[1:])
+    assert (code, err) == (0, "") and out.startswith(textwrap.dedent(table)), out
+    assert {"untouched", "auto.json", "place.json", "eager.json"} <= set(out.splitlines()[0].split())
+
+
+def test_the_examples_are_what_their_script_writes(tmp_path: Path) -> None:
+    script = [sys.executable, str(REPOSITORY / "benchmarks/example_night.py"), str(tmp_path)]
+    subprocess.run(script, check=True)
+    assert (tmp_path / "night.csv").read_bytes() == (EXAMPLES / "night.csv").read_bytes()
+    written, shipped = (list(record.read([str(path / "night.kvmrec.gz")])) for path in (tmp_path, EXAMPLES))
+    assert [look.snapshot for look in written] == [look.snapshot for look in shipped] and len(shipped) == 361
 
 
 # ---------------------------------------------------------------- explained in time

@@ -67,12 +67,12 @@ class Bundle:
     """All that a plan depends on, and what a record needs to go on from it.
 
     ``snapshots`` are at least one, oldest first, and the last is the look itself; a plan of vCPUs, and taking memory
-    from anybody, needs two. ``policy`` is a policy document, ``history`` what the passes of the look were handed,
-    ``room`` what was to be kept for a guest to start, ``kvmsched`` the version that wrote the bundle. ``last_s`` is
-    when each resource had its last pass, in monotonic seconds: that snapshot is among ``snapshots``. Null: there was
-    none, and the earlier snapshots are looks of their own. ``decided`` is what the passes of the look came to.
-    ``mode`` is what the daemon was allowed to do; empty: no daemon wrote this. ``policy_hash`` is the SHA-256 of the
-    policy's file. ``acted``: a daemon changed this host meanwhile, whoever wrote this.
+    from anybody, needs two. ``policy`` is a policy document, ``kvmsched`` the version that wrote the bundle.
+    ``history`` is what the passes of the look were handed, ``room`` what was to be kept for a guest to start.
+    ``last_s`` is when each resource had its last pass, in monotonic seconds: that snapshot is among ``snapshots``.
+    Null: there was none, and the earlier snapshots are looks of their own. ``decided`` is what the passes of the look
+    came to. ``mode`` is what the daemon was allowed to do; empty: no daemon wrote this. ``policy_hash`` is the SHA-256
+    of the policy's file. ``acted``: a daemon changed this host meanwhile, whoever wrote this.
     """
 
     snapshots: tuple[Snapshot, ...]

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "plugins" / "module_utils"), str(ROOT / "tests" / "unit")]
 
 from kvmsched.app import page, record, recorder, replay
-from kvmsched.app.record import Context, Decided, Entry, Past
+from kvmsched.app.bundle import Decided
+from kvmsched.app.record import Context, Entry, Past
 from kvmsched.config import load_daemon
 from kvmsched.model import Balloon, Domain, Host, HostMemory, Snapshot, Vcpu
 from vcpu_worlds import topology, uuid_of

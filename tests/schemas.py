@@ -13,12 +13,11 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "plugins/module_utils"))
 
-from kvmsched.app import bundle, record
+from kvmsched.app import record
 from kvmsched.config import SCHEMA
 
 PUBLISHED: dict[Path, dict[str, Any]] = {
     REPOSITORY / "docs/schemas/policy.schema.json": SCHEMA,
-    REPOSITORY / "docs/schemas/bundle.schema.json": bundle.schema(),
     REPOSITORY / "docs/schemas/record.schema.json": record.schema(),
 }
 

@@ -336,7 +336,7 @@ def looks() -> list[Any]:
         )
         stamps = {"monotonic_s": first.monotonic_s + 5 * number, "wall_s": first.wall_s + 5 * number}
         pasts = {"memory": record.Past(MemoryHistory()), "vcpu": record.Past(VcpuHistory())}
-        decided = {"memory": record.Decided(), "vcpu": record.Decided()}
+        decided = {"memory": bundle.Decided(), "vcpu": bundle.Decided()}
         now = replace(first, domains=domains, **stamps)
         lines.append(json.loads(encoder.line(record.Entry(now, record.Context(BUNDLE["policy"]), pasts, decided))))
     return lines
@@ -363,7 +363,7 @@ def asked_of(path: str) -> None:
     """What else reads a record does so, or refuses it in one line."""
     for ask in (
         lambda: replay.instant([path], time.strptime("03:41", "%H:%M")),
-        lambda: replay.last_plans([path], None),
+        lambda: replay.last_plans(lambda: record.read([path]), None),
         lambda: list(record.anonymised(lambda: record.read([path]))),
         lambda: record.span([path]),
     ):

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 from kvmsched import config, model
-from kvmsched.app import bundle
+from kvmsched.app import bundle, record
 from kvmsched.policy.memory import MemoryHistory
 from kvmsched.policy.memory.history import DomainHistory
 from kvmsched.policy.vcpu import VcpuHistory
@@ -24,7 +24,7 @@ from kvmsched.policy.vcpu.history import PlannedPin, Smoothed
 from schemas import PUBLISHED, REPOSITORY, text_of
 
 MIB = 1024
-SCHEMA = bundle.schema()
+SCHEMA = record.schema()
 
 
 def plans(whole: bundle.Bundle) -> list[Any]:
@@ -113,7 +113,7 @@ DOMAIN = ["snapshots", 1, "domains", 0]
         ("{}", "missing snapshots"),
         ('{"snapshots": []}', "at least one"),
         ('{"snapshots": [5]}', "snapshots[0]: got 5, expected an object"),
-        (changed(["format"], 99), "format: got 99, this version reads format 1"),
+        (changed(["format"], 99), "format: got 99, this version reads formats up to 1"),
         (changed(["spare"], 1), "spare"),
         (changed(["snapshots", 0, "host"], KeyError), "snapshots[0]: missing host"),
         (changed(["snapshots", 0, "host", "topology"], []), "snapshots[0].host.topology: got [], expected an object"),

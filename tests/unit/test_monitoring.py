@@ -186,5 +186,16 @@ def test_the_docs_explain_every_alert() -> None:
         assert {"summary", "description", "runbook_url"} == set(rule["annotations"]) and rule["labels"]["severity"]
 
 
+def test_the_dashboard_leads_to_what_explains_a_time_that_is_over() -> None:
+    """By a link to click, and by the same address in its description, as it says itself."""
+    (link,) = DASHBOARD["links"]
+    home = yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())["repository"]
+    page, anchor = link["url"].removeprefix(f"{home}/blob/main/").split("#")
+    assert link["type"] == "link" and link["targetBlank"] and link["url"] in DASHBOARD["description"]
+    sections = re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", (REPOSITORY / page).read_text(), re.MULTILINE)
+    (text,) = (text for heading, text in sections if heading.lower().replace(" ", "-") == anchor)
+    assert "--at 03:41" in text and "--at 03:41" in DASHBOARD["description"]
+
+
 def test_every_panel_says_what_it_shows() -> None:
     assert not [panel["title"] for panel in PANELS if panel["type"] != "row" and not panel["description"]]

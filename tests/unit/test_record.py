@@ -20,8 +20,9 @@ import vcpu_worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kvmsched import config, model
-from kvmsched.app import record, recorder
-from kvmsched.app.record import Context, Decided, Encoder, Entry, Look, Past
+from kvmsched.app import bundle, record, recorder
+from kvmsched.app.bundle import Decided
+from kvmsched.app.record import Context, Encoder, Entry, Look, Past, Span
 from kvmsched.config import DaemonPolicy
 from kvmsched.model import BalloonMove, Domain, Host, HostMemory, Skip, Snapshot, Vcpu
 from kvmsched.passes import Tick, Turn
@@ -186,15 +187,47 @@ def test_another_policy_mode_or_room_begins_a_new_frame() -> None:
 # ---------------------------------------------------------------- one format
 
 
+def by_hand() -> dict[str, Any]:
+    return {"snapshots": [{"host": {"topology": {"pcpus": [{"id": 0}]}}, "domains": [{"name": "a"}]}] * 2}
+
+
 def test_a_bundle_is_a_record_of_one_look(tmp_path: Path) -> None:
-    """Also one that was written by hand, on many lines; and one that is compressed."""
-    document = {"snapshots": [{"host": {"topology": {"pcpus": [{"id": 0}]}}, "domains": [{"name": "a"}]}] * 2}
-    plain, packed = tmp_path / "bundle.json", tmp_path / "bundle.json.gz"
-    plain.write_text(json.dumps(document, indent=1))
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    for path in (plain, packed):
-        looks = list(record.read([str(path)]))
-        assert [look.begins for look in looks] == [True, False] and looks[0].snapshot.domains[0].name == "a"
+    """Also one that was written by hand, on one line or many; and one that is compressed."""
+    one, many, packed = tmp_path / "one.json", tmp_path / "bundle.json", tmp_path / "bundle.json.gz"
+    one.write_text(json.dumps(by_hand()))
+    many.write_text(json.dumps(by_hand(), indent=1))
+    packed.write_bytes(gzip.compress(many.read_bytes()))
+    for path in (one, many, packed):
+        (look,) = record.read([str(path)])
+        assert look.begins and look.snapshot.domains[0].name == "a" and look.decided == {}
+        assert [s.monotonic_s for s in look.earlier] == [look.snapshot.monotonic_s - 5]
+        assert record.span([str(path)]) == Span(look.earlier[0].wall_s, look.snapshot.wall_s, 2)
+        assert [(one.snapshot, one.begins) for one in record.apart([look])] == [
+            (look.earlier[0], True),
+            (look.snapshot, False),
+        ]
+
+
+def test_what_snapshot_writes_is_the_line_of_a_record_laid_out_for_people(tmp_path: Path) -> None:
+    whole = replace(bundle.read(json.dumps(by_hand())), kvmsched="1.2.3", acted=True)
+    (tmp_path / "bundle.json").write_text(bundle.write(whole))
+    (look,) = record.read([str(tmp_path / "bundle.json")])
+    (line,) = record.lines_of([look])
+    assert json.loads(line) == model.to_json(whole) and look.frame == whole
+    (tmp_path / "r").write_text(line + "\n")
+    assert list(record.read([str(tmp_path / "r")])) == [look]
+    assert record.span([str(tmp_path / "r")]) == record.span([str(tmp_path / "bundle.json")])
+    validator = jsonschema.Draft7Validator(record.schema())
+    for text in (line, (tmp_path / "bundle.json").read_text(), json.dumps(by_hand())):
+        validator.validate(json.loads(text))
+
+
+def test_the_schema_says_what_is_wrong_with_a_bundle() -> None:
+    """Not that it is neither a bundle nor a step."""
+    wrong = by_hand()
+    wrong["snapshots"][0]["domains"][0]["nmae"] = "a"
+    mistakes = list(jsonschema.Draft7Validator(record.schema()).iter_errors(wrong))
+    assert mistakes and all("nmae" in mistake.message and mistake.absolute_path for mistake in mistakes)
 
 
 def test_every_line_fits_the_schema(tmp_path: Path) -> None:
@@ -230,11 +263,26 @@ def test_what_was_handed_to_the_passes_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_history_of_another_version_is_left_out_and_the_record_is_read(tmp_path: Path) -> None:
-    data = json.loads(Encoder().line(Entry(day(1, 1)[0], pasts={"vcpu": Past(VcpuHistory(number=7))})))
-    data["history"]["memory"] = {"level": "ok", "field_of_another_version": 1}
-    (tmp_path / "r").write_text(json.dumps(data, separators=(",", ":")) + "\n")
-    (look,) = record.read([str(tmp_path / "r")])
-    assert look.frame.history.memory is None and look.frame.history.vcpu == VcpuHistory(number=7)
+    """Which is told once, of a bundle too; who wrote one by hand is told of the mistake."""
+    looks, encoder = day(1, 2), Encoder()
+    entries = [
+        Entry(look, Context(acted=bool(n)), {"vcpu": Past(VcpuHistory(number=7))}) for n, look in enumerate(looks)
+    ]
+    lines = [json.loads(encoder.line(entry)) for entry in entries]
+    for data in lines:
+        data["history"]["memory"] = {"level": "ok", "field_of_another_version": 1}
+    (tmp_path / "r").write_text("".join(json.dumps(data, separators=(",", ":")) + "\n" for data in lines))
+    (tmp_path / "bundle.json").write_text(json.dumps(lines[0], indent=1))
+    for name in ("r", "bundle.json"):
+        lost: dict[str, None] = {}
+        look, *_others = record.read([str(tmp_path / name)], lost.setdefault)
+        assert look.frame.history.memory is None and look.frame.history.vcpu == VcpuHistory(number=7)
+        (told,) = lost
+        assert told.startswith(str(tmp_path / name)) and "remembered of memory is of no use" in told
+    del lines[0]["kvmsched"]
+    (tmp_path / "bundle.json").write_text(json.dumps(lines[0], indent=1))
+    with pytest.raises(record.RecordError, match="field_of_another_version"):
+        list(record.read([str(tmp_path / "bundle.json")]))
 
 
 @pytest.mark.parametrize(
@@ -274,9 +322,12 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, wor
 
 
 def test_the_oldest_format_stays_readable() -> None:
-    """A file that the first version wrote: whoever changes the format keeps this test, and adds another file."""
+    """Files that the first version wrote: whoever changes the format keeps this test, and adds others."""
     looks = list(record.read([str(Path(__file__).with_name("record_1.kvmrec.gz"))]))
     assert len(looks) == 4 and looks[-1].snapshot.domains[0].name == "g0" and looks[0].decided["memory"].moves
+    (look,) = record.read([str(Path(__file__).with_name("bundle_1.json"))])
+    assert look.snapshot.domains[2].name == "brown-214" and len(look.earlier) == 1
+    assert look.frame.history.memory and look.frame.history.vcpu and look.frame.policy["vcpu"] == {"hold": 1}
 
 
 # ---------------------------------------------------------------- the daemon's own
@@ -356,7 +407,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_look_knows_its_frame() -> None:
-    frame = record.Frame((day(1, 1)[0],))
+    frame = bundle.Bundle((day(1, 1)[0],))
     assert Look(frame.snapshots[0], frame, True, {}).frame.policy == {} and model.to_json(frame)["mode"] == ""
 
 

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched import config, model
 from kvmsched.app import cli, plot, record, recorder, replay, traces
-from kvmsched.app.record import Context, Decided, Entry, Past
+from kvmsched.app.bundle import Decided
+from kvmsched.app.record import Context, Entry, Past
 from kvmsched.app.replay import RECORDED, UNTOUCHED, Job, Passes, Result, Source, play
 from kvmsched.config import load_daemon
 from kvmsched.model import Balloon, Snapshot
@@ -33,6 +39,7 @@ from kvmsched.twin.memory import Squeezed, resized
 from memory_worlds import MIB, Machine, World, balloon, uuid_of
 from vcpu_worlds import FakeHost, Guest, topology
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PERIOD_S = 5.0
 PLACE = {"vcpu": {"floating": "place", "hold": 1, "half_life": 0}}
 EAGER = {"memory": {"reclaim": "eager"}}
@@ -510,6 +517,40 @@ def test_a_bundle_can_be_replayed_too(tmp_path: Path) -> None:
     assert code == 0 and "untouched" in out
 
 
+def test_one_look_gives_the_same_plan_in_each_form_that_it_has(tmp_path: Path) -> None:
+    """As a bundle, as a line of a record, compressed, and from standard input."""
+    bundle = Path(__file__).with_name("bundle_1.json")
+    assert run("record", str(tmp_path / "r.kvmrec.gz"), "--from", str(bundle)) == (0, "", "")
+    (tmp_path / "line").write_bytes(gzip.decompress((tmp_path / "r.kvmrec.gz").read_bytes()))
+    code, out, err = run("plan", str(bundle), "--json")
+    plans = json.loads(out)
+    assert (code, err) == (0, "") and len(plans["memory"]["moves"]) == 2 and len(plans["vcpu"]["moves"]) == 1
+    for path in (tmp_path / "r.kvmrec.gz", tmp_path / "line"):
+        assert run("plan", str(path), "--json") == (0, out, ""), path
+        assert run("replay", str(path), "--json") == run("replay", str(bundle), "--json")
+        assert piped(path.read_bytes(), "plan", "-", "--json") == (0, out)
+    code, out, _err = run("explain", "apple-807", "--at", "2030-01-01 00:00", "--record", str(bundle))
+    assert code == 0 and "2535M" in out
+
+
+def test_a_whole_record_may_come_by_standard_input(tmp_path: Path) -> None:
+    day_of_vcpus(tmp_path / "r", acts=False, passes=8)
+    (path,) = (tmp_path / "r").iterdir()
+    code, out = piped(path.read_bytes(), "plan", "-", "vcpu", "--json")
+    assert (code, out) == run("plan", str(path), "vcpu", "--json")[:2] and json.loads(out)["vcpu"]["moves"]
+    assert piped(b"[]", "plan", "-")[0] == 2
+
+
+def piped(given: bytes, *words: str) -> tuple[int, str]:
+    """Run the command with that as its standard input."""
+    main = "from kvmsched.app.cli import main; raise SystemExit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins/module_utils")}
+    done = subprocess.run(
+        [sys.executable, "-c", main, *words], input=given, stdout=subprocess.PIPE, env=environment, check=False
+    )
+    return done.returncode, done.stdout.decode()
+
+
 def test_a_plan_is_made_at_the_last_look_of_a_record(tmp_path: Path) -> None:
     """The same one as was made then; and another one by another policy."""
     day_of_vcpus(tmp_path / "r", acts=False, passes=8)
@@ -530,6 +571,33 @@ def test_records_are_copied_and_anonymised_by_the_command(tmp_path: Path) -> Non
     assert result.verified.passes == result.verified.same == 60, "the same decisions, by other names"
     assert {story.name for story in result.guests} == {"vm1", "vm2", "vm3", "vm4"}
     assert oct((tmp_path / "all.kvmrec.gz").stat().st_mode)[-3:] == "600"
+
+
+# ---------------------------------------------------------------- what the documentation shows
+
+EXAMPLES = REPOSITORY / "docs/examples"
+SHOWN = re.findall(
+    r"^    (kvmsched replay night.*)\n((?:    .*\n)+)", (REPOSITORY / "docs/replay.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("command", "table"), SHOWN, ids=["recording", "trace"])
+def test_the_three_what_ifs_come_out_as_the_documentation_shows_them(
+    command: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`untouched` against the defaults, `place` and `eager` against `auto`."""
+    monkeypatch.chdir(EXAMPLES)
+    code, out, err = run(*command.split()[1:])
+    assert (code, err) == (0, "") and out.startswith(textwrap.dedent(table)), out
+    assert {"untouched", "auto.json", "place.json", "eager.json"} <= set(out.splitlines()[0].split())
+
+
+def test_the_examples_are_what_their_script_writes(tmp_path: Path) -> None:
+    script = [sys.executable, str(REPOSITORY / "benchmarks/example_night.py"), str(tmp_path)]
+    subprocess.run(script, check=True)
+    assert (tmp_path / "night.csv").read_bytes() == (EXAMPLES / "night.csv").read_bytes()
+    written, shipped = (list(record.read([str(path / "night.kvmrec.gz")])) for path in (tmp_path, EXAMPLES))
+    assert [look.snapshot for look in written] == [look.snapshot for look in shipped] and len(shipped) == 361
 
 
 # ---------------------------------------------------------------- explained in time

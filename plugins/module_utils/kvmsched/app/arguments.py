@@ -112,7 +112,8 @@ daemon runs here.
 _SNAPSHOT = """\
 Two looks at the host, the policy, what the daemon remembers, and the version, as one JSON
 document. Attach it to a bug report: `kvmsched plan` comes to the same plan on any machine.
-It is read-only. docs/schemas/bundle.schema.json of the collection describes the format.
+It is a record of one look, laid out for people. It is read-only. docs/schemas/record.schema.json
+of the collection describes the format.
 
   kvmsched snapshot --anonymise -o bundle.json
   kvmsched snapshot | kvmsched plan -
@@ -139,7 +140,8 @@ worth.
 _PLAN = """\
 The same bundle gives the same plan anywhere: no libvirt is needed, and nothing is changed.
 Where the bundle has a policy, the Python package jsonschema is needed.
-A bundle may be written by hand; docs/cli.md of the collection has an example.
+A bundle may be written by hand; docs/cli.md of the collection has an example. Of a record it is
+the plan at the last look.
 
   kvmsched plan bundle.json
   kvmsched plan bundle.json memory --policy stricter.json --diff
@@ -311,7 +313,7 @@ def _add_replaying(command: _Command) -> None:
     replay.add_argument("--memory", type=_size, metavar="SIZE", help="the memory of a trace's host (what guests have)")
     _json_option(replay)
     plan = command("plan", "decide again what a bundle holds, on any machine", _PLAN)
-    plan.add_argument("bundle", metavar="BUNDLE", help="a file that snapshot wrote, or - for standard input")
+    plan.add_argument("bundle", metavar="BUNDLE", help="what snapshot or record wrote, or - for standard input")
     _resource(plan)
     _output(plan)
     _policy_option(plan, "decide by this policy, not by the bundle's own")

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The bundle: all that a plan depends on, in one JSON document that gives the same plan anywhere.
 
-It is what users attach to bug reports, and may be written by hand: read() fills in what follows from
-the rest. docs/schemas/bundle.schema.json is made by schema().
+It is what users attach to bug reports, and may be written by hand: what follows from the rest is filled in. A record
+begins with one, on one line, and each of its hours does: see record.py, which reads both.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import re
 import typing
 import uuid
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Iterable, Literal, Mapping, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterable, Literal, Mapping, Optional, Sequence, TypeVar, Union
 
-from .. import config, model, passes
+from .. import __version__, config, model, passes
 from ..model import Balloon, Domain, Host, Snapshot, Vcpu
 from ..policy import memory as memory_policy
 from ..policy import vcpu as vcpu_policy
 from ..policy.memory import MemoryHistory
 from ..policy.vcpu import VcpuHistory
-from ..units import CPUSET_HELP, escaped, format_cpuset
+from ..units import CPUSET_HELP, escaped, format_cpuset, shown
 
 FORMAT = 1
 
@@ -42,12 +42,37 @@ class History:
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """All that a plan depends on.
+class Decided:
+    """What a pass over one resource came to.
 
-    ``snapshots`` are at least one, oldest first; a plan of vCPUs, and taking memory from anybody, needs two.
-    ``policy`` is a policy document, ``history`` what was remembered from earlier passes, ``room`` what was to be
-    kept for a guest to start, ``kvmsched`` the version that wrote the bundle.
+    ``moves`` are those that it planned; a reason that is left out is that of the same move in the pass before.
+    ``made`` are those that were made, null: all of them. ``failed`` is why the whole pass failed; ``forgot``: what
+    was remembered was given up for that.
+    """
+
+    moves: tuple[model.Move, ...] = ()
+    made: Optional[tuple[model.Move, ...]] = None
+    failures: tuple[model.Failure, ...] = ()
+    failed: str = ""
+    forgot: bool = False
+
+    @property
+    def changes(self) -> tuple[model.Move, ...]:
+        """The moves that were made."""
+        return self.moves if self.made is None else self.made
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that a plan depends on, and what a record needs to go on from it.
+
+    ``snapshots`` are at least one, oldest first, and the last is the look itself; a plan of vCPUs, and taking memory
+    from anybody, needs two. ``policy`` is a policy document, ``kvmsched`` the version that wrote the bundle.
+    ``history`` is what the passes of the look were handed, ``room`` what was to be kept for a guest to start.
+    ``last_s`` is when each resource had its last pass, in monotonic seconds: that snapshot is among ``snapshots``.
+    Null: there was none, and the earlier snapshots are looks of their own. ``decided`` is what the passes of the look
+    came to. ``mode`` is what the daemon was allowed to do; empty: no daemon wrote this. ``policy_hash`` is the SHA-256
+    of the policy's file. ``acted``: a daemon changed this host meanwhile, whoever wrote this.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -56,6 +81,11 @@ class Bundle:
     kvmsched: str = ""
     format: int = FORMAT
     room: Optional[model.RoomRequest] = None
+    last_s: Optional[dict[str, float]] = None
+    decided: dict[str, Decided] = field(default_factory=dict)
+    mode: str = ""
+    policy_hash: str = ""
+    acted: bool = False
 
 
 def plan_memory(bundle: Bundle, policy: config.Policy) -> passes.MemoryResult:
@@ -85,12 +115,21 @@ def read(text: Union[str, bytes]) -> Bundle:
         data = model.parse_json(text)
     except ValueError as error:
         raise BundleError(str(error)) from None
+    return decoded(data)
+
+
+def decoded(data: Any, lost: Callable[[str], None] = lambda _line: None) -> Bundle:
+    """Return the bundle that *data* is, which is changed; BundleError as in read().
+
+    What another version remembered, and this one can't understand, is left out, and *lost* is told.
+    """
     if not isinstance(data, dict):
         raise BundleError(f"got {type(data).__name__}, expected an object with the key snapshots")
     if data.get("format", FORMAT) != FORMAT:
-        raise BundleError(f"format: got {data['format']!r}, this version reads format {FORMAT}")
+        raise BundleError(f"format: got {data['format']!r}, this version reads formats up to {FORMAT}")
     try:
         _fill_in(data)
+        _forget_what_is_foreign(data, lost)
         bundle = model.from_json(Bundle, data)
     except OverflowError:
         raise BundleError("got a number that nothing is counted in, needed: sizes and times") from None
@@ -99,6 +138,20 @@ def read(text: Union[str, bytes]) -> Bundle:
     for mistake in mistakes(bundle):
         raise BundleError(mistake)
     return bundle
+
+
+_HISTORIES = {f.name: typing.get_args(typing.get_type_hints(History)[f.name])[0] for f in fields(History)}
+
+
+def _forget_what_is_foreign(data: dict[str, Any], lost: Callable[[str], None]) -> None:
+    """Take the histories out of a bundle that are none to this version. Who wrote by hand is told of the mistake."""
+    for histories in _objects([data.get("history")] if data.get("kvmsched") else []):
+        for name, cls in _HISTORIES.items():
+            try:
+                model.decoded(Optional[cls], histories.get(name), name)
+            except ValueError:
+                histories[name] = None
+                lost(f"what kvmsched {shown(data['kvmsched'])} remembered of {name} is of no use to {__version__}")
 
 
 def _fill_in(data: dict[str, Any]) -> None:
@@ -185,6 +238,9 @@ def mistakes(bundle: Bundle) -> Iterable[str]:
         wrong = out_of_range(model.to_json(snapshot), where)
         if wrong:
             yield wrong
+    for name, found in (("last_s", bundle.last_s or {}), ("decided", bundle.decided)):
+        if not found.keys() <= _HISTORIES.keys():
+            yield f"{name}: got {shown(list(found))}, needed: memory and vcpu"
 
 
 def _twice(ids: Iterable[Any], what: str) -> Iterable[str]:
@@ -214,16 +270,16 @@ def out_of_range(value: Any, where: str) -> Optional[str]:
 
 
 def write(bundle: Bundle) -> str:
-    """Return *bundle* as text, what it is before what it holds."""
+    """Return *bundle* as text for people, what it is before what it holds; what only records have is left out."""
     data = model.to_json(bundle)
-    order = ("format", "kvmsched", "policy", "history", "room", "snapshots")
+    always, records = ("format", "kvmsched", "policy", "history", "room"), ("last_s", "decided", "mode", "policy_hash")
+    order = (*always, *(key for key in (*records, "acted") if data[key]), "snapshots")
     return escaped(json.dumps({key: data[key] for key in order}, indent=1, ensure_ascii=False)) + "\n"
 
 
 # ---------------------------------------------------------------- names out
 
 T = TypeVar("T")
-B = TypeVar("B", bound=Bundle)
 D = TypeVar("D", bound=Union[model.Move, model.Failure])
 _DAEMON_KEPT = ("mode", "period", "memory_period", "vcpu_period")
 # What the history of the vCPUs keeps by UUID, or by UUID and numbers.
@@ -277,13 +333,16 @@ class Anonymiser:
     def bundle(self) -> Bundle:
         return self.renamed(self.original)
 
-    def renamed(self, bundle: B) -> B:
+    def renamed(self, bundle: Bundle) -> Bundle:
         """Return the same for another bundle, of what the first one names."""
         history = bundle.history
         return replace(
             bundle,
             snapshots=tuple(self.snapshot(snapshot) for snapshot in bundle.snapshots),
             policy=self._policy(bundle.policy),
+            # The policy is not that of the file any more.
+            policy_hash="",
+            decided={name: self.decided(one) for name, one in bundle.decided.items()},
             history=History(
                 replace(history.memory, domains=self._keys(history.memory.domains)) if history.memory else None,
                 self._vcpu_history(history.vcpu) if history.vcpu else None,
@@ -295,6 +354,16 @@ class Anonymiser:
         uuid_ = self.uuids.get(one.uuid, "")
         return replace(
             one, domain=self.names.get(one.domain, "unknown"), uuid=uuid_, reason=self.text(one.reason) or ""
+        )
+
+    def decided(self, one: Decided) -> Decided:
+        """Return what a pass came to, without names."""
+        return Decided(
+            moves=tuple(self.named(move) for move in one.moves),
+            made=None if one.made is None else tuple(self.named(move) for move in one.made),
+            failures=tuple(self.named(failure) for failure in one.failures),
+            failed=self.text(one.failed) or "",
+            forgot=one.forgot,
         )
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:
@@ -409,23 +478,19 @@ _FILLED_IN: dict[type, dict[str, str]] = {
 }
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a bundle, made of the dataclasses that it consists of."""
-    return schema_of("kvmsched bundle", Bundle)
-
-
-def schema_of(title: str, *classes: Any) -> dict[str, Any]:
-    """Return the JSON Schema of what is one of *classes*."""
+def line_schema(title: str, step: Any) -> dict[str, Any]:
+    """Return the JSON Schema of what is a bundle, or else a *step*: the dataclasses that they consist of."""
     definitions: dict[str, Any] = {}
-    wholes = [_object_schema(cls, definitions) for cls in classes]
-    for whole in wholes:
-        if "format" in whole["properties"]:
-            whole["properties"]["format"] = {"const": FORMAT}
+    bundle, other = (_object_schema(cls, definitions) for cls in (Bundle, step))
+    bundle["properties"]["format"] = {"const": FORMAT}
     definitions["Snapshot"]["properties"]["format"] = {"const": model.SNAPSHOT_FORMAT}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": title,
-        **(wholes[0] if len(wholes) == 1 else {"oneOf": wholes}),
+        # Not oneOf: whoever writes a bundle by hand is told what is wrong with it, not that it is neither.
+        "if": {"not": {"required": ["us"]}},
+        "then": bundle,
+        "else": other,
         "definitions": {name: definitions[name] for name in sorted(definitions)},
     }
 

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import io
 import json
 import math
 import os
@@ -19,7 +20,6 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
 from .. import __version__, config, leases, lock, model, passes, report
@@ -351,7 +351,8 @@ def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
     how = _conduct(options, policy, check=True)
     interval_s = policy.vcpu.interval_s if options.interval is None else options.interval
     snapshots = tuple(passes.run_snapshots(how, interval_s))
-    whole = bundle.Bundle(snapshots, document, room=leases.room(options.uri), kvmsched=__version__)
+    acted = lock.acting_daemon(options.uri) is not None
+    whole = bundle.Bundle(snapshots, document, room=leases.room(options.uri), kvmsched=__version__, acted=acted)
     try:
         if lock.daemon(options.uri):
             whole = _with_daemon(whole)
@@ -443,16 +444,33 @@ def _calm(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
-    source = _STDIN if options.bundle == "-" else options.bundle
-    if options.bundle != "-" and record.is_record(options.bundle):
-        return _plan_of_record(options, terminal)
+    """Decide at the last look of a record; most have one, as `kvmsched snapshot` writes it."""
+    lost: dict[str, None] = {}
     try:
-        content = _standard_input() if options.bundle == "-" else Path(options.bundle).read_bytes()
-        whole = bundle.read(content)
+        looks = _looks(options.bundle, lost)
+        whole = record.one_look(looks())
+        made = _plans_of_many(options, looks) if whole is None else _plans_of_one(options, whole)
+    except record.RecordError as error:
+        raise Refused(str(error) if options.bundle != "-" else f"{_STDIN}: {error}") from None
     except OSError as error:
-        raise Refused(f"{source}: can't be read: {error.strerror}") from None
-    except bundle.BundleError as error:
-        raise Refused(f"{source}: {error}") from None
+        raise Refused(f"{options.bundle}: can't be read: {error.strerror}") from None
+    for line in lost:
+        _complain(terminal, DONE, line)
+    runs = [(name, functools.partial(made.__getitem__, name)) for name in _RESOURCES[options.resource] if name in made]
+    return _show(options, terminal, runs, check=True)
+
+
+def _looks(path: str, lost: dict[str, None]) -> Callable[[], Iterable[record.Look]]:
+    """Return what reads a record, or standard input, from its beginning; *lost* gets what can't be read."""
+    if path != "-":
+        return lambda: record.read([path], lost.setdefault)
+    content = _standard_input()
+    return lambda: record.looks_in(io.BytesIO(content), lost.setdefault)
+
+
+def _plans_of_one(options: argparse.Namespace, whole: bundle.Bundle) -> dict[str, AnyResult]:
+    """Return what one pass on its own would come to, or a daemon's whose memory is in the bundle."""
+    source = _STDIN if options.bundle == "-" else options.bundle
     document, where = (
         (whole.policy, f"{source}: policy") if options.policy is None else _policy_document(options.policy)
     )
@@ -464,29 +482,20 @@ def _plan(options: argparse.Namespace, terminal: Terminal) -> int:
     plans: dict[str, Callable[[bundle.Bundle, config.Policy], AnyResult]]
     plans = {"memory": bundle.plan_memory, "vcpu": bundle.plan_vcpu}
     try:
-        made = {resource: plans[resource](whole, policy) for resource in _RESOURCES[options.resource]}
+        return {resource: plans[resource](whole, policy) for resource in _RESOURCES[options.resource]}
     except (ValueError, OverflowError) as error:
         raise Refused(f"{source}: {error}") from None
-    runs = [(resource, functools.partial(made.__getitem__, resource)) for resource in made]
-    return _show(options, terminal, runs, check=True)
 
 
-def _plan_of_record(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Return what would be decided at the last look of a record."""
+def _plans_of_many(options: argparse.Namespace, looks: Callable[[], Iterable[record.Look]]) -> Mapping[str, AnyResult]:
+    """Return what the daemon of this policy would decide at the last look."""
     from . import replay
 
     document = None
     if options.policy is not None:
         document, source = _policy_document(options.policy)
         _parsed(document, source)
-    try:
-        made = replay.last_plans([options.bundle], document)
-    except record.RecordError as error:
-        raise Refused(str(error)) from None
-    except OSError as error:
-        raise Refused(f"{options.bundle}: can't be read: {error.strerror}") from None
-    runs = [(name, functools.partial(made.__getitem__, name)) for name in _RESOURCES[options.resource] if name in made]
-    return _show(options, terminal, runs, check=True)
+    return replay.last_plans(looks, document)
 
 
 def _replay(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The record of a host over time: what was seen and decided, look by look, and how it is read again.
 
-A record is lines of JSON, compressed by gzip. A line is a Frame, which says all, or a Step, which says what
-changed since the line before. A bundle (see bundle.py) is a record of one Frame, on as many lines as it likes: one
-reader reads both. docs/schemas/record.schema.json is made by schema().
+A record is lines of JSON, compressed by gzip or not. A line is a Bundle, which says all and is called a frame here,
+or a Step, which says what changed since the line before. What ``kvmsched snapshot`` writes is a record of one look: one
+bundle, laid out over many lines for people. docs/schemas/record.schema.json is made by schema().
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from .. import __version__, config, model
-from ..model import Balloon, Domain, Failure, Host, Move, RoomRequest, Skip, Snapshot, Vcpu, from_json, to_json
+from ..model import Balloon, Domain, Host, Move, RoomRequest, Skip, Snapshot, Vcpu, from_json, to_json
 from ..policy.memory import MemoryHistory
 from ..units import one_line, shown
 from . import bundle
-from .bundle import Bundle, History
+from .bundle import Bundle, Decided, History
 
-FORMAT = 1
 # A line of a host of 1,000 guests has some MiB; none of this length is ours.
 _LONGEST_LINE = 64 * 1024 * 1024
 _CHUNK = 1 << 20
@@ -50,44 +49,6 @@ _COLD_VCPU = operator.attrgetter(*(f.name for f in fields(Vcpu) if f.name not in
 _COLD_BALLOON = operator.attrgetter(*(f.name for f in fields(Balloon) if f.name not in HOT))
 _HOT_BALLOON = operator.attrgetter(*HOT)
 _OF_HOST = tuple(f.name for f in fields(Host) if f.name not in ("busy_ns", "bound_ns", "topology"))
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What a pass over one resource came to.
-
-    ``moves`` are those that it planned; a reason that is left out is that of the same move in the pass before.
-    ``made`` are those that were made, null: all of them. ``failed`` is why the whole pass failed; ``forgot``: what
-    was remembered was given up for that.
-    """
-
-    moves: tuple[Move, ...] = ()
-    made: Optional[tuple[Move, ...]] = None
-    failures: tuple[Failure, ...] = ()
-    failed: str = ""
-    forgot: bool = False
-
-    @property
-    def changes(self) -> tuple[Move, ...]:
-        """The moves that were made."""
-        return self.moves if self.made is None else self.made
-
-
-@dataclass(frozen=True)
-class Frame(Bundle):
-    """A bundle, and what a record needs to go on from it.
-
-    ``last_s`` is when each resource had its last pass, in monotonic seconds: that snapshot is among ``snapshots``, of
-    which the last is the look itself. ``history`` is as that look's passes were handed it, ``decided`` what they came
-    to. ``mode`` is what the daemon was allowed to do; empty: no daemon wrote this. ``policy_hash`` is the SHA-256
-    of the policy's file. ``acted``: a daemon changed this host meanwhile, whoever wrote this.
-    """
-
-    last_s: dict[str, float] = field(default_factory=dict)
-    decided: dict[str, Decided] = field(default_factory=dict)
-    mode: str = ""
-    policy_hash: str = ""
-    acted: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,11 +87,16 @@ class Look:
     """
 
     snapshot: Snapshot
-    frame: Frame
+    frame: Bundle
     begins: bool
     decided: Mapping[str, Decided]
     rebooted: Mapping[str, float] = field(default_factory=dict)
     passed: tuple[Look, ...] = ()
+
+    @property
+    def earlier(self) -> tuple[Snapshot, ...]:
+        """What was seen before it, and is no other look of the record."""
+        return self.frame.snapshots[:-1] if self.begins and self.frame.last_s is None else ()
 
 
 class RecordError(ValueError):
@@ -290,50 +256,69 @@ def span(paths: Iterable[str]) -> Span:
             lines = _lines(opened, lambda _line: None)
             first = next(lines, b"")
             if not _is_frame(first):
-                for look in looks(file):
-                    wall_us, count = _us(look.snapshot.wall_s), count + 1
-                    begin_s = look.snapshot.wall_s if begin_s is None else begin_s
+                for now in (now for look in looks(file) for now in (*look.earlier, look.snapshot)):
+                    wall_us, count = _us(now.wall_s), count + 1
+                    begin_s = now.wall_s if begin_s is None else begin_s
                 continue
             for line in itertools.chain((first,), lines):
                 found = None if _is_frame(line) else _STEP_TIME.search(line)
                 if found is not None:
-                    wall_us += int(found[1])
+                    wall_us, count = wall_us + int(found[1]), count + 1
                 elif _is_frame(line):
                     try:
-                        wall_us = _us(float(_object(line)["snapshots"][-1]["wall_s"]))
+                        times_us = _times_us(_object(line))
                     except (ValueError, TypeError, KeyError, IndexError, OverflowError):
                         break
-                count += 1
-                begin_s = wall_us / 1e6 if begin_s is None else begin_s
+                    begin_s = times_us[0] / 1e6 if begin_s is None else begin_s
+                    wall_us, count = times_us[-1], count + len(times_us)
     whole = Span(begin_s or 0.0, wall_us / 1e6, count)
     if not all(0 <= when_s < bundle.LATEST_S for when_s in (whole.begin_s, whole.end_s)):
         raise RecordError(f"got clocks from {whole.begin_s:.0f} to {whole.end_s:.0f}, expected seconds since 1970")
     return whole
 
 
-def is_record(path: str) -> bool:
-    """Whether *path* is a record of several looks, or a directory of them, and no bundle."""
-    here = Path(path)
-    try:
-        if here.is_dir():
-            return True
-        with open(here, "rb") as file:
-            return _is_frame(next(_lines(file, lambda _line: None), b""))
-    except (OSError, RecordError):
-        return False
+def _times_us(frame: Mapping[str, Any]) -> list[int]:
+    """When there were looks, by the wall clock: the frame's own, and those before it that are no others' (earlier)."""
+    snapshots = frame["snapshots"] if frame["last_s"] is None else frame["snapshots"][-1:]
+    return [_us(float(snapshot["wall_s"])) for snapshot in snapshots]
+
+
+def apart(looks_: Iterable[Look]) -> Iterator[Look]:
+    """The same looks, and those before them that are no others': each on its own, the history is of the first."""
+    for look in looks_:
+        for number, snapshot in enumerate(look.earlier):
+            yield Look(snapshot, look.frame, number == 0, {})
+        yield replace(look, begins=False) if look.earlier else look
+
+
+def one_look(looks_: Iterable[Look]) -> Optional[Bundle]:
+    """The bundle of a record of one look that no daemon wrote; None if there is more. RecordError, OSError."""
+    first, second = itertools.islice(itertools.chain(looks_, (None, None)), 2)
+    if first is None:
+        raise RecordError("got no look, expected at least one")
+    return first.frame if second is None and first.frame.last_s is None else None
 
 
 def looks(path: Path, lost: Callable[[str], None] = lambda _line: None) -> Iterator[Look]:
     """The looks of one file; see read()."""
     with open(path, "rb") as file:
-        lines = _lines(file, lost)
-        first = next(lines, None)
-        if first is None:
-            raise RecordError("got an empty file, expected a record or a bundle")
-        if not _is_frame(first):
-            yield from _of_bundle(_joined(first, lines))
-            return
+        yield from looks_in(file, lost)
+
+
+def looks_in(file: BinaryIO, lost: Callable[[str], None] = lambda _line: None) -> Iterator[Look]:
+    """The looks of what is read from *file*; see read()."""
+    lines = _lines(file, lost)
+    first = next(lines, None)
+    if first is None:
+        raise RecordError("got an empty file, expected a record or a bundle")
+    if _is_frame(first):
         yield from _played(first, lines, lost)
+        return
+    try:
+        frame = bundle.decoded(model.parse_json(_joined(first, lines)), lost)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    yield _first(frame)
 
 
 def _joined(first: bytes, lines: Iterable[bytes]) -> bytes:
@@ -343,24 +328,16 @@ def _joined(first: bytes, lines: Iterable[bytes]) -> bytes:
         size += len(line)
         if size > _LONGEST_LINE:
             raise RecordError(f"a bundle of more than {_LONGEST_LINE} bytes, which no host has")
-    return b"".join(whole)
+    return b"\n".join(whole)
 
 
 def _is_frame(line: bytes) -> bool:
-    """Whether *line* is a frame that a record begins with; a bundle that somebody wrote may stand on one line, too."""
+    """Whether *line* is a bundle that others follow; one that somebody wrote by hand may stand on one line, too."""
     return line.startswith(b'{"snapshots":') and b'"policy_hash":' in line
 
 
-def _of_bundle(text: bytes) -> Iterator[Look]:
-    """The looks of a bundle: the first is what its history is of, the last is what it decides on."""
-    try:
-        whole = bundle.read(text)
-    except bundle.BundleError as error:
-        raise RecordError(str(error)) from None
-    values = {f.name: getattr(whole, f.name) for f in fields(Bundle)}
-    frame = Frame(**values)
-    for index, snapshot in enumerate(whole.snapshots):
-        yield Look(snapshot, frame, index == 0, {})
+def _first(frame: Bundle) -> Look:
+    return Look(frame.snapshots[-1], frame, True, frame.decided)
 
 
 def _lines(file: BinaryIO, lost: Callable[[str], None]) -> Iterator[bytes]:
@@ -400,7 +377,7 @@ def _unpacked(file: BinaryIO, lost: Callable[[str], None]) -> Iterator[bytes]:
 
 
 def _played(first: bytes, lines: Iterator[bytes], lost: Callable[[str], None]) -> Iterator[Look]:
-    frame: Optional[Frame] = None
+    frame: Optional[Bundle] = None
     now: Optional[Snapshot] = None
     ahead = next(lines, None)
     line: Optional[bytes] = first
@@ -417,9 +394,9 @@ def _played(first: bytes, lines: Iterator[bytes], lost: Callable[[str], None]) -
             raise RecordError(f"line {number}: {one_line(error)}") from None
         try:
             if "snapshots" in data:
-                frame = frame_of(data)
+                frame = _frame_of(data, lost)
                 now = frame.snapshots[-1]
-                yield Look(now, frame, True, _decided(data.get("decided", {})))
+                yield _first(frame)
             elif frame is None or now is None:
                 raise ValueError("a step without a frame before")
             else:
@@ -438,24 +415,10 @@ def _object(line: bytes) -> dict[str, Any]:
     return data
 
 
-_HISTORIES = {f.name: typing.get_args(typing.get_type_hints(History)[f.name])[0] for f in fields(History)}
-
-
-def frame_of(data: dict[str, Any]) -> Frame:
-    """The frame in *data*. Histories of another version, whose fields differ, are left out: it begins anew then."""
-    if data.get("format") != FORMAT:
-        raise ValueError(f"format: got {data.get('format')!r}, this version reads formats up to {FORMAT}")
-    history = data.pop("history", None) or {}
-    frame = from_json(Frame, data)
-    known = {}
-    for name, cls in _HISTORIES.items():
-        try:
-            known[name] = from_json(cls, history[name]) if history.get(name) is not None else None
-        except ValueError:
-            known[name] = None
-    for mistake in bundle.mistakes(frame):
-        raise ValueError(mistake)
-    return replace(frame, history=History(**known))
+def _frame_of(data: dict[str, Any], lost: Callable[[str], None]) -> Bundle:
+    if "format" not in data:
+        raise ValueError("format: missing")
+    return bundle.decoded(data, lost)
 
 
 def _decided(data: Mapping[str, Any]) -> dict[str, Decided]:
@@ -703,11 +666,11 @@ class Encoder:
         return found
 
 
-def _frame(entry: Entry) -> Frame:
+def _frame(entry: Entry) -> Bundle:
     now, context, pasts = entry.snapshot, entry.context, entry.pasts
     befores = {past.before.monotonic_s: past.before for past in pasts.values() if past.before is not None}
     befores.pop(now.monotonic_s, None)
-    return Frame(
+    return Bundle(
         snapshots=(*(befores[when_s] for when_s in sorted(befores)), now),
         policy=dict(context.policy),
         history=History(**{name: past.history for name, past in pasts.items()}),
@@ -738,9 +701,7 @@ def lines_of(looks_: Iterable[Look]) -> Iterator[str]:
         elif not look.begins and before is not None:
             raise RecordError("a look does not follow from the one before")
         else:
-            # Of a bundle the first snapshot is a look of its own.
-            snapshots = frame.snapshots if frame.last_s else frame.snapshots[: frame.snapshots.index(now) + 1]
-            yield line_of(replace(frame, snapshots=snapshots, decided=dict(decided)))
+            yield line_of(replace(frame, decided=dict(decided)))
         before = now
 
 
@@ -757,13 +718,12 @@ def anonymised(read_again: Callable[[], Iterable[Look]]) -> Iterator[str]:
 
 
 def _renamed(looks_: Iterable[Look], names: bundle.Anonymiser) -> Iterator[Look]:
-    frame: Optional[Frame] = None
+    frame: Optional[Bundle] = None
     for look in looks_:
         if look.begins or frame is None:
             config.load_daemon(look.frame.policy)
-            # The policy is not that of the file any more.
-            frame = replace(names.renamed(look.frame), policy_hash="")
-        decided = {name: _unnamed(one, names) for name, one in look.decided.items()}
+            frame = names.renamed(look.frame)
+        decided = {name: names.decided(one) for name, one in look.decided.items()}
         rebooted = {names.uuids[uuid]: when_s for uuid, when_s in look.rebooted.items() if uuid in names.uuids}
         yield Look(names.snapshot(look.snapshot), frame, look.begins, decided, rebooted)
 
@@ -798,19 +758,9 @@ def _names_in(looks_: Iterable[Look]) -> bundle.Anonymiser:
     return bundle.Anonymiser(Bundle((whole, *(replace(one, domains=(), skips=()) for one in others))), uuids)
 
 
-def _unnamed(one: Decided, names: bundle.Anonymiser) -> Decided:
-    return Decided(
-        moves=tuple(names.named(move) for move in one.moves),
-        made=None if one.made is None else tuple(names.named(move) for move in one.made),
-        failures=tuple(names.named(failure) for failure in one.failures),
-        failed=names.text(one.failed) or "",
-        forgot=one.forgot,
-    )
-
-
 # ---------------------------------------------------------------- the schema
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of one line of a record, made of the dataclasses that it consists of."""
-    return bundle.schema_of("kvmsched record: one line", Frame, Step)
+    return bundle.line_schema("kvmsched record: one line, or all of what `kvmsched snapshot` writes", Step)

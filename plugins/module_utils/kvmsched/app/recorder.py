@@ -20,7 +20,8 @@ from .. import leases, lock
 from ..config import DaemonPolicy, Policy
 from ..hypervisor import acting_refusal, watch_events
 from ..passes import Conduct, PassError, Standing, Tick, Turn
-from .record import SUFFIX, Context, Decided, Encoder, Entry, Past
+from .bundle import Decided
+from .record import SUFFIX, Context, Encoder, Entry, Past
 
 # What a killed process loses at most, and a margin for a look that takes long.
 _FLUSH_S = 30.0

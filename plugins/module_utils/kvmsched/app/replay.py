@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 from .. import config
 from ..model import MemoryPlan, Move, Outcome, RoomRequest, Snapshot, VcpuPlan, to_json
@@ -31,8 +31,9 @@ from ..twin.errors import Errors, Watch
 from ..twin.host import Costs, Seen, Twin
 from ..twin.score import Figures, GuestStory, PastMove, Score
 from ..units import one_line
+from .bundle import Bundle, Decided
 from .live_status import status_of
-from .record import Decided, Frame, Look, RecordError, Span, read, span
+from .record import Look, RecordError, Span, apart, read, span
 from .status import KEPT_MOVES, DomainMove, Status
 from .traces import Trace, is_trace
 
@@ -59,7 +60,7 @@ class Source:
     def open(self, lost: Callable[[str], None]) -> tuple[Span, Iterator[Look]]:
         """Its span, and its looks; *lost* is told of what can't be read. RecordError, OSError."""
         if not self.trace:
-            return span(self.paths), _thinned(read(self.paths, lost), self.step_s)
+            return span(self.paths), _thinned(apart(read(self.paths, lost)), self.step_s)
         if len(self.paths) != 1:
             raise RecordError(f"got {len(self.paths)} traces, expected one")
         if not self.pcpus:
@@ -139,10 +140,10 @@ class Passes:
         self.memory: tuple[MemoryHistory, Optional[Snapshot]] = (MemoryHistory(), None)
         self.vcpu: tuple[VcpuHistory, Optional[Snapshot]] = (VcpuHistory(), None)
 
-    def begin(self, frame: Frame) -> None:
+    def begin(self, frame: Bundle) -> None:
         """Go on with what was handed to the passes of a frame."""
         by_time = {snapshot.monotonic_s: snapshot for snapshot in frame.snapshots}
-        befores = {name: by_time.get(when_s) for name, when_s in frame.last_s.items()}
+        befores = {name: by_time.get(when_s) for name, when_s in (frame.last_s or {}).items()}
         self.memory = frame.history.memory or MemoryHistory(), befores.get("memory")
         self.vcpu = frame.history.vcpu or VcpuHistory(), befores.get("vcpu")
 
@@ -184,8 +185,8 @@ Progress = Callable[[float], None]
 
 def play(source: Source, job: Job, progress: Progress = lambda _part: None, picture: bool = False) -> Result:
     """Play one job over the whole record. RecordError, ConfigError, OSError."""
-    lost: list[str] = []
-    covered, looks = source.open(lost.append)
+    lost: dict[str, None] = {}
+    covered, looks = source.open(lost.setdefault)
     player: Optional[_Player] = None
     for number, look in enumerate(looks):
         if player is None:
@@ -379,7 +380,7 @@ def instant(paths: Sequence[str], at: time.struct_time) -> Optional[Status]:
     """
     until_s = _instant_s(at, span(paths))
     frames, number = 0, 0
-    for index, look in enumerate(read(paths)):
+    for index, look in enumerate(apart(read(paths))):
         if look.snapshot.wall_s > until_s:
             break
         # What is remembered is known from a frame on.
@@ -387,7 +388,7 @@ def instant(paths: Sequence[str], at: time.struct_time) -> Optional[Status]:
     if not number:
         return None
     seen = _Instant()
-    for index, look in enumerate(read(paths)):
+    for index, look in enumerate(apart(read(paths))):
         if index >= number:
             break
         with _in_one_line(look):
@@ -397,15 +398,18 @@ def instant(paths: Sequence[str], at: time.struct_time) -> Optional[Status]:
     return seen.status()
 
 
-def last_plans(paths: Sequence[str], document: Optional[Mapping[str, Any]]) -> dict[str, PassResult[Any, Any]]:
+def last_plans(
+    read_again: Callable[[], Iterable[Look]], document: Optional[Mapping[str, Any]]
+) -> dict[str, PassResult[Any, Any]]:
     """What both passes come to at the last look of a record, by another policy than its own if *document* is given.
 
-    What is remembered until then is what the record's own policy learnt. RecordError, ConfigError, OSError.
+    What is remembered until then is what the record's own policy learnt. It is read twice. RecordError, ConfigError,
+    OSError.
     """
     seen = _Instant()
-    frames = [index for index, look in enumerate(read(paths)) if look.begins]
+    frames = [index for index, look in enumerate(apart(read_again())) if look.begins]
     last: Optional[Look] = None
-    for index, look in enumerate(read(paths)):
+    for index, look in enumerate(apart(read_again())):
         if last is not None:
             with _in_one_line(last):
                 seen.decide(last)
@@ -549,7 +553,7 @@ def _result_of(source: Source, job: Job, progress: Progress, picture: bool) -> U
         return f"{job.name}: {told(error)}"
 
 
-def first_frame(paths: Sequence[str]) -> Optional[Frame]:
+def first_frame(paths: Sequence[str]) -> Optional[Bundle]:
     """The first frame of these records. ReplayError, in one line."""
     try:
         look = next(iter(read(paths)), None)
@@ -635,7 +639,7 @@ def notes(results: Sequence[Result]) -> list[str]:
             )
             lines += [f"  The first that does not: {checked.first}"] if checked.first else []
         lines += _errors(result.errors)
-        lines += [f"Not read: {line}" for line in result.lost]
+    lines += dict.fromkeys(f"Not read: {line}" for result in results for line in result.lost)
     if not any(result.errors.cpu_cases or result.errors.memory_cases for result in results):
         lines.append("No move was recorded, so how well the model foretells moves on this host is not known.")
     return lines

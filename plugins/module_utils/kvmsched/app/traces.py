@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Iterable, Iterator, Optional
 
 from ..model import Balloon, Cell, Domain, Host, HostMemory, Pcpu, Snapshot, Topology, Vcpu
-from .record import Frame, Look, RecordError, Span
+from .bundle import Bundle
+from .record import Look, RecordError, Span
 
 _PLANETLAB_S = 300.0
 _EPOCH_S = 1_000_000_000.0
@@ -81,7 +82,7 @@ class Trace:
         at = dict.fromkeys(self._guests, 0)
         ran_ns: dict[str, float] = defaultdict(float)
         before_s = self._times[0]
-        frame: Optional[Frame] = None
+        frame: Optional[Bundle] = None
         for time_s in self._times:
             domains = []
             for number, (name, guest) in enumerate(sorted(self._guests.items()), 1):
@@ -97,7 +98,7 @@ class Trace:
             host = Host("trace", "trace", "trace:///", "trace", topology, memory=memory)
             now = Snapshot(_UP_S + time_s - self._times[0], _EPOCH_S + time_s, host, tuple(domains))
             begins = frame is None
-            frame = frame or Frame((now,))
+            frame = frame or Bundle((now,), last_s={})
             yield Look(now, frame, begins, {})
 
 

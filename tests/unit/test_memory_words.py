@@ -17,7 +17,6 @@ import random
 from dataclasses import replace
 from typing import Any, Iterator, Optional, Sequence
 
-import pytest
 from kvmsched.balloon_stats import measured
 from kvmsched.config import MemoryPolicy, Rule
 from kvmsched.model import PAGE_KIB, Balloon, BalloonMove, Domain, MemoryPlan, Record
@@ -29,7 +28,8 @@ from kvmsched.policy.memory.levels import LEVEL_LEAVE
 from kvmsched.units import Amount
 from memory_worlds import MIB, NOW_S, QEMU, TICK_S, a_tick_before, balloon, domain, record, snapshot, uuid_of
 
-EXAMPLES, EXAMPLES_A_NIGHT = 400, 20_000
+# What was changed in the rules is tried on 20,000.
+EXAMPLES = 400
 # A debt that was only told, and a guest that boots and was charged for a promise twice.
 BROKE = (1220, 10014, 13809)
 GIB, RESERVE, TOTAL = 1024, 1024, 65536
@@ -189,9 +189,10 @@ def beside(case: Case, liars: Sequence[Domain]) -> dict[str, int]:
 def check(case: Case) -> None:
     got = beside(case, [case.says(told) for told in case.words])
     for name, change in got.items():
-        guest = judged(case, name)
-        kept_kib = guest.actual_kib + (change + SLACK) * MIB
-        assert change >= 0 or kept_kib >= keeps_kib(guest, case.available), (case.seed, name, change)
+        if change < 0:
+            guest = judged(case, name)
+            kept_kib = guest.actual_kib + (change + SLACK) * MIB
+            assert kept_kib >= keeps_kib(guest, case.available), (case.seed, name, change)
     worst = worst_of(case, got)
     helped = sum(max(0, kib) for kib in got.values()) > sum(max(0, kib) for kib in worst.values())
     for name, change in got.items():
@@ -230,10 +231,4 @@ def surplus(guest: Guest) -> int:
 
 def test_whatever_a_guest_says_its_neighbours_fare_as_if_it_had_all_or_claimed_its_share() -> None:
     for seed in (*BROKE, *range(EXAMPLES)):
-        check(Case(seed))
-
-
-@pytest.mark.nightly
-def test_the_same_in_a_night() -> None:
-    for seed in range(EXAMPLES, EXAMPLES_A_NIGHT):
         check(Case(seed))

@@ -353,6 +353,16 @@ def test_a_persons_value_holds_for_its_grace_unless_its_guest_is_dying() -> None
         assert moves(memory.decide(moving, AUTO, safeties=Safeties(person=False))[0]) != {}
 
 
+def test_what_a_person_took_is_owed_to_nobody_even_where_its_guest_is_dying() -> None:
+    """Root in a guest may tell any size as well, and would have the caches of others up to its original."""
+    small = domain("db", 256, 8192, usable=4, rss=8000, record=record(8192, 8192, 8000))
+    now = snapshot([small, domain("web", 8192, unused=400, usable=6000)], available=1024)
+    plan = plan_of(now)
+    assert moves(plan) == {"web": -120, "db": 120} and plan.owed_kib == {}
+    # What it gets is not the first step to its original.
+    assert [adoption.memory_kib for adoption in plan.adoptions] == [256 * MIB]
+
+
 def grown(guest: Domain) -> Domain:
     assert guest.balloon is not None
     return replace(guest, balloon=replace(guest.balloon, actual_kib=3000 * MIB, last_update_s=int(NOW_S) - 6))

@@ -16,7 +16,7 @@ Read in this order:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, Mapping, Optional, Sequence
 
 from ...config import MemoryPolicy, idle_rules
 from ...model import (
@@ -201,7 +201,7 @@ class _Scene:
             moves=tuple(moves),
             skips=tuple(sorted([*self.skips, *skipped, *draft.notes], key=lambda s: (s.uuid, s.code))),
             unmet=tuple(unmet),
-            adoptions=tuple(_adoption(guest) for guest in self.guests if _adopts(guest)),
+            adoptions=tuple(_adoption(guest) for guest in self.guests if _adopts(guest, after_kib)),
             unmatched=self.selection.unmatched(self.now.domains),
             idle_rules=idle_rules(self.policy.rules, self.now),
             warnings=tuple(warnings_of(self.guests, self.host, draft, after_kib)),
@@ -317,11 +317,14 @@ def _periods(guests: Iterable[Guest], policy: MemoryPolicy) -> list[PeriodMove]:
     ]
 
 
-def _adopts(guest: Guest) -> bool:
+def _adopts(guest: Guest, after_kib: Mapping[str, int]) -> bool:
+    """Return whether its size is a person's; what a dying guest gets beside it must not make that size ours."""
     record = memory_record(guest.domain)
-    human = guest.skip is not None and guest.skip[0] == "human"
-    known = guest.settled or not guest.fresh
-    return human and known and record is not None and set_by_person(record, guest.balloon)
+    if record is None or not set_by_person(record, guest.balloon):
+        return False
+    if guest.skip is None:
+        return guest.uuid in after_kib
+    return guest.skip[0] == "human" and (guest.settled or not guest.fresh)
 
 
 def _adoption(guest: Guest) -> Adoption:

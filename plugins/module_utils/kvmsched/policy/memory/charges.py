@@ -39,11 +39,7 @@ def at_risk(domain: Domain, guest: Optional[Guest], safeties: Safeties) -> int:
     balloon = domain.balloon
     if balloon is None:
         return 0
-    charge_kib = guest.held_kib if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
-    if guest is not None and guest.skip is not None and guest.skip[0] == "booting":
-        charge_kib = max(charge_kib, most_kib(balloon))
-    elif guest is not None:
-        charge_kib = promised_kib(guest)
+    charge_kib = promised_kib(guest) if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
     if safeties.bounds:
         charge_kib = min(charge_kib, most_kib(balloon))
     return max(0, _plain_kib(balloon, charge_kib) + QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
@@ -59,8 +55,10 @@ def _plain_kib(balloon: Balloon, charge_kib: int) -> int:
 def promised_kib(guest: Guest) -> int:
     """Return what *guest* is charged for: what it holds, or of what it did not take in time a part.
 
-    What is resident beyond its size proves that it has all of it (decision 46).
+    What is resident beyond its size proves that it has all of it (decision 46). One that boots may have its maximum.
     """
+    if guest.skip is not None and guest.skip[0] == "booting":
+        return max(guest.held_kib, most_kib(guest.balloon))
     rss_kib = guest.balloon.rss_kib
     overdue = guest.unanswered and (guest.late or guest.unheard)
     if not overdue or rss_kib is None or rss_kib > guest.actual_kib + QEMU_OVERHEAD_KIB:
@@ -70,7 +68,7 @@ def promised_kib(guest: Guest) -> int:
 
 def uncharged_kib(guests: Mapping[str, Guest]) -> int:
     """Return the sum of what guests were promised and are not charged for."""
-    return sum(guest.held_kib - promised_kib(guest) for guest in guests.values())
+    return sum(max(0, guest.held_kib - promised_kib(guest)) for guest in guests.values())
 
 
 def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:

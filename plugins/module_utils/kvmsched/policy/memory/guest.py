@@ -15,7 +15,7 @@ from .history import MemoryHistory
 from .limits import Limits, limits_of, most_kib
 from .locked import locked_looks
 from .reading import NOTHING, Samples, measure
-from .requests import Request, memory_record, request_of
+from .requests import Request, memory_record, request_of, set_by_person
 from .safeties import ALL_ON, Safeties
 from .sampling import is_slow
 
@@ -240,7 +240,11 @@ class GuestReader:
 
 
 def _original(case: Case) -> int:
-    return min(case.record.original_kib, most_kib(case.balloon)) if case.record else case.balloon.actual_kib
+    """Return what it had at first: a size that neither we nor its own deflating brought is that from now on."""
+    record, balloon = case.record, case.balloon
+    if record is None or (case.safeties.person and set_by_person(record, balloon)):
+        return balloon.actual_kib
+    return min(record.original_kib, most_kib(balloon))
 
 
 def _debt(case: Case, original_kib: int) -> int:

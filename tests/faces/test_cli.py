@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import face
+import pytest
 from face import COMMAND, PACKAGE, REPOSITORY, bare_environment
 from forked import kvmsched, ok, ok_json, run, run_ok
 

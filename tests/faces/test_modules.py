@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import face
+import pytest
 from face import ANSIBLE, REPOSITORY
 from forked import run, run_ok
 
@@ -140,7 +140,7 @@ def test_a_name_does_no_more_than_stand_there(module: str, tmp_path: Path) -> No
 
 
 def test_ansible_shows_what_modules_say(tmp_path: Path) -> None:
-    """The other tests here leave Ansible itself out, see `forked`: one mistake, one diff and two warnings through it."""
+    """The other tests here leave Ansible itself out: see `forked`. A mistake, a diff and two warnings through it."""
     refused = face.run("kvm_mem_balance", uri=TEST, waste="300")
     assert refused.failed and "did you mean 300M" in refused.msg and "\n" not in refused.msg, refused.text
     checked = face.run_ok("kvm_mem_balance", True, uri=TEST, domains=["*"])

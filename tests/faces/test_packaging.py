@@ -117,7 +117,8 @@ def test_role_filter_and_playbooks_are_found_where_they_are_installed(collection
     assert "hostvars" in run(["ansible-doc", "-t", "filter", "kvmsched.kvm.fleet_report"], collections, **place)
     names = ("dry_run", "rollout", "release")
     playbooks = [f"kvmsched.kvm.{name}" for name in names]
-    said = run(["ansible-playbook", *playbooks, "--syntax-check", "-e", "kvmsched_hosts=localhost"], collections, **place)
+    command = ["ansible-playbook", *playbooks, "--syntax-check", "-e", "kvmsched_hosts=localhost"]
+    said = run(command, collections, **place)
     for name in names:
         assert f"/kvm/playbooks/{name}.yml" in said
 
@@ -159,7 +160,8 @@ def tasks(checkout: Path) -> str:
 
 @pytest.mark.parametrize("module", RUN_BY)
 def test_a_checkout_of_any_name_runs_modules_by_short_and_full_name(module: str, tasks: str) -> None:
-    assert re.search(rf"^TASK \[{re.escape(module)}\] \**\n(.*\n)??(ok|changed): \[localhost\]", tasks, re.MULTILINE), tasks
+    said = tasks.partition(f"TASK [{module}] ")[2].partition("TASK [")[0]
+    assert re.search(r"^(ok|changed): \[localhost\]", said, re.MULTILINE), tasks
 
 
 def test_a_python_without_libvirt_hands_over_to_the_distribution_s(checkout: Path, bare_python: str) -> None:

@@ -9,6 +9,7 @@ Most tests do the same once more with the safety switched off, and see what it i
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -66,6 +67,18 @@ def honest_after(liar: Domain, available: int, policy: MemoryPolicy) -> dict[str
     return {d.name: got.get(d.name, 0) + d.balloon.actual_kib // MIB for d in HONEST if d.balloon}
 
 
+@cache
+def worst_for_others(available: int, rss: int, policy: MemoryPolicy) -> list[dict[str, int]]:
+    """What the honest guests have beside one that has all of its memory, or wants its share, or both."""
+    full = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss, usable=200))
+    claims = replace(lying({}, rss), balloon=balloon(4 * GIB, 8 * GIB, rss=rss))
+    # What it may claim is its floor, too.
+    below_floor = replace(lying({}, rss), balloon=balloon(100, 8 * GIB, rss=rss))
+    # Who has its maximum, and starves, will touch all of it: that is no more there for anybody's survival.
+    both = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss))
+    return [honest_after(other, available, policy) for other in (full, claims, below_floor, both)]
+
+
 @settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(st.sampled_from(KEYS), WORDS, max_size=4),
@@ -76,13 +89,7 @@ def honest_after(liar: Domain, available: int, policy: MemoryPolicy) -> dict[str
 def test_whatever_a_guest_says_its_neighbours_fare_as_if_it_had_all_or_wanted_its_share(
     word: dict[str, Any], available: int, rss: int, policy: MemoryPolicy
 ) -> None:
-    full = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss, usable=200))
-    claims = replace(lying({}, rss), balloon=balloon(4 * GIB, 8 * GIB, rss=rss))
-    # What it may claim is its floor, too.
-    below_floor = replace(lying({}, rss), balloon=balloon(100, 8 * GIB, rss=rss))
-    # Who has its maximum, and starves, will touch all of it: that is no more there for anybody's survival.
-    both = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss))
-    worst = [honest_after(other, available, policy) for other in (full, claims, below_floor, both)]
+    worst = worst_for_others(available, rss, policy)
     got = honest_after(lying(word, rss), available, policy)
     for name, mib in got.items():
         assert mib >= min(other[name] for other in worst) - 1, (name, got, worst)

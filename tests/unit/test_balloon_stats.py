@@ -98,7 +98,8 @@ def test_a_size_beyond_the_known_maximum_has_the_definition_read_anew(record: di
     assert outgrown(KNOWN, record) == anew
 
 
-VALUES = st.one_of(st.integers(-(2**70), 2**70), st.none(), st.text(max_size=3), st.floats(), st.lists(st.integers(), max_size=1))
+LISTS = st.lists(st.integers(), max_size=1)
+VALUES = st.one_of(st.integers(-(2**70), 2**70), st.none(), st.text(max_size=3), st.floats(), LISTS)
 
 
 @seed(1)

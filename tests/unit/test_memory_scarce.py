@@ -72,8 +72,8 @@ def worst_for_others(available: int, rss: int, policy: MemoryPolicy) -> list[dic
     """What the honest guests have beside one that has all of its memory, or wants its share, or both."""
     full = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss, usable=200))
     claims = replace(lying({}, rss), balloon=balloon(4 * GIB, 8 * GIB, rss=rss))
-    # What it may claim is its floor, too.
-    below_floor = replace(lying({}, rss), balloon=balloon(100, 8 * GIB, rss=rss))
+    # What it may claim is its floor, too, and all of it if it says that it has next to nothing.
+    below_floor = replace(lying({}, rss), balloon=balloon(0, 8 * GIB, rss=rss))
     # Who has its maximum, and starves, will touch all of it: that is no more there for anybody's survival.
     both = replace(lying({}, rss), balloon=balloon(8 * GIB, rss=rss))
     return [honest_after(other, available, policy) for other in (full, claims, below_floor, both)]

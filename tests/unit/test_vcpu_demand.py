@@ -12,12 +12,8 @@ import pytest
 from kvmsched.model import ForeignTime, Snapshot
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import Safeties
-from kvmsched.policy.vcpu.demand import Demand, Loads, measure
-from vcpu_worlds import POLICY, FakeHost, Guest, cpus, guests, led_to, pinned_guest, topology
-
-
-def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
-    return measure(snapshots).demand[guest.uuid, vcpu]
+from kvmsched.policy.vcpu.demand import Loads, measure
+from vcpu_worlds import POLICY, FakeHost, Guest, cpus, demand_of, guests, led_to, pinned_guest, topology
 
 
 def test_run_time_saturates_and_demand_does_not() -> None:
@@ -44,22 +40,6 @@ def test_a_wait_on_a_pcpu_with_time_to_spare_is_no_demand() -> None:
     demand = demand_of([first, last], host.guests[0])
     assert demand.low == demand.run == pytest.approx(0.4)
     assert demand.high == pytest.approx(0.65)
-
-
-def test_an_idle_vcpu_that_waits_at_its_wake_ups_wants_what_it_ran() -> None:
-    idle = Guest("idle", [0.03], [cpus("0")], latency=0.4)
-    host = FakeHost(topology(1), [idle, *guests(2, 1.0, "0")])
-    demand = demand_of(host.window(), idle)
-    assert demand.wait > 0.35
-    assert demand.low == demand.high == pytest.approx(0.03, abs=0.01)
-
-
-@pytest.mark.parametrize("count", [2, 8, 16, 30])
-def test_where_all_get_little_all_want_more(count: int) -> None:
-    """However many share a pCPU: who got as much as its neighbours is not idle."""
-    host = FakeHost(topology(1), guests(count, 1.0, "0"))
-    demand = measure(host.window(20.0)).demand
-    assert [d.low for d in demand.values()] == pytest.approx([1.0] * count, abs=0.01)
 
 
 def test_a_quota_caps_demand() -> None:

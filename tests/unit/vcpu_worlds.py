@@ -32,8 +32,10 @@ from kvmsched.model import (
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import Safeties
 from kvmsched.policy.vcpu.dedicated import Dedication
+from kvmsched.policy.vcpu.demand import Demand, measure
 from kvmsched.policy.vcpu.eligibility import dedication_on
 from kvmsched.policy.vcpu.history import VcpuHistory
+from kvmsched.policy.vcpu.problem import Problem
 from kvmsched.units import CpuSet, parse_cpuset
 
 HOST_UUID = "00000000-0000-4000-8000-000000000001"
@@ -337,3 +339,18 @@ def recorded(host: FakeHost, name: str, pins: Iterable[tuple[str, str, str]], wh
     )
     host.records[next(g.uuid for g in host.guests if g.name == name)] = Record(where, 1, pins=made)
     return host.snapshot()
+
+
+# ---------------------------------------------------------------- what tests of several rules begin with
+
+
+def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
+    return measure(snapshots).demand[guest.uuid, vcpu]
+
+
+def plain_problem(load: list[float], now: list[int], bins: int) -> Problem:
+    count = len(load)
+    return Problem(
+        [1] * bins, [0.0] * bins, [()] * bins, [0.0] * bins, load, now, list(range(count)), [0] * count,
+        [tuple(range(bins))], [False] * count,
+    )  # fmt: skip

@@ -47,7 +47,7 @@ NO_CODES = {
 NO_CODES_IN = re.compile(r"\bmode\b ?[!=]=? ?\"|faults = \[")
 # The tests that are asked first, after the rule's own file, by where the code stands; whoever lives has to stand all.
 NEAR = {
-    "policy/memory/": ("memory_eligibility", "memory_scenarios", "memory_restore", "memory_requests", "release_pass"),
+    "policy/memory/": ("memory_eligibility", "memory_scenarios", "memory_restore", "memory_requests", "memory_locked"),
     "policy/vcpu/": ("vcpu_eligibility", "vcpu_restore", "vcpu_records", "vcpu_policy", "vcpu_scenarios"),
     "hypervisor/": ("hypervisor",),
     "app/": ("daemon", "cli", "monitoring"),

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The default takes nothing but for a need of now, and gives back what it took; each test also without its safety."""
+"""Several rules in one pass: credit, debts, stalled takes and seldom statistics harm nobody."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When decide() acts and when it waits: gates, noise, history, the hands of others; each safety is seen to matter."""
+"""What decide() is given, and what it does with the simplest of that."""
 
 from __future__ import annotations
 
@@ -70,16 +70,10 @@ def test_two_busy_vcpus_share_one_of_512_pcpus() -> None:
     assert plan.trigger == "work"
 
 
-# ---------------------------------------------------------------- the hands of others
-
-
 def test_unmatched_patterns_are_listed() -> None:
     host = FakeHost(topology(2), guests(1, 0.5, "0"))
     plan, _history = vcpu.decide(host.window(), replace(POLICY, selection=Selection(("nobody*",))))
     assert plan.unmatched == ("nobody*",)
-
-
-# ---------------------------------------------------------------- full beside idle, and who goes
 
 
 def test_a_queue_that_chance_made_is_no_demand_and_one_that_lasts_is() -> None:

@@ -1,10 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Memory that is scarce, or not what it seems: caches, rooms, thin shares, promises, locked memory, words of a guest.
-
-Most tests do the same once more with the safety switched off, and see what it is worth.
-"""
+"""What a guest says or writes costs its neighbours no more than if it had all of its memory, or wanted its share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single rules of the memory policy that no scenario file can tell: history, levels, funding, records of periods."""
+"""``memory.fund``: gives are paid from what really came free between the writes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_bare_second_look_is_enough() -> None:
     assert funded(plan, planned, bare) == {"db": 88}
 
 
-# ---------------------------------------------------------------- statistics periods
+# ---------------------------------------------------------------- reasons
 
 
 def test_every_reason_is_one_line() -> None:

@@ -57,7 +57,7 @@ lint: prepare ## Run ruff and shellcheck
 
 types: prepare ## Run mypy
 	@echo "== mypy"
-	@mypy --cache-dir=/dev/null
+	@mypy --cache-dir=.build/mypy
 
 unit: prepare ## Run the unit tests
 	@echo "== unit tests"

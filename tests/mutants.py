@@ -45,17 +45,10 @@ NO_CODES = {
     "twin/host.py": {"record"},
 }
 NO_CODES_IN = re.compile(r"\bmode\b ?[!=]=? ?\"|faults = \[")
-# The tests that are asked first, by where the code stands; whoever lives has to stand all unit tests.
+# The tests that are asked first, after the rule's own file, by where the code stands; whoever lives has to stand all.
 NEAR = {
-    "policy/memory/": (
-        "memory_eligibility",
-        "memory_rules",
-        "memory_scenarios",
-        "memory_newcomer",
-        "memory_no_harm",
-        "release_pass",
-    ),
-    "policy/vcpu/": ("vcpu_eligibility", "vcpu_policy", "vcpu_rights", "vcpu_release", "vcpu_scenarios"),
+    "policy/memory/": ("memory_eligibility", "memory_scenarios", "memory_restore", "memory_requests", "memory_locked"),
+    "policy/vcpu/": ("vcpu_eligibility", "vcpu_restore", "vcpu_records", "vcpu_policy", "vcpu_scenarios"),
     "hypervisor/": ("hypervisor",),
     "app/": ("daemon", "cli", "monitoring"),
     "": ("release_pass", "hypervisor", "memory_passes", "config", "daemon"),
@@ -154,12 +147,19 @@ def misspelt(copy: Copy, chosen: Sequence[Literal]) -> list[Literal]:
     return missed
 
 
+def near(literal: Literal) -> list[str]:
+    """Return the test files that are asked first: the rule's own, as in test_memory_idle.py, then those beside it."""
+    prefix, names = next((prefix, names) for prefix, names in NEAR.items() if literal.path.startswith(prefix))
+    own = literal.path[len("policy/") : -len(".py")].replace("/", "_") if prefix.startswith("policy/") else ""
+    files = [f"tests/unit/test_{name}.py" for name in dict.fromkeys((own, *names))]
+    return [file for file in files if (ROOT / file).exists()]
+
+
 def swapped(copy: Copy, literal: Literal) -> str:
     """Return what objects to *literal* when it is another code: a test near it, any test, or nobody."""
     copy.change({literal: others(literal.code)[-1]})
-    near = next(names for prefix, names in NEAR.items() if literal.path.startswith(prefix))
     try:
-        if copy.tests_fail([f"tests/unit/test_{name}.py" for name in near]):
+        if copy.tests_fail(near(literal)):
             return "a test near it"
         return "another test" if copy.tests_fail(["--numprocesses=2", "tests/unit"]) else "NOBODY"
     finally:

@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import face
 import pytest
-from face import COMMAND, PACKAGE, REPOSITORY, bare_environment, kvmsched, ok, ok_json, run, run_ok
+from face import COMMAND, PACKAGE, REPOSITORY, bare_environment
+from forked import kvmsched, ok, ok_json, run, run_ok
 
 TEST = ["--uri", "test:///default"]
 
 
 def test_a_pass_says_what_it_would_do_and_does_it() -> None:
-    assert "test: stats_period 0 -> 5: it reports no statistics" in ok("once", "memory", "--dry-run", *TEST)
+    assert "test: stats_period 0 -> 5: it reports no statistics" in face.ok("once", "memory", "--dry-run", *TEST)
     diff = ok("once", "memory", "--dry-run", "--diff", *TEST)
     assert "- test stats_period: 0\n+ test stats_period: 5\n    it reports no statistics" in diff
     values = ok_json("once", *TEST)
@@ -139,9 +141,9 @@ def test_without_libvirt_plan_and_check_still_work(tmp_path: Path) -> None:
     shadow.write_text('raise ImportError("No module named libvirt")\n')
     without = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}"}
     bundle = ok("snapshot", *TEST)
-    assert "vCPUs:" in ok("plan", "-", stdin=bundle, **without)
-    assert ok("check", "-", stdin=ok("check", "--defaults", **without), **without)
-    done = kvmsched("once", *TEST, **without)
+    assert "vCPUs:" in face.ok("plan", "-", stdin=bundle, **without)
+    assert face.ok("check", "-", stdin=face.ok("check", "--defaults", **without), **without)
+    done = face.kvmsched("once", *TEST, **without)
     assert done.returncode == 1 and "install python3-libvirt" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -150,9 +152,9 @@ def test_packages_that_are_not_always_there(missing: str, tmp_path: Path) -> Non
     (tmp_path / f"{missing}.py").write_text("raise ImportError\n")
     without = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}"}
     (tmp_path / "policy.yaml").write_text("memory: {waste: 400M}\n")
-    done = kvmsched("check", str(tmp_path / "policy.yaml"), **without)
+    done = face.kvmsched("check", str(tmp_path / "policy.yaml"), **without)
     assert done.returncode == 2 and f"python3-{missing}" in done.stderr
-    assert "vCPUs:" in ok("once", "--dry-run", *TEST, **without), "the defaults need neither"
+    assert "vCPUs:" in face.ok("once", "--dry-run", *TEST, **without), "the defaults need neither"
 
 
 def test_the_policy_that_is_installed_here_holds(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Recording and replaying as a process, on libvirt's test driver."""
+"""Recording and replaying, each as a process, on libvirt's test driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from face import COMMAND, bare_environment, kvmsched, ok
+from face import COMMAND, bare_environment
+from forked import kvmsched, ok
 
 TEST = ["--uri", "test:///default"]
 PATIENCE_S = 300

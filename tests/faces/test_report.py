@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "tests/unit"))
 from test_replay import EAGER, day_of_memory, day_of_vcpus
 
 
-@pytest.mark.parametrize("hosts", [3, pytest.param(50, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("hosts", [2, pytest.param(50, marks=pytest.mark.nightly)])
 def test_each_host_is_a_row_and_one_that_is_away_too(tmp_path: Path, hosts: int) -> None:
     names = [f"host{number}" for number in range(hosts)]
     for number, name in enumerate(names):

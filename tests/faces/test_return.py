@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from face import REPOSITORY, run_ok
+from face import REPOSITORY
+from forked import run_ok
 
 TEST = "test:///default"
 # What Ansible itself adds, or every module may return.

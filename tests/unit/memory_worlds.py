@@ -14,19 +14,24 @@ from kvmsched.config import MemoryPolicy
 from kvmsched.model import (
     Balloon,
     BalloonMove,
+    Cell,
     Domain,
     Host,
     HostMemory,
     MemoryPlan,
     MemoryRecord,
+    Owner,
     PeriodMove,
     Record,
+    Room,
     Snapshot,
     Topology,
     to_json,
 )
 from kvmsched.policy import memory
+from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.safeties import ALL_ON, Safeties
+from kvmsched.units import Amount
 
 MIB = 1024
 NOW_S = 1_000_000.0
@@ -227,3 +232,125 @@ class World:
 
 def quiet(plan: MemoryPlan) -> bool:
     return not any(isinstance(move, (BalloonMove, PeriodMove)) for move in plan.moves)
+
+
+# ---------------------------------------------------------------- what tests of several rules begin with
+
+EAGER = MemoryPolicy(reclaim="eager")
+RESERVE_1G = replace(EAGER, host_reserve=Amount(kib=1024 * MIB))
+WASTEFUL: dict[str, Any] = {"actual": 4096, "unused": 2000, "usable": 2500}
+STARVED: dict[str, Any] = {"actual": 2048, "maximum": 4096, "unused": 20, "usable": 96}
+
+
+def seen(**values: Any) -> MemoryHistory:
+    """A history in which the domain ``db`` was seen a tick ago."""
+    return MemoryHistory(domains={uuid_of("db"): DomainHistory(**{"last_update_s": int(NOW_S) - 6, **values})})
+
+
+SLICE = "/sys/fs/cgroup/machine.slice"
+
+
+def in_a_slice(left: int, *domains: Domain) -> Snapshot:
+    """A host with much to give; its slice, which holds these domains, has *left* MiB."""
+    inside = [replace(d, balloon=replace(d.balloon, rooms=(SLICE,))) if d.balloon else d for d in domains]
+    now = snapshot(inside)
+    return replace(now, host=replace(now.host, rooms=(Room(SLICE, left * MIB),)))
+
+
+# Reserve and pool of the made-up host: what is above them is there to be given.
+RESERVE, POOL = 1024, 1024
+LAZY = MemoryPolicy(reclaim="lazy", host_reserve=Amount(kib=RESERVE * MIB))
+GIB = 1024
+STARVES: dict[str, Any] = {"unused": 20, "usable": 96}
+DYING: dict[str, Any] = {"unused": 2, "usable": 5}
+
+
+def lazy_pass(
+    now: Snapshot,
+    policy: MemoryPolicy = LAZY,
+    history: Optional[MemoryHistory] = None,
+    safeties: Safeties = ALL_ON,
+) -> tuple[MemoryPlan, MemoryHistory]:
+    return memory.decide(pair(now), policy, history, safeties)
+
+
+def lazy_moves(now: Snapshot, policy: MemoryPolicy = LAZY, safeties: Safeties = ALL_ON) -> dict[str, int]:
+    return moves(lazy_pass(now, policy, safeties=safeties)[0])
+
+
+def with_host(now: Snapshot, **changes: Any) -> Snapshot:
+    return replace(now, host=replace(now.host, **changes))
+
+
+def with_cells(now: Snapshot, *cells: Cell) -> Snapshot:
+    return with_host(now, topology=Topology((), cells))
+
+
+def in_room(now: Snapshot, left: Optional[int], high_left: Optional[int] = None) -> Snapshot:
+    """All domains in one slice, of whose limits so many MiB are left."""
+    inside = tuple(replace(d, balloon=replace(d.balloon, rooms=(SLICE,))) for d in now.domains if d.balloon)
+    kib = [None if mib is None else mib * MIB for mib in (left, high_left)]
+    return replace(with_host(now, rooms=(Room(SLICE, *kib),)), domains=inside)
+
+
+def weighted(name: str, weight: float, *sizes: int, **more: Any) -> Domain:
+    return domain(name, *sizes, owner=Owner({"weight": f"{weight:g}"}), **more)
+
+
+def read_anew(now: Snapshot, seconds: int = 6) -> Snapshot:
+    """The same host a little later, its guests read anew."""
+    domains = tuple(
+        replace(d, balloon=replace(d.balloon, last_update_s=d.balloon.last_update_s + seconds))
+        for d in now.domains
+        if d.balloon
+    )
+    return replace(now, wall_s=now.wall_s + seconds, monotonic_s=now.monotonic_s + seconds, domains=domains)
+
+
+def needy(actual: int) -> Domain:
+    """A guest that needs 2G more, by its floor."""
+    return domain("db", actual, 32 * GIB, unused=400, usable=1000, owner=Owner({"floor": "10G"}))
+
+
+def cell(free: int = 40, low: int = 20, clean: int = 40 * GIB, slab: int = 1 * GIB) -> Cell:
+    return Cell(0, free_kib=free * MIB, low_kib=low * MIB, clean_cache_kib=clean * MIB, slab_kib=slab * MIB)
+
+
+def owed(name: str, mib: int) -> Domain:
+    """A content guest of which *mib* were taken, without that anybody asked for it."""
+    size = 8 * GIB - mib
+    return domain(name, size, 8 * GIB, unused=400, usable=2000, record=record(8 * GIB, 8 * GIB, size))
+
+
+AUTO = MemoryPolicy(host_reserve=Amount(kib=1024 * MIB))
+STARVED_OF_8G: dict[str, Any] = {"actual": 2048, "maximum": 8192, "unused": 20, "usable": 96}
+HOUR_S = 3600
+
+
+def auto_plan(
+    now: Snapshot,
+    history: Optional[MemoryHistory] = None,
+    safeties: Safeties = ALL_ON,
+    policy: MemoryPolicy = AUTO,
+) -> MemoryPlan:
+    return memory.decide(pair(now), policy, history, safeties)[0]
+
+
+def a_tick_ago(name: str = "db", **values: Any) -> MemoryHistory:
+    """A history in which the domain was seen a tick ago, at the size that it has in STARVED_OF_8G."""
+    known = {"last_update_s": int(NOW_S) - 6, "actual_kib": 2048 * MIB, **values}
+    return MemoryHistory(domains={uuid_of(name): DomainHistory(**known)}, wall_s=NOW_S - TICK_S)
+
+
+def grown(guest: Domain) -> Domain:
+    assert guest.balloon is not None
+    return replace(guest, balloon=replace(guest.balloon, actual_kib=3000 * MIB, last_update_s=int(NOW_S) - 6))
+
+
+OWED = domain("db", 2048, 4096, unused=20, usable=96, record=record(3048, 3048, 2048))
+
+
+def on_credit(**more: Any) -> Snapshot:
+    """A guest dies on a host that has 2G to spare, and has promised 8G more than that to another one."""
+    asleep = domain("asleep", 12288, unused=250, usable=400, rss=2048)
+    return snapshot([domain("db", **{**STARVED_OF_8G, "usable": 10}), asleep, *more.pop("others", ())], available=3072)

@@ -22,11 +22,24 @@ from kvmsched.config import MemoryPolicy, Rule
 from kvmsched.model import PAGE_KIB, Balloon, BalloonMove, Domain, MemoryPlan, Record
 from kvmsched.policy import memory
 from kvmsched.policy.memory.donors import GIVES_SHARE
-from kvmsched.policy.memory.guest import Guest, Reader
+from kvmsched.policy.memory.guest import Guest, GuestReader
 from kvmsched.policy.memory.history import MemoryHistory
 from kvmsched.policy.memory.levels import LEVEL_LEAVE
 from kvmsched.units import Amount
-from memory_worlds import MIB, NOW_S, QEMU, TICK_S, a_tick_before, balloon, domain, record, snapshot, uuid_of
+from memory_worlds import (
+    MIB,
+    NOW_S,
+    QEMU,
+    STARVES,
+    TICK_S,
+    a_tick_before,
+    balloon,
+    domain,
+    lazy_moves,
+    record,
+    snapshot,
+    uuid_of,
+)
 
 # What was changed in the rules is tried on 20,000.
 EXAMPLES = 400
@@ -213,7 +226,7 @@ def worst_of(case: Case, got: dict[str, int]) -> dict[str, int]:
 
 def judged(case: Case, name: str) -> Guest:
     now = snapshot(case.honest)
-    reader = Reader((a_tick_before(now), now), case.policy, MemoryHistory())
+    reader = GuestReader((a_tick_before(now), now), case.policy, MemoryHistory())
     guest = reader.read(next(d for d in case.honest if d.name == name))
     assert isinstance(guest, Guest)
     return guest
@@ -232,3 +245,9 @@ def surplus(guest: Guest) -> int:
 def test_whatever_a_guest_says_its_neighbours_fare_as_if_it_had_all_or_claimed_its_share() -> None:
     for seed in (*BROKE, *range(EXAMPLES)):
         check(Case(seed))
+
+
+def test_a_forged_record_costs_no_neighbour_anything() -> None:
+    """Whoever writes a domain's metadata may say that a petabyte was promised."""
+    forged = domain("forged", 2 * GIB, 4 * GIB, unused=400, usable=1000, record=record(2048, 2048, 10**9, 3))
+    assert lazy_moves(snapshot([forged, domain("db", 2 * GIB, 4 * GIB, **STARVES)]))["db"] > 50

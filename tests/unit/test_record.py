@@ -343,14 +343,14 @@ def turns() -> dict[str, Turn[Any, Any]]:
 
 
 def test_the_daemon_s_files_stay_within_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 1024 * 1024
+    most = 512 * 1024
     monkeypatch.setattr(recorder, "_FLUSH_S", 0.0)
     daemons = recorder.Recorder()
     daemons.open(DaemonPolicy(record=str(tmp_path / "kept"), record_size_kib=most // 1024))
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/notes.txt").write_text("a person's")
     rng = random.Random(1)
-    now = first_look(rng, guests=40)
+    now = first_look(rng, guests=20)
     for _turn in range(250):
         now = next_look(now, rng)
         daemons.take(tick(now), Context(), turns())

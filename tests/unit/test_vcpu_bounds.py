@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kvmsched.policy.vcpu.bounds import load_bound, moves_bound, reached_target, targets
-from kvmsched.policy.vcpu.planners import SLACK, Assignment, best_plan, rebalance
-from kvmsched.policy.vcpu.problem import NOWHERE, Problem, components, kappa, part_of
+from kvmsched.policy.vcpu.planners import SLACK, best_plan, rebalance
+from kvmsched.policy.vcpu.problem import NOWHERE, Problem
+from vcpu_worlds import plain_problem
 
 
 @st.composite
@@ -93,50 +94,18 @@ def test_small_plans_are_minimal(seed: int) -> None:
     assert moves(problem, plan) == fewest
 
 
-def test_kappa_is_the_share_that_siblings_take() -> None:
-    assert kappa(1) == 0
-    assert kappa(2) == pytest.approx((1 - 0.25) / (1 + 0.25))
-    assert 0 < kappa(8) < kappa(4) < kappa(2)
-
-
-def plain(load: list[float], now: list[int], bins: int) -> Problem:
-    count = len(load)
-    return Problem(
-        [1] * bins, [0.0] * bins, [()] * bins, [0.0] * bins, load, now, list(range(count)), [0] * count,
-        [tuple(range(bins))], [False] * count,
-    )  # fmt: skip
-
-
 def test_the_bound_is_lexicographic() -> None:
     """What fills a pCPU alone is set aside with it; the rest is aimed at its own average."""
-    problem = plain([1.0, 0.3, 0.3, 0.3, 0.3], [0, 1, 1, 1, 1], 3)
+    problem = plain_problem([1.0, 0.3, 0.3, 0.3, 0.3], [0, 1, 1, 1, 1], 3)
     assert load_bound(problem) == pytest.approx(1.0)
     assert targets(problem, SLACK) == pytest.approx([0.65] * 3)
     assert sorted(problem.on_bins(rebalance(problem))) == pytest.approx([0.6, 0.6, 1.0])
 
 
 def test_a_narrow_class_sets_only_its_own_target() -> None:
-    base = plain([0.9, 0.9, 0.9, 0.2, 0.2], [0, 0, 1, 2, 2], 4)
+    base = plain_problem([0.9, 0.9, 0.9, 0.2, 0.2], [0, 0, 1, 2, 2], 4)
     problem = Problem(**{**vars(base), "reach": [1, 1, 1, 0, 0], "classes": [(0, 1, 2, 3), (0, 1)]})
     aim = targets(problem, 0.0)
     assert aim[0] == aim[1] > 1.3
     assert aim[2] == aim[3] == pytest.approx(0.2)
     assert problem.on_bins(rebalance(problem))[2:] == pytest.approx([0.2, 0.2])
-
-
-def test_parts_that_share_nothing_are_planned_apart() -> None:
-    base = plain([0.5, 0.5, 0.5, 0.5], [0, 0, 2, 2], 4)
-    problem = Problem(**{**vars(base), "reach": [0, 0, 1, 1], "classes": [(0, 1), (2, 3)]})
-    parts = components(problem)
-    assert [bins for bins, _items in parts] == [[0, 1], [2, 3]]
-    assert part_of(problem, *parts[1]).now == [0, 0]
-    assert problem.on_bins(rebalance(problem)) == pytest.approx([0.5] * 4)
-
-
-def test_pressure_is_kept_up_to_date() -> None:
-    base = plain([0.4, 0.3], [0, 1], 4)
-    problem = Problem(**{**vars(base), "mates": [(1,), (0,), (3,), (2,)], "kappa": [0.6] * 4})
-    state = Assignment(problem, [1.0] * 4, 0.0)
-    state.put(1, 2)
-    assert state.pressure == pytest.approx(problem.pressures(problem.on_bins(state.where)))
-    assert state.pressure == pytest.approx([0.4, 0.24, 0.3, 0.18])

@@ -10,12 +10,10 @@ from typing import Optional
 
 import pytest
 from kvmsched.model import ForeignTime, Snapshot
-from kvmsched.policy.vcpu.demand import Demand, Loads, measure
-from vcpu_worlds import FakeHost, Guest, cpus, guests, topology
-
-
-def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
-    return measure(snapshots).demand[guest.uuid, vcpu]
+from kvmsched.policy import vcpu
+from kvmsched.policy.vcpu import Safeties
+from kvmsched.policy.vcpu.demand import Loads, measure
+from vcpu_worlds import POLICY, FakeHost, Guest, cpus, demand_of, guests, led_to, pinned_guest, topology
 
 
 def test_run_time_saturates_and_demand_does_not() -> None:
@@ -42,22 +40,6 @@ def test_a_wait_on_a_pcpu_with_time_to_spare_is_no_demand() -> None:
     demand = demand_of([first, last], host.guests[0])
     assert demand.low == demand.run == pytest.approx(0.4)
     assert demand.high == pytest.approx(0.65)
-
-
-def test_an_idle_vcpu_that_waits_at_its_wake_ups_wants_what_it_ran() -> None:
-    idle = Guest("idle", [0.03], [cpus("0")], latency=0.4)
-    host = FakeHost(topology(1), [idle, *guests(2, 1.0, "0")])
-    demand = demand_of(host.window(), idle)
-    assert demand.wait > 0.35
-    assert demand.low == demand.high == pytest.approx(0.03, abs=0.01)
-
-
-@pytest.mark.parametrize("count", [2, 8, 16, 30])
-def test_where_all_get_little_all_want_more(count: int) -> None:
-    """However many share a pCPU: who got as much as its neighbours is not idle."""
-    host = FakeHost(topology(1), guests(count, 1.0, "0"))
-    demand = measure(host.window(20.0)).demand
-    assert [d.low for d in demand.values()] == pytest.approx([1.0] * count, abs=0.01)
 
 
 def test_a_quota_caps_demand() -> None:
@@ -159,3 +141,27 @@ def test_where_nobody_knows_what_is_confined_foreign_load_counts_where_it_was_se
     loads = measure(old)
     assert not loads.settled
     assert loads.foreign[0] == pytest.approx(0.6, abs=0.01) and loads.foreign[1] == pytest.approx(0.0, abs=0.01)
+
+
+def storage_host(confined: Optional[tuple[ForeignTime, ...]]) -> list[Snapshot]:
+    """Daemons fill 0-3, two guests that are fully served share 4-7; *confined* is what the host's counters say."""
+    members = [pinned_guest(name, "4 5 6 7", 0.45) for name in ("web", "app")]
+    first, last = FakeHost(topology(8), members, dict.fromkeys(range(4), 0.95)).window(5.0)
+    none = confined if confined is None else tuple(replace(part, time_ns=0) for part in confined)
+    bound = dict.fromkeys(range(8), 0)
+    return [
+        replace(snapshot, host=replace(snapshot.host, bound_ns=bound, foreign_ns=parts))
+        for snapshot, parts in ((first, none), (last, confined))
+    ]
+
+
+@pytest.mark.parametrize("confined", [None, (ForeignTime(cpus("0-3"), 19_000_000_000),)])
+def test_guests_are_not_sent_where_the_work_of_the_host_must_stay(confined: Optional[tuple[ForeignTime, ...]]) -> None:
+    plan, _history = vcpu.decide(storage_host(confined), POLICY)
+    assert plan.moves == () and plan.before.max_pct < 100
+
+
+def test_without_that_rule_guests_are_sent_there() -> None:
+    window = storage_host((ForeignTime(cpus("0-3"), 19_000_000_000),))
+    plan, _history = vcpu.decide(window, POLICY, safeties=Safeties(confined=False))
+    assert len(plan.moves) == 4 and led_to(plan) <= cpus("0-3")

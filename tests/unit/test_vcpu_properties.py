@@ -129,7 +129,7 @@ def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
         assert plan.before.imbalance_pct - plan.after.imbalance_pct >= policy.threshold_pct - 0.02
 
 
-@settings(derandomize=True, max_examples=100, deadline=None, phases=PHASES)
+@settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
 @given(hosts(), policies())
 def test_a_plan_keeps_all_limits(host: FakeHost, policy: VcpuPolicy) -> None:
     window = host.window()
@@ -138,7 +138,7 @@ def test_a_plan_keeps_all_limits(host: FakeHost, policy: VcpuPolicy) -> None:
     check_plan(window[-1], policy, plan)
 
 
-@settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
+@settings(derandomize=True, max_examples=30, deadline=None, phases=PHASES)
 @given(hosts(), policies(), st.randoms(use_true_random=False))
 def test_same_snapshot_same_plan(host: FakeHost, policy: VcpuPolicy, rng: random.Random) -> None:
     """Again, from JSON, and with the domains in another order."""
@@ -155,7 +155,7 @@ def test_same_snapshot_same_plan(host: FakeHost, policy: VcpuPolicy, rng: random
     assert vcpu.decide([window[0], replace(window[-1], domains=tuple(domains))], policy)[0] == plan[0]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
+@settings(derandomize=True, max_examples=40, deadline=None, phases=PHASES)
 @given(hosts(), policies(max_moves=None))
 def test_constant_load_comes_to_rest(host: FakeHost, policy: VcpuPolicy) -> None:
     """Module passes, without history: after a few of them nothing moves any more.
@@ -195,7 +195,7 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
     assert made[-10:] == [0] * 10, made
 
 
-@settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
+@settings(derandomize=True, max_examples=40, deadline=None, phases=PHASES)
 @given(hosts(), policies(), st.integers(1, 4))
 def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPolicy, passes: int) -> None:
     originals = [(list(guest.pins), guest.threads) for guest in host.guests]

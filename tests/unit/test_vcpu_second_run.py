@@ -83,6 +83,8 @@ def test_what_is_said_of_the_worst_served_comes_true() -> None:
         host.apply(plan)
         assert runs(host, guest, number) == pytest.approx(after, abs=2)
         assert after > before
+        if told == 10:
+            break
     assert told > 5
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Iterable, Optional, Sequence
+from typing import Any, Iterable, Optional, Sequence
 
+from kvmsched.config import VcpuPolicy
 from kvmsched.model import (
     Cell,
     Domain,
@@ -28,6 +29,13 @@ from kvmsched.model import (
     VcpuPlan,
     to_json,
 )
+from kvmsched.policy import vcpu
+from kvmsched.policy.vcpu import Safeties
+from kvmsched.policy.vcpu.dedicated import Dedication
+from kvmsched.policy.vcpu.demand import Demand, measure
+from kvmsched.policy.vcpu.eligibility import dedication_on
+from kvmsched.policy.vcpu.history import VcpuHistory
+from kvmsched.policy.vcpu.problem import Problem
 from kvmsched.units import CpuSet, parse_cpuset
 
 HOST_UUID = "00000000-0000-4000-8000-000000000001"
@@ -262,3 +270,87 @@ def guests(count: int, want: float, pin: str, prefix: str = "g", backlog: bool =
 def shown(snapshots: Sequence[Snapshot]) -> str:
     """The snapshots as JSON, to reproduce a failure from."""
     return json.dumps([to_json(s) for s in snapshots])
+
+
+# ---------------------------------------------------------------- what tests of several rules begin with
+
+POLICY = VcpuPolicy()
+
+
+ALL = Safeties()
+
+
+DAEMON = VcpuPolicy(hold=2, half_life_s=30.0, cooldown_s=30.0, max_moves=2)
+
+
+def module_passes(
+    host: FakeHost, count: int, policy: VcpuPolicy = POLICY, window_s: float = 2.0, safeties: Safeties = ALL
+) -> list[int]:
+    """The moves of *count* module passes, each carried out."""
+    made = []
+    for _turn in range(count):
+        plan, _history = vcpu.decide(host.window(window_s), policy, safeties=safeties)
+        host.apply(plan)
+        made.append(len(plan.moves))
+    return made
+
+
+def daemon_passes(
+    host: FakeHost, count: int, policy: VcpuPolicy = DAEMON, history: Optional[VcpuHistory] = None
+) -> tuple[list[int], VcpuHistory]:
+    """The moves of *count* daemon passes, 5 s apart, and the history after them."""
+    made = []
+    history = history or VcpuHistory()
+    for _turn in range(count):
+        plan, history = vcpu.decide(host.window(5.0), policy, history)
+        host.apply(plan)
+        made.append(len(plan.moves))
+    return made, history
+
+
+def pinned_guest(name: str, pins: str, wants: float = 0.5, definitions: str = "", **more: Any) -> Guest:
+    """A guest with a vCPU for each word of *pins*; *definitions* are as many words, "-" for none."""
+    masks = [cpus(word) for word in pins.split()]
+    defined = {n: cpus(word) for n, word in enumerate(definitions.split()) if word != "-"}
+    return Guest(name, [wants] * len(masks), masks, definitions=defined, **more)
+
+
+def own(*members: Guest, host: Optional[Topology] = None, policy: VcpuPolicy = POLICY) -> Dedication:
+    return dedication_on(FakeHost(host or topology(8), members).snapshot(), policy)
+
+
+def one_pass(*members: Guest, host: Optional[Topology] = None, policy: VcpuPolicy = POLICY, **more: Any) -> VcpuPlan:
+    plan, _history = vcpu.decide(FakeHost(host or topology(8), members).window(), policy, **more)
+    return plan
+
+
+def led_to(plan: VcpuPlan) -> CpuSet:
+    return frozenset().union(*(move.after for move in plan.moves if isinstance(move, PinMove)))
+
+
+def codes(plan: VcpuPlan) -> dict[str, str]:
+    return {skip.domain: skip.code for skip in plan.skips}
+
+
+def recorded(host: FakeHost, name: str, pins: Iterable[tuple[str, str, str]], where: str = HOST_UUID) -> Snapshot:
+    """*pins*: (original, previous, intended) by vCPU."""
+    made = tuple(
+        PinRecord("vcpu", n, *(cpus(mask) for mask in masks), when_s=1_699_000_000) for n, masks in enumerate(pins)
+    )
+    host.records[next(g.uuid for g in host.guests if g.name == name)] = Record(where, 1, pins=made)
+    return host.snapshot()
+
+
+# ---------------------------------------------------------------- what tests of several rules begin with
+
+
+def demand_of(snapshots: list[Snapshot], guest: Guest, vcpu: int = 0) -> Demand:
+    return measure(snapshots).demand[guest.uuid, vcpu]
+
+
+def plain_problem(load: list[float], now: list[int], bins: int) -> Problem:
+    count = len(load)
+    return Problem(
+        [1] * bins, [0.0] * bins, [()] * bins, [0.0] * bins, load, now, list(range(count)), [0] * count,
+        [tuple(range(bins))], [False] * count,
+    )  # fmt: skip

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from kvmsched.config import Selection, VcpuPolicy
 from kvmsched.model import PinMove, PinRecord, Record, Snapshot, Thread, VcpuPlan
 from kvmsched.policy import vcpu
-from vcpu_worlds import HOST_UUID, FakeHost, Guest, cpus, guests, topology
-
-POLICY = VcpuPolicy()
+from vcpu_worlds import HOST_UUID, POLICY, FakeHost, Guest, cpus, guests, led_to, pinned_guest, recorded, topology
 
 
 def moved_host(original: str = "0-3", pin: str = "1", host: Any = None, **fields: Any) -> FakeHost:
@@ -142,3 +141,49 @@ def test_figures_of_a_release_need_two_snapshots() -> None:
     assert "imbalance" in plan.headline
     plan, _history = vcpu.release(window[-1:], POLICY)
     assert plan.moves and plan.headline == "load not measured", "it must not say that the host is even"
+
+
+@pytest.mark.parametrize(
+    ("original", "restored", "told"),
+    [
+        ("6", "0-5", "6 has pCPU 6 {}, restored to its own set 0-5"),
+        ("4,7", "0-5", "4,7 has pCPU 4,7 {}, restored to its own set 0-5"),
+        ("2,4", "2", "2,4 has pCPU 4 {}, restored to 2"),
+        ("2,9,16000", "2", "2,9,16000 has pCPU 9,16000 offline, restored to 2"),
+        ("6,9", "0-5", "6,9 has pCPU 9 offline and pCPU 6 {}, restored to its own set 0-5"),
+        ("0-7", "0-7", ""),  # it floated
+        ("0-5", "0-5", ""),
+        ("2-3", "2-3", ""),
+    ],
+)
+def test_a_record_does_not_lead_onto_isolated_pcpus_or_anothers_own(original: str, restored: str, told: str) -> None:
+    host = FakeHost(topology(8, isolated="6-7"), [pinned_guest("g", "1"), pinned_guest("own", "4", definitions="4")])
+    recorded(host, "g", [(original, original, "1")])
+    plan, _history = vcpu.release([host.snapshot()], POLICY)
+    assert led_to(plan) == cpus(restored)
+    told = told.format("isolated, another domain's own, or outside of its cpuset")
+    assert tuple(map(str, plan.not_restored)) == ((f"g: vCPU 0: its original {told}",) if told else ())
+    assert all(left.limited for left in plan.not_restored), "it fails no release of the host"
+    host.apply(plan)
+    assert vcpu.release([host.snapshot()], POLICY)[0].moves == ()
+
+
+def test_nor_does_one_of_a_transient_domain_which_says_what_its_definition_was() -> None:
+    host = FakeHost(topology(8, isolated="6-7"), [pinned_guest("g", "1", fields={"persistent": False})])
+    recorded(host, "g", [("5-6", "5-6", "1")])
+    assert led_to(vcpu.release([host.snapshot()], POLICY)[0]) == cpus("5")
+
+
+@pytest.mark.parametrize(
+    ("original", "definitions", "restored"),
+    [("0-7", "", "2-3"), ("3-5", "", "3"), ("6", "", "2-3"), ("6", "6", "6"), ("6-7", "6", "6")],
+)
+def test_a_record_does_not_lead_out_of_the_cpuset_of_its_definition(
+    original: str, definitions: str, restored: str
+) -> None:
+    host = FakeHost(topology(8), [pinned_guest("g", "2", definitions=definitions)])
+    host.guests[0].fields["cpuset"] = cpus("2-3")
+    recorded(host, "g", [(original, original, "2")])
+    plan, _history = vcpu.release([host.snapshot()], POLICY)
+    assert led_to(plan) == cpus(restored)
+    assert len(plan.not_restored) == (original != restored)

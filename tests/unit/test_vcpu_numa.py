@@ -1,0 +1,78 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A domain stays in the cell of its memory, unless that cell is far busier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvmsched.config import VcpuPolicy
+from kvmsched.model import PinMove, Snapshot
+from kvmsched.policy import vcpu
+from kvmsched.policy.vcpu.hold import CELL_COOLDOWN_S
+from vcpu_worlds import POLICY, FakeHost, Guest, codes, cpus, daemon_passes, guests, pinned_guest, topology
+
+
+def crowded_cell() -> FakeHost:
+    """Two cells of two pCPUs: four busy domains in the first one."""
+    return FakeHost(topology(4, cells=2), [*guests(2, 0.9, "0", "a"), *guests(2, 0.9, "1", "b")])
+
+
+def test_a_domain_that_changed_its_cell_stays_for_a_while() -> None:
+    host = crowded_cell()
+    made, history = daemon_passes(host, 1, VcpuPolicy())
+    assert made == [2]
+    moved = [g for g in host.guests if g.pins[0] & cpus("2-3")]
+    # Now the second cell is the crowded one, by guests that may not leave it.
+    host.guests = [*moved, *guests(4, 0.9, "2", "late")]
+    for guest in host.guests[2:]:
+        guest.fields["busy"] = "backup"
+    first = host.snapshot()
+    host.run(5.0)
+    plan, _history = vcpu.decide([first, host.snapshot()], POLICY, history)
+    assert all(move.after <= cpus("2-3") for move in plan.moves)
+    host.run(CELL_COOLDOWN_S)
+    host.records.clear()
+    plan, _history = vcpu.decide(host.window(5.0), POLICY)
+    assert any(move.after <= cpus("0-1") for move in plan.moves)
+
+
+def test_placing_what_floats_sends_nobody_to_another_cell() -> None:
+    """A change of cell has to pass the threshold like any other move, whatever is placed in the same pass."""
+    host = FakeHost(topology(4, cells=2), [*guests(2, 0.45, "0", "a"), *guests(2, 0.45, "1", "b")])
+    host.guests.append(Guest("float", [0.1], [cpus("0-3")]))
+    plan, _history = vcpu.decide(host.window(), replace(POLICY, threshold_pct=100.0))
+    assert [move.domain for move in plan.moves] == ["float"]
+
+
+def test_far_cells_cost_more() -> None:
+    near, far = crowded_cell(), crowded_cell()
+    far.topology = topology(4, cells=2, distance=255)
+    assert len(vcpu.decide(near.window(), POLICY)[0].moves) == 2
+    assert vcpu.decide(far.window(), POLICY)[0].moves == ()
+
+
+def test_a_vcpu_stays_beside_the_memory_of_its_guest_cell() -> None:
+    host = FakeHost(topology(8, cells=2), [pinned_guest("numa", "0 0 4 4", 0.9), *guests(2, 0.2, "0-7")])
+
+    def located(snapshot: Snapshot) -> Snapshot:
+        """vCPUs 0 and 1 have their memory in cell 0, 2 and 3 in cell 1."""
+        domain = next(d for d in snapshot.domains if d.name == "numa")
+        cells = [cpus("0-3")] * 2 + [cpus("4-7")] * 2
+        vcpus = tuple(replace(v, numa_pcpus=cell) for v, cell in zip(domain.vcpus, cells))
+        numa = replace(domain, vcpus=vcpus, numa_pcpus=host.topology.online)
+        return replace(snapshot, domains=tuple(numa if d.name == "numa" else d for d in snapshot.domains))
+
+    plan, _history = vcpu.decide([located(snapshot) for snapshot in host.window()], POLICY)
+    moves = {move.id: move.after for move in plan.moves if isinstance(move, PinMove) and move.domain == "numa"}
+    assert len(moves) >= 2 and all(after <= (cpus("0-3") if n < 2 else cpus("4-7")) for n, after in moves.items())
+
+
+def test_a_pin_away_from_the_memory_of_a_guest_cell_was_meant_so() -> None:
+    host = FakeHost(topology(8, cells=2), [pinned_guest("numa", "6", definitions="6")])
+    snapshot = host.snapshot()
+    (domain,) = snapshot.domains
+    away = replace(domain, vcpus=(replace(domain.vcpus[0], numa_pcpus=cpus("0-3")),))
+    plan, _history = vcpu.decide([replace(snapshot, domains=(away,))], POLICY)
+    assert codes(plan).get("numa") != "empty-set"

@@ -453,7 +453,7 @@ def test_who_boots_is_charged_for_its_maximum_and_for_nothing_twice() -> None:
     """It was promised 200M and did not take them: all of that is part of its maximum."""
     counters = {"major_faults": 0, "unused": 100, "usable": 250}
     boots = domain("liar", 1661, 2 * GIB, **counters, record=record(1664, 1661, 1861, 60))
-    seen = MemoryHistory(domains={boots.uuid: Seen(int(NOW_S) - 6, 1661 * MIB, major_faults=9)})
+    seen = MemoryHistory(domains={boots.uuid: DomainHistory(int(NOW_S) - 6, 1661 * MIB, major_faults=9)})
     full = domain("liar", 2 * GIB, rss=1661 + QEMU, usable=200)
     plan, _history = plan_of(snapshot([boots], available=900), LAZY, seen)
     assert skips(plan) == {"liar": "booting"}

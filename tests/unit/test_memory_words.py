@@ -22,7 +22,7 @@ from kvmsched.config import MemoryPolicy, Rule
 from kvmsched.model import PAGE_KIB, Balloon, BalloonMove, Domain, MemoryPlan, Record
 from kvmsched.policy import memory
 from kvmsched.policy.memory.donors import GIVES_SHARE
-from kvmsched.policy.memory.guest import Guest, Reader
+from kvmsched.policy.memory.guest import Guest, GuestReader
 from kvmsched.policy.memory.history import MemoryHistory
 from kvmsched.policy.memory.levels import LEVEL_LEAVE
 from kvmsched.units import Amount
@@ -213,7 +213,7 @@ def worst_of(case: Case, got: dict[str, int]) -> dict[str, int]:
 
 def judged(case: Case, name: str) -> Guest:
     now = snapshot(case.honest)
-    reader = Reader((a_tick_before(now), now), case.policy, MemoryHistory())
+    reader = GuestReader((a_tick_before(now), now), case.policy, MemoryHistory())
     guest = reader.read(next(d for d in case.honest if d.name == name))
     assert isinstance(guest, Guest)
     return guest

@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
         if options.hosts:
             hosts.prepare(print)
     elif options.verb == "clean":
-        removed = hosts.clean() + own.clean() + lab.clean(machine.connect(), everybody=options.all)
+        removed = hosts.clean() + own.clean() + own.clean("machine")
+        removed += lab.clean(machine.connect(), everybody=options.all)
         print("removed:", " ".join(removed) or "nothing")
     else:
         print("ended:", " ".join(machine.stop_daemons()) or "nothing")

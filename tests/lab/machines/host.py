@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import shlex
@@ -122,7 +123,8 @@ class Machine:
         version = subprocess.run(["qemu-system-x86_64", "--version"], stdout=subprocess.PIPE, check=True).stdout
         parts = [version.decode(), CPU, self._kernel_arguments(), *self.topology.options()]
         parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._guest_files]
-        key = hashlib.sha256(json.dumps([*parts, Path(__file__).read_text(encoding="utf-8")]).encode()).hexdigest()[:12]
+        parts += [inspect.getsource(method) for method in (Machine._command, Machine._prepare)]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         done = self._system.root.with_name(f"{self.name}-{key}.qcow2")
         if not done.exists():
             self._say(f"booting {self.name} ({self.suite}) for the first time (some minutes)")

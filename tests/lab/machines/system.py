@@ -87,7 +87,9 @@ def _make(suite: str, directory: Path) -> None:
         '--customize-hook=rm --force "$1"/etc/machine-id "$1"/etc/hostname',
     ]
     include = f"--include={','.join(PACKAGES)}"
-    machine.quietly(["mmdebstrap", "--quiet", "--variant=minbase", include, *hooks, suite, str(tree)])
+    # Its mounts end with it, whatever ends it: else the next try would delete what is below them.
+    apart = ["unshare", "--mount", "--propagation", "private"]
+    machine.quietly([*apart, "mmdebstrap", "--quiet", "--variant=minbase", include, *hooks, suite, str(tree)])
     for name in ("vmlinuz", "initrd.img"):
         shutil.copyfile(tree / name, directory / name)
     machine.quietly(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(directory / "root.ext4"), f"{DISK_GIB}G"])

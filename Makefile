@@ -12,8 +12,8 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test stages in-company nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet
-.PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down
+.PHONY: help demo test stages in-company nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines
+.PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down machine-up machine-down
 .PHONY: bench-fleet bench-memory bench-pass bench-record bench-replay bench-vcpu
 
 help: ## Show this list
@@ -45,6 +45,7 @@ nightly: ## Run what takes too long for each change: all faults, long loads, ten
 	@$(MAKE) --no-print-directory faces integration fleet ARGS='-m nightly'
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
+	@$(MAKE) --no-print-directory machines
 	@$(MAKE) --no-print-directory page
 
 check: lint types unit ## Run ruff, shellcheck, mypy and the unit tests
@@ -124,6 +125,16 @@ daemon: prepare ## Run the daemon on real guests, a minute of it with changing l
 fleet: prepare ## Run the tests on whole hosts with systemd (root)
 	@echo "== fleet"
 	@pytest tests/fleet $(ARGS)
+
+machines: prepare ## Run the tests on emulated machines that are KVM hypervisors (root)
+	@echo "== machines"
+	@pytest tests/machines $(ARGS)
+
+machine-up: prepare ## Start such a machine to play with, and say how to enter it: SUITE=trixie (root)
+	@cd tests && python -m lab machine-up $(SUITE)
+
+machine-down: prepare ## End it (root)
+	@cd tests && python -m lab machine-down
 
 matrix: prepare ## Run the rows of the public CI that this machine can run; ARGS="'ansible-core 2.16' 'Python 3.9'"
 	@python tests/matrix.py all $(ARGS)

@@ -6,8 +6,24 @@
 from .guest import Guest
 from .hosts import Fleet, Host, HostError
 from .lab import Lab, RunningGuest
+from .machines.host import Machine
+from .machines.topology import Cell, Topology
 from .own import OwnLibvirtd
 from .tiny import TinyGuest
 from .truth import Report, Share
 
-__all__ = ["Fleet", "Guest", "Host", "HostError", "Lab", "OwnLibvirtd", "Report", "RunningGuest", "Share", "TinyGuest"]
+__all__ = [
+    "Cell",
+    "Fleet",
+    "Guest",
+    "Host",
+    "HostError",
+    "Lab",
+    "Machine",
+    "OwnLibvirtd",
+    "Report",
+    "RunningGuest",
+    "Share",
+    "TinyGuest",
+    "Topology",
+]

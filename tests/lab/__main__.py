@@ -9,6 +9,8 @@ import argparse
 import sys
 
 from . import hosts, lab, machine, own, up
+from .machines import system
+from .machines import up as machines
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +25,9 @@ def main(arguments: list[str]) -> int:
     telling.add_argument("guest")
     telling.add_argument("command", help="cpu PERCENT, mem MIB, cache MIB: see init.c")
     verbs.add_parser("down", help="end the guests of up")
+    entering = verbs.add_parser("machine-up", help="start an emulated machine with KVM to play with")
+    entering.add_argument("suite", nargs="?", default=system.SUITES[0], choices=system.SUITES)
+    verbs.add_parser("machine-down", help="end the machine of machine-up")
     verbs.add_parser("stop", help="end the daemons that the lab started")
     options = parser.parse_args(arguments)
     if options.verb == "up":
@@ -31,12 +36,17 @@ def main(arguments: list[str]) -> int:
         return up.down()
     if options.verb == "tell":
         return up.tell(options.guest, options.command)
+    if options.verb == "machine-up":
+        return machines.up(options.suite, print)
+    if options.verb == "machine-down":
+        return machines.down()
     if options.verb == "prepare":
         machine.prepare(print)
         if options.hosts:
             hosts.prepare(print)
     elif options.verb == "clean":
-        removed = hosts.clean() + own.clean() + lab.clean(machine.connect(), everybody=options.all)
+        removed = hosts.clean() + own.clean() + own.clean("machine")
+        removed += lab.clean(machine.connect(), everybody=options.all)
         print("removed:", " ".join(removed) or "nothing")
     else:
         print("ended:", " ".join(machine.stop_daemons()) or "nothing")

@@ -24,6 +24,12 @@ NETWORK = "10.77.0"
 BRIDGE = "fleet"
 # Where systemd-nspawn makes a container's cgroup, within its own: two in one would end each other's processes.
 CGROUPS = tuple(Path("/sys/fs/cgroup") / name for name in ("", "systemd", "unified"))
+SSH = {
+    "IdentitiesOnly": "yes",
+    "UserKnownHostsFile": "/dev/null",
+    "StrictHostKeyChecking": "no",
+    "LogLevel": "ERROR",
+}
 BOOT_S, END_S = 300.0, 180.0
 POLL_S = 0.1
 CLEAN_ENVIRONMENT = {
@@ -299,10 +305,6 @@ class Fleet:
         ssh.write_text(f'#!/bin/sh\nexec {shlex.join(self.inside(["ssh"]))} "$@"\n', encoding="utf-8")
         ssh.chmod(0o755)
         options = {
-            "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": "/dev/null",
-            "StrictHostKeyChecking": "no",
-            "LogLevel": "ERROR",
             "ConnectTimeout": "5",
             "ServerAliveInterval": "2",
             "ServerAliveCountMax": "3",
@@ -310,18 +312,29 @@ class Fleet:
             "ControlPersist": "30",
             "ControlPath": f"{self.directory}/%h",
         }
-        variables: Mapping[str, str] = {
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(self.key),
-            "ansible_ssh_executable": str(ssh),
-            "ansible_ssh_transfer_method": "piped",
-            "ansible_ssh_args": "-F none " + " ".join(f"-o {name}={value}" for name, value in options.items()),
-            "ansible_ssh_pipelining": "true",
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
-        lines = ["[hypervisors]", *(f"{host.name} ansible_host={host.address}" for host in self)]
-        lines += ["", "[hypervisors:vars]", *(f"{name}={value}" for name, value in variables.items()), ""]
-        self.inventory.write_text("\n".join(lines), encoding="utf-8")
+        addresses = [f"{host.name} ansible_host={host.address}" for host in self]
+        text = inventory(addresses, self.key, options, ansible_ssh_executable=str(ssh))
+        self.inventory.write_text(text, encoding="utf-8")
+
+
+def ssh_options(options: Mapping[str, str]) -> list[str]:
+    """Those of an ssh to a host of the tests: no file of the user is read or written."""
+    return ["-F", "none", *(part for name, value in {**SSH, **options}.items() for part in ("-o", f"{name}={value}"))]
+
+
+def inventory(addresses: Sequence[str], key: Path, options: Mapping[str, str], **more: str) -> str:
+    """For ansible --inventory: *addresses* are lines of hosts, *more* are further variables of them all."""
+    variables: Mapping[str, str] = {
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_transfer_method": "piped",
+        "ansible_ssh_args": " ".join(ssh_options(options)),
+        "ansible_ssh_pipelining": "true",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        **more,
+    }
+    common = [f"{name}={value}" for name, value in variables.items()]
+    return "\n".join(["[hypervisors]", *addresses, "", "[hypervisors:vars]", *common, ""])
 
 
 def prepare(say: machine.Say = machine.quiet) -> system.System:

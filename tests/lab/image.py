@@ -12,12 +12,14 @@ from __future__ import annotations
 import lzma
 import os
 import shutil
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("init.c")
 MODULES = ("virtio_pci", "virtio_blk", "virtio_balloon")
+UNPACKERS = {b"\x02\x21\x4c\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz"}
 BLANK_MIB = 8192  # sparse: what guests read through their page cache
 
 
@@ -37,7 +39,7 @@ def build(directory: Path) -> Image:
     if not image.kernel.exists():
         shutil.copyfile(kernel, image.kernel)
     if not image.initramfs.exists() or image.initramfs.stat().st_mtime < _source_mtime():
-        _write(image.initramfs, _initramfs(version, directory))
+        write(image.initramfs, _initramfs(version, directory))
     if not image.blank.exists():
         image.blank.touch()
         os.truncate(image.blank, BLANK_MIB << 20)
@@ -63,11 +65,26 @@ def _source_mtime() -> float:
     return max(SOURCE.stat().st_mtime, Path(__file__).stat().st_mtime)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Replace *path* at once, so that guests which boot meanwhile see the old or the new file."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     new.rename(path)
+
+
+def unpacked_kernel(vmlinuz: bytes) -> bytes:
+    """The ELF file within a bzImage; the fields are those of the kernel's boot protocol."""
+    setup_sectors = vmlinuz[0x1F1]
+    offset, length = struct.unpack_from("<II", vmlinuz, 0x248)
+    begin = (setup_sectors + 1) * 512 + offset
+    packed = vmlinuz[begin : begin + length - 4]  # then comes the size of what it holds
+    for magic, tool in UNPACKERS.items():
+        if packed.startswith(magic):
+            # lz4 objects to what comes after its end.
+            unpacked = subprocess.run([tool, "-dc"], input=packed, stdout=subprocess.PIPE, check=True).stdout
+            if unpacked.startswith(b"\x7fELF"):
+                return unpacked
+    raise RuntimeError("the kernel is packed in a way that is not known here")
 
 
 def _initramfs(version: str, directory: Path) -> bytes:

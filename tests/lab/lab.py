@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterable, Optional, Sequence, Union
 from . import image, machine, truth
 from .guest import NAME, OWNER, Files, Guest, require_own
 from .hosts import Host
+from .machines.host import Machine
 from .own import OwnLibvirtd
 
 KIB_PER_MIB = 1024
@@ -32,19 +33,22 @@ KEPT = "kept"
 class RunningGuest:
     """A guest that runs: what to tell it, and the truth about it. ``domain`` is its virDomain."""
 
-    def __init__(self, guest: Guest, files: Files, domain: Any, qemu_pid: Callable[[str], int]) -> None:
+    def __init__(
+        self, guest: Guest, files: Files, domain: Any, qemu_pid: Callable[[str], int], kernel: Any = truth
+    ) -> None:
         self.guest = guest
         self.name = guest.name
         self.files = files
         self.domain = domain
         self._told_up_s = 0.0
         self._qemu_pid = qemu_pid
+        self.kernel = kernel  # who knows its threads: truth.py, here or on the machine where it runs
         self.refresh()
 
     def refresh(self) -> None:
         """Look up its QEMU process, which is another one after a restore or a new start."""
         self.pid = self._qemu_pid(self.name)
-        self._start = machine.process_start(self.pid)
+        self._start = self.kernel.process_start(self.pid)
 
     # -- its load
 
@@ -133,25 +137,25 @@ class RunningGuest:
     @property
     def qemu_state(self) -> str:
         """State of the QEMU process as in ps (T: stopped); empty if it is gone."""
-        return truth.process_state(self.pid) if machine.process_start(self.pid) == self._start else ""
+        return self.kernel.process_state(self.pid) if self.kernel.process_start(self.pid) == self._start else ""
 
     def signal_qemu(self, number: signal.Signals) -> None:
         """Send a signal to its QEMU process, e.g. SIGSTOP, SIGCONT or SIGKILL."""
         if not self.qemu_state:
             raise ProcessLookupError(f"{self.name}: its QEMU is gone")
-        os.kill(self.pid, number)
+        self.kernel.send_signal(self.pid, number)
 
     def threads(self) -> dict[int, int]:
         """The host thread of each vCPU."""
-        return truth.vcpu_threads(self.pid)
+        return self.kernel.vcpu_threads(self.pid)
 
     def affinity(self, vcpu: int = 0) -> frozenset[int]:
         """Where the kernel lets a vCPU run."""
-        return frozenset(os.sched_getaffinity(self.threads()[vcpu]))
+        return self.kernel.affinity(self.threads()[vcpu])
 
     def cpu_time(self, vcpu: int = 0) -> truth.CpuTime:
         """What a vCPU had of its pCPU since it started."""
-        return truth.cpu_time(self.pid, self.threads()[vcpu])
+        return self.kernel.cpu_time(self.pid, self.threads()[vcpu])
 
     # -- QEMU's view
 
@@ -200,12 +204,12 @@ class Lab:
     """The place where guests run: ``with Lab() as lab: one, two = lab.start(Guest(...), Guest(...))``.
 
     However the block ends (an error, Ctrl-C, SIGTERM), all guests that it started are gone then.
-    They run on the machine's libvirtd, on an OwnLibvirtd, or on a Host. Where the lab is to *keep* its guests, they
-    outlive a block that ends well, until somebody removes them: see up.py.
+    They run on the machine's libvirtd, on an OwnLibvirtd, on a Host, or on an emulated Machine. Where the lab is to
+    *keep* its guests, they outlive a block that ends well, until somebody removes them: see up.py.
     """
 
     def __init__(
-        self, say: machine.Say = machine.quiet, own: Union[OwnLibvirtd, Host, None] = None, keep: bool = False
+        self, say: machine.Say = machine.quiet, own: Union[OwnLibvirtd, Host, Machine, None] = None, keep: bool = False
     ) -> None:
         self.say = say
         self.keep = keep
@@ -221,16 +225,22 @@ class Lab:
     def __enter__(self) -> Lab:
         if not self.own:
             machine.prepare(self.say)
+        if isinstance(self.own, Machine):
+            self.image, self.hypervisor = self.own.image, "kvm"
+        else:
+            self._prepare_here()
+        self.connection = machine.connect(self.uri)
+        clean(self.connection, ownerless=False)
+        self._endings = machine.Endings()
+        return self
+
+    def _prepare_here(self) -> None:
         with machine.exclusive():
             machine.DIRECTORY.mkdir(parents=True, exist_ok=True)
             self.image = image.build(machine.DIRECTORY)
             # Who may use /dev/kvm within a host is not settled: TCG there.
             kvm = not isinstance(self.own, Host) and machine.kvm_works(self.image.kernel, self.image.initramfs)
             self.hypervisor = "kvm" if kvm else "qemu"
-        self.connection = machine.connect(self.uri)
-        clean(self.connection, ownerless=False)
-        self._endings = machine.Endings()
-        return self
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
@@ -271,6 +281,8 @@ class Lab:
         files = Files.of(guest.name, self.directory)
         files.remove()
         guest.write_disk(files.disk)
+        if isinstance(self.own, Machine):
+            self.own.mirror(files)
         owner = KEPT if self.keep else _identity(os.getpid())
         xml = guest.xml(self.image, files, self.hypervisor, owner)
         if guest.persistent:
@@ -279,7 +291,8 @@ class Lab:
         else:
             domain = self.connection.createXML(xml)
         qemu_pid = self.own.qemu_pid if self.own else machine.qemu_pid
-        self.guests[guest.name] = RunningGuest(guest, files, domain, qemu_pid)
+        kernel = self.own.kernel if isinstance(self.own, Machine) else truth
+        self.guests[guest.name] = RunningGuest(guest, files, domain, qemu_pid, kernel)
         return self.guests[guest.name]
 
     def apply_pins(self, running: RunningGuest) -> None:
@@ -403,7 +416,8 @@ def _remove(connection: Any, name: str) -> None:
 
 
 def _cpu_times(one: RunningGuest) -> dict[int, truth.CpuTime]:
-    return {vcpu: truth.cpu_time(one.pid, thread) for vcpu, thread in one.threads().items()} if one.qemu_state else {}
+    threads = one.threads() if one.qemu_state else {}
+    return {vcpu: one.kernel.cpu_time(one.pid, thread) for vcpu, thread in threads.items()}
 
 
 def _parse_cpuset(text: str) -> frozenset[int]:

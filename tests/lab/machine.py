@@ -16,7 +16,9 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence, Union
+
+from .truth import process_start
 
 Say = Callable[[str], None]
 
@@ -33,6 +35,14 @@ FOR_HOSTS = {
     "systemd-nspawn": "systemd-container",
     "ip": "iproute2",
     "ssh": "openssh-client",
+}
+FOR_MACHINES = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "lz4": "lz4",
+    "zstd": "zstd",
 }
 FILES = {"/usr/include/stdlib.h": "libc6-dev"}
 BINDINGS = {"libvirt": "python3-libvirt", "jsonschema": "python3-jsonschema"}
@@ -53,9 +63,9 @@ def prepare(say: Say = quiet) -> None:
 
 
 @contextlib.contextmanager
-def exclusive() -> Iterator[None]:
-    """Hold the lab's lock: one process at a time installs, builds or starts daemons."""
-    with open("/run/kvmsched-lab.lock", "w", encoding="utf-8") as lock:
+def exclusive(path: Union[str, Path] = "/run/kvmsched-lab.lock") -> Iterator[None]:
+    """Hold the lab's lock: one process at a time installs, builds or starts daemons. Another *path* is another lock."""
+    with open(path, "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -63,9 +73,9 @@ def exclusive() -> Iterator[None]:
 # ---------------------------------------------------------------- packages
 
 
-def install(say: Say = quiet, hosts: bool = False) -> None:
-    """Install the packages that are missing (Debian and Ubuntu), those for *hosts* too."""
-    missing = missing_packages(hosts)
+def install(say: Say = quiet, hosts: bool = False, machines: bool = False) -> None:
+    """Install the packages that are missing (Debian and Ubuntu), those for *hosts* or *machines* too."""
+    missing = missing_packages(hosts, machines)
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -78,9 +88,9 @@ def install(say: Say = quiet, hosts: bool = False) -> None:
     importlib.invalidate_caches()
 
 
-def missing_packages(hosts: bool = False) -> list[str]:
+def missing_packages(hosts: bool = False, machines: bool = False) -> list[str]:
     """Packages that the lab needs and does not find."""
-    programs = {**PACKAGES, **FOR_HOSTS} if hosts else PACKAGES
+    programs = {**PACKAGES, **(FOR_HOSTS if hosts else {}), **(FOR_MACHINES if machines else {})}
     missing = [package for program, package in programs.items() if not shutil.which(program, path=_path())]
     missing += [package for file, package in FILES.items() if not os.path.exists(file)]
     missing += [package for module, package in BINDINGS.items() if not importlib.util.find_spec(module)]
@@ -203,15 +213,6 @@ def _daemon_identity(daemon: str) -> str:
 def qemu_pid(guest: str, run_directory: Path = Path("/run/libvirt")) -> int:
     """The pid that libvirt has for a guest's QEMU."""
     return int((run_directory / "qemu" / f"{guest}.pid").read_text(encoding="utf-8"))
-
-
-def process_start(pid: int) -> int:
-    """When a process started, in ticks since boot: with the pid it is a process's identity. 0 if it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 # ---------------------------------------------------------------- the end

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,25 @@ def process_state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def process_start(pid: int) -> int:
+    """When a process started, in ticks since boot: with the pid it is a process's identity. 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def affinity(thread: int) -> frozenset[int]:
+    """Where the kernel lets a thread run."""
+    return frozenset(os.sched_getaffinity(thread))
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a process a signal."""
+    os.kill(pid, number)
 
 
 def pcpu_busy_ns() -> dict[int, int]:

@@ -37,7 +37,7 @@ options:
   deadline:
     description:
       - How long, in seconds, something that hangs may hold the pass, for example a guest whose monitor does not answer.
-      - A domain that takes longer loses its turn, with the reason. The other domains are served. From 0.1 to 600.
+      - A domain that takes longer is skipped, with the reason. The other domains are served. From 0.1 to 600.
     type: float
     default: 10.0
 requirements:

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,16 +47,10 @@ class Answer:
         return dict(found)
 
 
-def run(
-    module: str,
-    check: bool = False,
-    environment: dict[str, str] | None = None,
-    where: Sequence[str] = ("localhost",),
-    **options: Any,
-) -> Answer:
+def run(module: str, check: bool = False, environment: dict[str, str] | None = None, **options: Any) -> Answer:
     """Run *module* on localhost; without ``domains`` it is confined to the guests of the tests."""
     options.setdefault("domains", [GUESTS])
-    command = [str(ANSIBLE), *where, "-m", module, "-a", json.dumps(options), "-D", *(["-C"] if check else [])]
+    command = [str(ANSIBLE), "localhost", "-m", module, "-a", json.dumps(options), "-D", *(["-C"] if check else [])]
     variables = {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **(environment or {})}
     done = subprocess.run(
         command,

@@ -257,6 +257,8 @@ class Machine:
     def _is_reached(self) -> bool:
         """Whether there is a connection that all others go through; have one."""
         if not self._master or self._master.poll() is not None:
+            # One that was killed leaves its socket, and the next would share its connection with nobody.
+            (self.directory / "ssh").unlink(missing_ok=True)
             self._master = self._start("ssh", self._ssh("-M", "-N", ROOT))
         time.sleep(POLL_S)
         check = self._ssh("-O", "check", ROOT)

@@ -89,15 +89,18 @@ def _bursting(rng: Random, seconds: int, count: int, size: float = 6 * GIB, firs
     return guests
 
 
+def _hog(rng: Random, seconds: int, until_s: int, lacks: float) -> Spec:
+    """A guest of 8G with swap that comes to lack so much after 200 s, until *until_s*."""
+    wanted = demand(rng, seconds, 2 * GIB, 6, [(200, until_s, lacks + 400)])
+    return Spec("hog", wanted, 8 * GIB, 2.5 * GIB, swap=6 * GIB, rate=200, **plain(rng))
+
+
 @kind()
 def tmpfs(rng: Random, seed: int) -> World:
     """Three guests of 8G without swap that tell no usable memory, whose caches are mostly tmpfs and shared buffers,
     on a full host; a fourth with swap comes to lack 1 to 2G."""
     seconds = 1000
-    hog = Spec(
-        "hog", demand(rng, seconds, 2 * GIB, 6, [(200, seconds, rng.uniform(1, 2) * GIB + 400)]), 8 * GIB, 2.5 * GIB,
-        swap=6 * GIB, rate=200, **plain(rng),
-    )  # fmt: skip
+    hog = _hog(rng, seconds, seconds, rng.uniform(1, 2) * GIB)
     guests = [hog]
     for i in range(3):
         shared = rng.uniform(2, 4) * GIB
@@ -125,10 +128,7 @@ def keeps(rng: Random, seed: int) -> World:
     """A full host on which half of the guests' balloons give back while the host keeps their memory; for odd seeds
     VmLck tells so. One guest with swap comes to lack 1 to 2G; those that keep burst without swap later."""
     seconds = 1200
-    hog = Spec(
-        "hog", demand(rng, seconds, 2 * GIB, 6, [(200, seconds, rng.uniform(1, 2) * GIB + 400)]), 8 * GIB, 2.5 * GIB,
-        swap=6 * GIB, rate=200, **plain(rng),
-    )  # fmt: skip
+    hog = _hog(rng, seconds, seconds, rng.uniform(1, 2) * GIB)
     pinned = [
         replace(guest, name=f"keeps{i}", keeps=True, locked=bool(seed % 2))
         for i, guest in enumerate(_bursting(rng, seconds, 3, first=600))
@@ -196,10 +196,7 @@ def pinned(rng: Random, seed: int) -> World:
     """A full host of eight guests of 1.5 to 2G without swap, whose QEMUs have locked all of it: what their balloons
     give is lost. A guest with swap comes to lack 1 to 2G; the others burst within their sizes later."""
     seconds = 1200
-    hog = Spec(
-        "hog", demand(rng, seconds, 2 * GIB, 6, [(200, seconds, rng.uniform(1, 2) * GIB + 400)]), 8 * GIB, 2.5 * GIB,
-        swap=6 * GIB, rate=200, **plain(rng),
-    )  # fmt: skip
+    hog = _hog(rng, seconds, seconds, rng.uniform(1, 2) * GIB)
     others = _bursting(rng, seconds, 8, rng.uniform(1.5, 2) * GIB, first=600)
     guests = (hog, *(replace(guest, name=f"pinned{i}", keeps=True, locked=True) for i, guest in enumerate(others)))
     total = 2 * GIB + sum(g.size + 70 for g in guests) + 1.8 * GIB
@@ -264,10 +261,7 @@ def daemon_away(rng: Random, seed: int) -> World:
 
 def _debt(name: str, rng: Random, seed: int) -> World:
     seconds = 1500
-    hog = Spec(
-        "hog", demand(rng, seconds, 2 * GIB, 6, [(200, 800, rng.uniform(2, 3) * GIB + 400)]), 8 * GIB, 2.5 * GIB,
-        swap=6 * GIB, rate=200, **plain(rng),
-    )  # fmt: skip
+    hog = _hog(rng, seconds, 800, rng.uniform(2, 3) * GIB)
     donors = []
     for i in range(5):
         used = rng.uniform(0.2, 0.3) * 4 * GIB

@@ -158,7 +158,7 @@ class Machine:
         self.run("virsh domcapabilities --virttype kvm && sync")
 
     def cut_power(self) -> None:
-        """End it, and all that runs on it, as an outage does; boot() starts it again."""
+        """End it, and all that runs on it, as an outage does."""
         if self._qemu:
             self._qemu.kill()
             self._qemu.wait()
@@ -173,11 +173,6 @@ class Machine:
             process.wait()
         self._consoles.clear()
         self._master = None
-
-    def boot(self) -> None:
-        """Boot it from its disk, after its power was cut."""
-        self._boot()
-        self.run("systemctl is-system-running --wait", check=False)
 
     def _boot(self, *options: str) -> None:
         self._port = _free_port()

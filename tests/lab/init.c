@@ -167,8 +167,8 @@ static void hog(void)
 			load->held_kib = held + step;
 		} else if (missing < 0) {
 			step = step < -missing ? step : -missing;
-			load->held_kib = held - step;
 			madvise(area + ((held - step) << 10), step << 10, MADV_DONTNEED);
+			load->held_kib = held - step;
 		}
 		if (!missing || load->rate_kib_s)
 			sleep_ns(PERIOD_NS);

@@ -66,8 +66,8 @@ class MadeUp:
         for number in range(count):
             elapsed_s = STEP_S * number
             self._domains = [self._next(n, domain, elapsed_s) for n, domain in enumerate(self._domains)]
-            held_kib = sum(d.balloon.rss_kib or 0 for d in self._domains if d.balloon)
-            memory = HostMemory(self._total_kib, self._total_kib - held_kib - self._rng.randrange(GIB))
+            resident_kib = sum(d.balloon.rss_kib or 0 for d in self._domains if d.balloon)
+            memory = HostMemory(self._total_kib, self._total_kib - resident_kib - self._rng.randrange(GIB))
             bound_ns = dict(self._busy_ns)
             host = Host(
                 "host", "made-up", "qemu:///system", "QEMU", self._topology, dict(self._busy_ns), bound_ns, memory

@@ -123,7 +123,7 @@ class Kvmsched:
         self.carry_out(host, plan, policy, now, known)
 
     def _explain(self, host: Host, plan: MemoryPlan) -> None:
-        """Say why a domain is left alone or gets less than it needs, when that changes."""
+        """Say why a domain is skipped or gets less than it needs, when that changes."""
         if self.say is silence:
             return
         codes = {skip.domain: (skip.code, skip.reason) for skip in plan.skips}

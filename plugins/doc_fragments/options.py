@@ -30,7 +30,7 @@ options:
     default: ["*"]
   exclude:
     description:
-      - Which domains a pass leaves alone, in the form of O(domains). O(exclude) wins over O(domains).
+      - Which domains a pass skips, in the form of O(domains). O(exclude) wins over O(domains).
     type: list
     elements: raw
     default: []
@@ -103,7 +103,7 @@ options:
             description:
               - V(auto) balances the domain.
               - V(grow-only) may give it memory, but takes none.
-              - V(ignore) leaves it alone.
+              - V(ignore) skips it.
             type: str
             choices: [auto, grow-only, ignore]
           reclaim:
@@ -121,8 +121,8 @@ options:
           mode:
             description:
               - V(auto) balances the domain.
-              - V(ignore) leaves it alone.
-              - V(dedicated) leaves it alone, too, and gives its pCPUs to no other domain.
+              - V(ignore) skips it.
+              - V(dedicated) skips it, too, and gives its pCPUs to no other domain.
             type: str
             choices: [auto, ignore, dedicated]
           pcpus:

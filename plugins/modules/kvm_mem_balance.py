@@ -129,7 +129,7 @@ options:
       - If not given, it may be anywhere.
     type: str
 notes:
-  - A domain needs a C(virtio) C(memballoon) device and its driver in the guest. Other domains are left alone, with the
+  - A domain needs a C(virtio) C(memballoon) device and its driver in the guest. Other domains are skipped, with the
     reason.
   - Nobody watches the guests after a single pass. A guest that gave memory and then needs more waits for the next pass.
     Run the module regularly, or use C(autodeflate='on') for the C(memballoon) device, so that a guest can help itself.

@@ -19,7 +19,7 @@ description:
   - A vCPU only goes where its domain may run. That is what C(<vcpu cpuset>), C(<vcpupin>) of the persistent definition,
     C(numatune) and the control group of the domain have in common. A pCPU that is offline, isolated or reserved is not
     in it.
-  - Domains with real-time vCPUs or with pCPUs of their own are left alone.
+  - Domains with real-time vCPUs or with pCPUs of their own are skipped.
   - Every change and every domain that is skipped is returned with its reason and its numbers, beside lower bounds
     that show how good the plan is.
 author:

@@ -274,7 +274,7 @@ def test_release_on_stop_leaves_nothing(lab: Lab, guests: list[RunningGuest]) ->
         daemon.wait(lambda: daemon.moves, "to act")
         daemon.wait_quiet(10)
         assert any("kvmsched:state" in guest.domain.XMLDesc() for guest in guests)
-        # Whom the last policy leaves alone was changed under the one before.
+        # Whom the last policy skips was changed under the one before.
         daemon.reload(policy({"on_stop": "release", "period": 2}, memory=MEMORY, exclude=[guests[0].guest.name]))
         took_s = daemon.end()
         print(f"\nreleased in {took_s:.1f} s")

@@ -197,7 +197,7 @@ def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_
     assert [victim.balloon_kib() for victim in victims] == [MEMORY_KIB, MEMORY_KIB]
 
 
-def test_a_domain_whose_job_is_held_is_left_alone(herd: Herd) -> None:
+def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
     victims = herd.guests[: len(INSTANTS)]
     with contextlib.ExitStack() as dumps:
         faults = {i: partial(dumps.enter_context, dumping(victim)) for i, victim in zip(INSTANTS, victims)}

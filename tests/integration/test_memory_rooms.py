@@ -86,6 +86,6 @@ def test_what_a_shared_limit_leaves_is_given_once(needy: list[RunningGuest]) -> 
         free = run_ok("kvm_mem_balance", **OPTIONS)
         grown = [guest.balloon_kib() - size for guest, size in zip(needy, sizes)]
         if sum(grown) > (ROOM_MIB + NOISE_MIB) * MIB:
-            break  # who was just given some is left alone until its driver has answered
+            break  # who was just given some is skipped until its driver has answered
     assert min(grown) > 0 and sum(grown) > (ROOM_MIB + NOISE_MIB) * MIB, free.text
     assert all(guest.alive and guest.hog_kills == 0 for guest in needy)

@@ -52,11 +52,11 @@ def test_of_two_runs_at_once_one_waits_and_finds_the_work_done(guests: list[Runn
 
 
 def test_a_run_that_does_not_get_the_host_names_its_holder(guests: list[RunningGuest]) -> None:
-    with lock.hold(URI, 10, "kvm_mem_balance"):
+    with lock.acquire(URI, 10, "kvm_mem_balance"):
         answer = run("kvm_vcpu_pin", lock_timeout=1, **OPTIONS)
         assert run_ok("kvm_vcpu_pin", check=True, **OPTIONS).changed, "check mode needs no lock"
     assert answer.failed and not answer.changed
-    assert f"kvm_mem_balance (pid {os.getpid()}) holds this host" in answer.msg
+    assert f"kvm_mem_balance (pid {os.getpid()}) has this host's lock" in answer.msg
     assert placement(guests) == {HOME: 2}
 
 

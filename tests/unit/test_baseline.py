@@ -114,11 +114,11 @@ def test_a_period_that_libvirt_cannot_take_is_not_known() -> None:
 def test_a_value_of_nobody_we_know_is_foreign() -> None:
     part = MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=500000, when_s=0)
     for ours in (1000000, 900000, 500000, 700000, 499400):
-        assert not part.foreign(ours), ours
+        assert not part.set_by_person(ours), ours
     for theirs in (400000, 950000, 2000000):
-        assert part.foreign(theirs), theirs
+        assert part.set_by_person(theirs), theirs
     masks = PinRecord("vcpu", 0, BOTH, CPU0, CPU0, 0)
-    assert not masks.foreign(BOTH) and not masks.foreign(CPU0) and masks.foreign(CPU1)
+    assert not masks.set_by_person(BOTH) and not masks.set_by_person(CPU0) and masks.set_by_person(CPU1)
 
 
 def at(actual_kib: int) -> Domain:
@@ -131,26 +131,26 @@ def test_where_an_earlier_request_leads_is_ours_though_a_later_one_was_recorded(
     for actual_kib, after_kib in [(800000, 900000), (1000000, 600000), (900000, 800000), (700000, 720000)]:
         later = baseline.intend(taking, at(actual_kib), balloon(actual_kib, after_kib), HOST, 20).memory
         assert later and (later.previous_kib, later.intended_kib) == (actual_kib, after_kib)
-        assert not any(map(later.foreign, (1000000, actual_kib, after_kib, 700000))), later
-        assert later.foreign(500000) and later.foreign(1100000)
+        assert not any(map(later.set_by_person, (1000000, actual_kib, after_kib, 700000))), later
+        assert later.set_by_person(500000) and later.set_by_person(1100000)
 
 
 def test_a_request_that_was_called_back_is_ours_wherever_its_balloon_is() -> None:
     """Such a move begins at the target of the earlier one, and the balloon may not have moved at all."""
     taking = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
     back = baseline.intend(taking, at(990000), balloon(700000, 750000), HOST, 20)
-    assert back.memory and not any(map(back.memory.foreign, (1000000, 990000, 750000, 700000)))
+    assert back.memory and not any(map(back.memory.set_by_person, (1000000, 990000, 750000, 700000)))
 
 
 def test_requests_that_were_never_made_pile_up_until_the_balloon_arrives() -> None:
     record = baseline.intend(None, at(1000000), balloon(1000000, 700000), HOST, 10)
     record = baseline.intend(record, at(900000), balloon(900000, 1100000), HOST, 20)
     record = baseline.intend(record, at(850000), balloon(850000, 840000), HOST, 30)
-    assert record.memory and not any(map(record.memory.foreign, (1100000, 850000, 840000, 700000)))
+    assert record.memory and not any(map(record.memory.set_by_person, (1100000, 850000, 840000, 700000)))
     assert baseline.decode(ET.fromstring(baseline.encode(record))) == record
     record = baseline.intend(record, at(840000), balloon(840000, 860000), HOST, 40)
     assert record.memory == MemoryRecord(1000000, 840000, 860000, 40)
-    assert record.memory.foreign(700000) and record.memory.foreign(900000)
+    assert record.memory.set_by_person(700000) and record.memory.set_by_person(900000)
 
 
 def test_an_adopted_value_is_the_new_original() -> None:

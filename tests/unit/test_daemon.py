@@ -442,7 +442,7 @@ def test_no_load_is_told_before_it_was_measured(told: tuple[publish.Publisher, P
             assert (b"\nkvmsched_" + name + b" " in teller.metrics.render()) == known
 
 
-def test_who_is_left_alone_is_told_why_and_raises_no_alert(told: tuple[publish.Publisher, Path]) -> None:
+def test_who_is_skipped_is_told_why_and_raises_no_alert(told: tuple[publish.Publisher, Path]) -> None:
     teller, _directory = told
     result = a_memory_result()
     teller.take(Tick(result.snapshot, result), None, mode="act")
@@ -777,7 +777,7 @@ def test_nothing_is_changed_for_what_it_was(standing: passes.Standing, domain: A
     assert not tick.memory.plan.moves and not tick.memory.outcome.moves and not tick.memory.outcome.failures
     own(domain, None)
     tick = standing.tick(turns()[0], None, changed=())
-    assert owned(tick), "what is left alone need not be read"
+    assert owned(tick), "what is skipped need not be read"
     tick = standing.tick(turns()[0], None)
     assert tick.memory is not None and [move.kind for move in tick.memory.outcome.moves] == ["stats_period"]
     assert standing.tick(turns()[0], None, changed=()).snapshot.domains[0].record is not None, "what it wrote, it knows"

@@ -89,7 +89,7 @@ def test_sentences_of_docstrings_are_short() -> None:
     assert statistics.median(found.values()) <= MEDIAN_WORDS
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_lines_are_wrapped(page: Path) -> None:
     assert [line for line in prose_lines(read(page)) if len(line) > MOST_COLUMNS] == []
 

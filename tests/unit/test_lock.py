@@ -47,24 +47,24 @@ def holder(name: str) -> str:
     """A script that holds the host by the *name* that this expression makes, until its input ends."""
     return (
         "import sys; from kvmsched import lock\n"
-        f"with lock.hold({URI!r}, 0, {name}):\n    print('held', flush=True); sys.stdin.read()\n"
+        f"with lock.acquire({URI!r}, 0, {name}):\n    print('held', flush=True); sys.stdin.read()\n"
     )
 
 
 def test_the_holder_is_named_and_the_lock_is_free_again(own_directory: Path) -> None:
     with another(holder("'kvm_vcpu_pin'"), "held") as other:
-        named = rf"kvm_vcpu_pin \(pid {other.pid}\) holds this host.*lock_timeout"
-        with pytest.raises(lock.LockError, match=named), lock.hold(URI, 0.2, "me"):
+        named = rf"kvm_vcpu_pin \(pid {other.pid}\) has this host's lock.*lock_timeout"
+        with pytest.raises(lock.LockError, match=named), lock.acquire(URI, 0.2, "me"):
             pass
         other.communicate()
-        with lock.hold(URI, 10, "me"):
+        with lock.acquire(URI, 10, "me"):
             assert "me" in (own_directory / "kvmsched" / "lock").read_text()
 
 
 def test_a_holder_that_was_killed_holds_nothing(own_directory: Path) -> None:
     (own_directory / "kvmsched").mkdir()
     (own_directory / "kvmsched" / "lock").write_text("kvm_vcpu_pin (pid 1)\n")
-    with lock.hold(URI, 0, "me"):
+    with lock.acquire(URI, 0, "me"):
         pass
 
 
@@ -85,7 +85,7 @@ def test_an_acting_daemon_is_known_by_its_pid_until_it_is_gone() -> None:
         there = rf"pid {daemon.pid}\) manages this host already"
         with pytest.raises(lock.LockError, match=there), lock.announce(URI, "observe"):
             pass
-        with lock.hold(URI, 0, "a pass"):  # two locks: the daemon holds the host's own only during its passes
+        with lock.acquire(URI, 0, "a pass"):  # two locks: the daemon holds the host's own only during its passes
             pass
         daemon.stdin.write("observe\n")
         daemon.stdin.flush()
@@ -113,7 +113,7 @@ def test_a_daemon_that_could_not_say_who_it_is_is_there_all_the_same(own_directo
 def test_a_link_in_place_of_the_lock_is_not_followed(own_directory: Path) -> None:
     (own_directory / "kvmsched").mkdir()
     (own_directory / "kvmsched" / "lock").symlink_to(own_directory / "victim")
-    with pytest.raises(lock.LockError, match="can't be opened"), lock.hold(URI, 0, "me"):
+    with pytest.raises(lock.LockError, match="can't be opened"), lock.acquire(URI, 0, "me"):
         pass
     assert not (own_directory / "victim").exists()
 
@@ -124,7 +124,10 @@ def test_a_fifo_in_place_of_a_file_holds_nobody_up(own_directory: Path, name: st
     (own_directory / "kvmsched").mkdir()
     os.mkfifo(own_directory / "kvmsched" / name)
     if name == "lock":
-        with pytest.raises(lock.LockError, match=r"can't be opened \(it is no regular file"), lock.hold(URI, 0, "me"):
+        with (
+            pytest.raises(lock.LockError, match=r"can't be opened \(it is no regular file"),
+            lock.acquire(URI, 0, "me"),
+        ):
             pass
     else:
         with pytest.raises(OSError, match="it is no regular file"):
@@ -134,7 +137,7 @@ def test_a_fifo_in_place_of_a_file_holds_nobody_up(own_directory: Path, name: st
 
 def test_what_a_holder_says_of_itself_is_cut(own_directory: Path) -> None:
     with another(holder("'x' * 10**6"), "held") as other:
-        with pytest.raises(lock.LockError) as caught, lock.hold(URI, 0, "me"):
+        with pytest.raises(lock.LockError) as caught, lock.acquire(URI, 0, "me"):
             pass
         assert len(str(caught.value)) < 500
         other.communicate()
@@ -154,7 +157,7 @@ def test_who_may_use_its_directory_may_use_the_lock(monkeypatch: pytest.MonkeyPa
             os.setegid(group)
             os.seteuid(user)
             try:
-                with lock.hold(URI, 0, "me"), lock.announce(URI, "observe"):
+                with lock.acquire(URI, 0, "me"), lock.announce(URI, "observe"):
                     files = [(shared / name).stat() for name in ("lock", "daemon")]
             finally:
                 os.seteuid(os.getuid())

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why a guest is left alone: reasons with their codes, and each code explained in the docs."""
+"""Why a guest is skipped: reasons with their codes, and each code explained in the docs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_whose_memory_the_host_would_keep_is_asked_for_statistics_only_if_it_cou
     assert skips(decide(snapshot([guest]), EAGER)) == {"db": code}
 
 
-def test_virtio_mem_is_left_alone() -> None:
+def test_virtio_mem_is_skipped() -> None:
     """libvirt counts it as the balloon's size, and a target leaves it out: each give would be too large."""
     assert skips(decide(snapshot([domain("db", virtio_mem=True, **STARVED)]), EAGER)) == {"db": "no-balloon"}
 

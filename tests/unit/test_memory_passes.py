@@ -240,7 +240,7 @@ def the_host_is_not_fooled(safeties: Safeties = ALL_ON) -> bool:
     return fooled.actual >= 3000 * MIB
 
 
-def test_a_futile_balloon_is_left_alone() -> None:
+def test_a_futile_balloon_is_skipped() -> None:
     assert the_host_is_not_fooled()
     assert not the_host_is_not_fooled(Safeties(futile=False))
 

@@ -145,7 +145,7 @@ def guests_of(snapshots: list[Snapshot], policy: MemoryPolicy) -> dict[str, Gues
 def takes_and_gives(plan: MemoryPlan, guests: dict[str, Guest]) -> tuple[int, int]:
     """Sums in KiB of what is taken, and of what is promised beyond what domains hold."""
     taken = sum(m.before_kib - m.after_kib for m in balloon_moves(plan) if not m.gives)
-    given = sum(max(0, m.after_kib - guests[m.uuid].held_kib) for m in balloon_moves(plan) if m.gives)
+    given = sum(max(0, m.after_kib - guests[m.uuid].expected_kib) for m in balloon_moves(plan) if m.gives)
     return taken, given
 
 
@@ -192,7 +192,7 @@ def test_the_reserve_stands_even_if_every_take_stalls(world: tuple[list[Snapshot
     assert now.host.memory is not None
     funded = memory.fund(plan, policy, now, now)
     planned = {move.uuid: move for move in balloon_moves(plan)}
-    given_kib = sum(max(0, move.after_kib - guests[move.uuid].held_kib) for move in funded)
+    given_kib = sum(max(0, move.after_kib - guests[move.uuid].expected_kib) for move in funded)
     assert given_kib <= max(0, now.host.memory.available_kib - policy.reserve_kib(now.host.memory.total_kib))
     assert all(move.after_kib <= planned[move.uuid].after_kib and move.gives for move in funded)
     if not any(move.on_credit for move in funded):

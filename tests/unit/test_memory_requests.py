@@ -44,7 +44,7 @@ def stuck_at(age_s: int, times: int, asked_s: Optional[int] = None) -> MemoryPla
 
 
 @pytest.mark.parametrize(("times", "pause_s"), [(1, 120), (2, 240), (3, 480), (9, 1800)])
-def test_a_stuck_balloon_is_left_alone_twice_as_long_each_time(times: int, pause_s: int) -> None:
+def test_a_stuck_balloon_is_skipped_twice_as_long_each_time(times: int, pause_s: int) -> None:
     assert skips(stuck_at(pause_s - 1, times)) == {"db": "stuck"}
     assert moves(stuck_at(pause_s, times)) == {"db": -1000}, "asked anew"
 

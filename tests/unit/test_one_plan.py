@@ -85,7 +85,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     clock = itertools.count(NOW_S, 0.5)
     monkeypatch.setattr(passes.time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(passes.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(passes.lock, "hold", lambda *_lock: nullcontext())
+    monkeypatch.setattr(passes.lock, "acquire", lambda *_lock: nullcontext())
     monkeypatch.setattr(passes.lock, "acting_daemon", lambda _uri: None)
     monkeypatch.setattr(face, "require_libvirt", lambda _module: None)
 

@@ -55,7 +55,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Any:
     clock = itertools.count(NOW_S, 30)
     monkeypatch.setattr(passes.time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(passes.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(passes.lock, "hold", lambda *_lock: nullcontext())
+    monkeypatch.setattr(passes.lock, "acquire", lambda *_lock: nullcontext())
     monkeypatch.setattr(passes.lock, "acting_daemon", lambda _uri: None)
 
     def run(

@@ -20,7 +20,7 @@ def with_record(host: FakeHost, guest: Guest, **fields: Any) -> None:
     host.records[guest.uuid] = Record(HOST_UUID, 1, pins=(PinRecord(**values),))
 
 
-def test_a_pin_that_a_person_set_is_adopted_and_left_alone_for_its_grace() -> None:
+def test_a_pin_that_a_person_set_is_adopted_and_skipped_for_its_grace() -> None:
     host = FakeHost(topology(3), guests(2, 0.9, "2"))
     for guest in host.guests:
         with_record(host, guest)

@@ -40,7 +40,7 @@ VERSION = 1
 LONGEST = 256 * 1024
 # What libvirt takes for one: an int of C.
 _LONGEST_PERIOD_S = 2**31 - 1
-# Why a domain is left alone whose record never was its own. It owes nothing by it.
+# Why a domain is skipped whose record never was its own. It owes nothing by it.
 COPY = "its persistent definition carries a record of another domain: a copy, ignored"
 # The same where it may be its own: then it owes something, but nobody knows what.
 DOUBTFUL = "its persistent definition carries the same record: whether that is its own or a copy is not known"

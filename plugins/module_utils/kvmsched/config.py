@@ -128,7 +128,7 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class VcpuSettings:
-    """What holds for one domain's vCPUs. ``mode``: auto, ignore (left alone), dedicated (its pCPUs are its own).
+    """What holds for one domain's vCPUs. ``mode``: auto, ignore (skipped), dedicated (its pCPUs are its own).
 
     ``pcpus`` are all that it may use, if not None. ``widen``: a live pin of others is widened to what is allowed.
     """

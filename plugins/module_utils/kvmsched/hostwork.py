@@ -160,11 +160,11 @@ class HostWork:
         if len(cpus) == 1:
             (pcpu,) = cpus
             self._bound_ns[pcpu] += ns
-        elif cpus in self._foreign_ns or self._room_for_a_mask():
+        elif cpus in self._foreign_ns or self._fits_another_mask():
             self._grown.add(cpus)
             self._foreign_ns[cpus] = self._foreign_ns.pop(cpus, 0.0) + ns
 
-    def _room_for_a_mask(self) -> bool:
+    def _fits_another_mask(self) -> bool:
         """Forget what did not grow for the longest time, if need be; where all of them just grew, there is no room."""
         if len(self._foreign_ns) >= _MOST_MASKS:
             oldest = next(iter(self._foreign_ns))

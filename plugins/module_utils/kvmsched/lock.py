@@ -30,7 +30,7 @@ _LOOK_S = 1.0
 
 
 class LockError(Exception):
-    """The host's lock can't be had; the text says who holds it, or why it can't be taken."""
+    """The host's lock can't be had; the text says who has it, or why it can't be taken."""
 
 
 def directory_for(uri: str) -> str:
@@ -41,8 +41,8 @@ def directory_for(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def hold(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
-    """Hold the host's lock for a pass, waiting up to *timeout_s* for it; LockError names who has it.
+def acquire(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
+    """Acquire the host's lock for a pass, waiting up to *timeout_s* for it; LockError names who has it.
 
     *holder* is our own name.
     """
@@ -51,7 +51,7 @@ def hold(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
         if not _lock(file, timeout_s):
             who = _said(file) or "another process"
             waited = f"waited {timeout_s:g} s, try again or raise lock_timeout"
-            raise LockError(f"{who} holds this host ({path}), {waited}")
+            raise LockError(f"{who} has this host's lock ({path}), {waited}")
         _say(file, f"{holder} (pid {os.getpid()})")
         yield
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The words that all rooms share: what was observed, what is planned, what came of it.
+"""The words that all layers share: what was observed, what is planned, what came of it.
 
 Frozen dataclasses only. Memory is KiB, time of day is host wall-clock seconds, counters are
 cumulative since an unspecified start, load is a fraction of one pCPU. ``None`` is "not known",
@@ -25,7 +25,7 @@ ThreadKind = Literal["vcpu", "emulator", "iothread"]
 
 # What can go wrong with one domain, whatever is read or changed; docs/reliability.md explains each code.
 FailureCode = Literal["gone", "busy", "hung", "denied", "unsupported", "away", "unreadable", "error"]
-# Why its memory is left alone; docs/memory.md explains each of them.
+# Why it is skipped for memory; docs/memory.md explains each of them.
 MemoryCode = Literal[
     # none of this policy's business
     "bad-policy",
@@ -51,7 +51,7 @@ MemoryCode = Literal[
     "grow-only",
     "slow-stats",
 ]
-# Why its pins are left alone; docs/vcpu.md explains each of them.
+# Why it is skipped for vCPUs; docs/vcpu.md explains each of them.
 VcpuCode = Literal[
     "busy",
     "not-running",
@@ -310,7 +310,7 @@ class MemoryRecord:
         values_kib = (self.previous_kib, self.intended_kib, *self.reach_kib)
         return min(values_kib), max(values_kib)
 
-    def foreign(self, current_kib: int) -> bool:
+    def set_by_person(self, current_kib: int) -> bool:
         """Return whether somebody else set *current_kib*: it is neither ours nor on the way there (decision 12)."""
         low_kib, high_kib = self.span_kib()
         near = abs(current_kib - self.original_kib) <= BALLOON_TOLERANCE_KIB
@@ -343,7 +343,7 @@ class PinRecord:
     when_s: int
     defined: Optional[CpuSet] = None
 
-    def foreign(self, current: CpuSet) -> bool:
+    def set_by_person(self, current: CpuSet) -> bool:
         """Return whether somebody else set *current* (decision 12)."""
         return current not in (self.original, self.previous, self.intended)
 

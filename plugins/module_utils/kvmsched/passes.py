@@ -135,7 +135,7 @@ class Result(Generic[P, H]):
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """Return all skips: of what could not be observed, and of what the policy left alone."""
+        """Return all skips: of what could not be observed, and of what the policy skipped."""
         return (*self.snapshot.skips, *self.plan.skips)
 
 
@@ -340,7 +340,7 @@ class Standing:
 
         *changed* are the UUIDs of the domains that something happened to since the last tick; None: not known.
         """
-        with _held(self.how):
+        with _acquired(self.how):
             if changed is not None and time.monotonic() < self._anew_s:
                 with contextlib.suppress(_Outdated):
                     return self._tick("new", memory_turn, vcpu_turn, changed)
@@ -379,7 +379,7 @@ class Standing:
 
 @contextlib.contextmanager
 def _noted(failed: dict[str, Trouble], resource: str) -> Iterator[None]:
-    """Note why the pass of one resource failed, whatever it was: the other one has its turn all the same."""
+    """Note why the pass of one resource failed, whatever it was: the other one has its pass all the same."""
     try:
         yield
     except _Outdated:
@@ -661,7 +661,7 @@ def _with_room(how: Conduct, policy: MemoryPolicy) -> MemoryPolicy:
 
 
 def _pauses(how: Conduct) -> Iterable[str]:
-    """Say that the daemon pauses, where this pass is somebody else's: it is not held up by that."""
+    """Say that the daemon pauses, where this pass is somebody else's: it is not stopped by that."""
     lease = None if how.standing or acting_refusal(how.uri) else leases.read(how.uri, "pause")
     if lease is not None and how.writes:
         until = time.strftime("%H:%M", time.localtime(leases.ends_at(lease)))
@@ -670,9 +670,9 @@ def _pauses(how: Conduct) -> Iterable[str]:
 
 @contextlib.contextmanager
 def _session(how: Conduct, *parts: str) -> Iterator[tuple[Hypervisor, _Watch]]:
-    """Open the host for one pass: see _held()."""
+    """Open the host for one pass: see _acquired()."""
     host = _host(how, parts)
-    with contextlib.closing(host), _held(how):
+    with contextlib.closing(host), _acquired(how):
         yield host, _Watch()
 
 
@@ -684,10 +684,10 @@ def _host(how: Conduct, parts: Sequence[str] = ALL_PARTS) -> Hypervisor:
 
 
 @contextlib.contextmanager
-def _held(how: Conduct) -> Iterator[None]:
+def _acquired(how: Conduct) -> Iterator[None]:
     """Lock the host if anything may be written; whatever goes wrong with it as a whole becomes a PassError."""
     try:
-        with contextlib.nullcontext() if how.read_only else lock.hold(how.uri, how.lock_timeout_s, how.holder):
+        with contextlib.nullcontext() if how.read_only else lock.acquire(how.uri, how.lock_timeout_s, how.holder):
             yield
     except (Unavailable, lock.LockError, ValueError) as error:
         raise PassError(str(error)) from error
@@ -716,7 +716,7 @@ def _result(plan: P, history: H, work: _Work, watch: _Watch, selection: Optional
 
 # Of a domain that starts, ends or migrates in this very moment: the host is well, and so is the pass.
 _PASSING: tuple[FailureCode, ...] = ("gone", "busy")
-# Whose own XML can't be read costs its turn alone, too.
+# Whose own XML can't be read is skipped, and no failure of the pass, too.
 _ITS_OWN: tuple[FailureCode, ...] = ("unreadable", *_PASSING)
 
 

@@ -30,7 +30,7 @@ pinned to, and how much memory each guest's balloon leaves it. Begin with a look
 _EXIT_CODES = """\
 exit status:
   0  done, whether or not anything had to change
-  1  failed: the host can't be observed or is held by another pass, every change failed,
+  1  failed: the host can't be observed, or another pass has its lock, every change failed,
      not all could be released, or the room that was asked for is not there
   2  refused: wrong usage, or a policy or bundle with a mistake; nothing was touched
   3  status: no daemon runs here; once --dry-run --exit-code: something would change

@@ -129,7 +129,7 @@ def decoded(data: Any, lost: Callable[[str], None] = lambda _line: None) -> Bund
         raise BundleError(f"format: got {data['format']!r}, this version reads formats up to {FORMAT}")
     try:
         _fill_in(data)
-        _forget_what_is_foreign(data, lost)
+        _forget_unknown_histories(data, lost)
         bundle = model.from_json(Bundle, data)
     except OverflowError:
         raise BundleError("got a number that nothing is counted in, needed: sizes and times") from None
@@ -143,7 +143,7 @@ def decoded(data: Any, lost: Callable[[str], None] = lambda _line: None) -> Bund
 _HISTORIES = {f.name: typing.get_args(typing.get_type_hints(History)[f.name])[0] for f in fields(History)}
 
 
-def _forget_what_is_foreign(data: dict[str, Any], lost: Callable[[str], None]) -> None:
+def _forget_unknown_histories(data: dict[str, Any], lost: Callable[[str], None]) -> None:
     """Take the histories out of a bundle that are none to this version. Who wrote by hand is told of the mistake."""
     for histories in _objects([data.get("history")] if data.get("kvmsched") else []):
         for name, cls in _HISTORIES.items():
@@ -316,9 +316,9 @@ class Anonymiser:
             k.domain for s in bundle.snapshots for k in s.skips
         }
         hosts = {s.host.uuid for s in bundle.snapshots}
-        foreign = {d.record.host_uuid for s in bundle.snapshots for d in s.domains if d.record} - hosts
+        others = {d.record.host_uuid for s in bundle.snapshots for d in s.domains if d.record} - hosts
         self.uuids = {old: str(uuid.UUID(int=number)) for number, old in enumerate(sorted(uuids), 1)}
-        self.hosts = {old: f"host-{number}" for number, old in enumerate([*sorted(hosts), *sorted(foreign)], 1)}
+        self.hosts = {old: f"host-{number}" for number, old in enumerate([*sorted(hosts), *sorted(others)], 1)}
         balloons = [d.balloon for s in bundle.snapshots for d in s.domains if d.balloon]
         rooms = {r.name for s in bundle.snapshots for r in s.host.rooms} | {r for b in balloons for r in b.rooms}
         self.rooms = {old: f"room-{number}" for number, old in enumerate(sorted(rooms), 1)}

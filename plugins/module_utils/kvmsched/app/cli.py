@@ -152,7 +152,7 @@ def _policy(path: Optional[str]) -> config.Policy:
 
 
 def _parsed(document: dict[str, Any], source: str) -> config.Policy:
-    """Return the policy of *document*; mistakes name the *source*. What floats is left alone, as by the daemon."""
+    """Return the policy of *document*; mistakes name the *source*. What floats is not moved, as by the daemon."""
     try:
         policy = config.load(document, typed=not document)
     except config.ConfigError as error:

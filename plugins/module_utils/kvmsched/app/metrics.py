@@ -36,7 +36,7 @@ MOST_DOMAINS = 1000
 
 # A scraper needs one connection for some milliseconds. Whoever holds one for longer is cut off. Where there are too
 # many, who came first is cut, those that did not even ask before others, but not before it had a little time to ask:
-# any local user may open as many as he likes, and a scraper shall have its turn.
+# any local user may open as many as he likes, and a scraper shall be served.
 _MOST_CLIENTS = 8
 _LONGEST_S = 10.0
 _WAIT_S, _LEAST_S = 1.0, 0.25
@@ -266,7 +266,7 @@ def _of_domains(domains: tuple[DomainStatus, ...]) -> Iterable[Family]:
     starved = [
         (d.name, float(d.verdict == "starved")) for d in told if d.managed and d.verdict not in ("unknown", d.state)
     ]
-    text = "Whether a domain, not left alone by the policy, has less usable memory than its starvation threshold."
+    text = "Whether a domain, not skipped by the policy, has less usable memory than its starvation threshold."
     yield _labelled(Gauge, "domain_starved", text, ("domain",), starved)
     vcpus = [(domain.name, len(domain.vcpus) or None) for domain in told]
     yield _labelled(Gauge, "domain_vcpus", "vCPUs.", ("domain",), vcpus)
@@ -340,10 +340,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         super().__init__((host, int(port)), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._make_room()
+        self._cut_idle()
         with self._ended:  # those that were cut notice it at once, if they are not busy with an answer
-            room = self._ended.wait_for(lambda: len(self._served) < 2 * _MOST_CLIENTS, _WAIT_S)
-        if not room:
+            free = self._ended.wait_for(lambda: len(self._served) < 2 * _MOST_CLIENTS, _WAIT_S)
+        if not free:
             self.shutdown_request(request)
             return
         self._open[request] = time.monotonic()
@@ -354,7 +354,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._forget(request)
             raise
 
-    def _make_room(self) -> None:
+    def _cut_idle(self) -> None:
+        """Cut connections, the idle ones first, until one more is allowed."""
         with self._ended:
             while len(self._open) >= _MOST_CLIENTS:
                 oldest = next((one for one in self._open if one not in self.asked), next(iter(self._open)))

@@ -122,11 +122,11 @@ def linked_table(head: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]])
 
 
 def _skips(results: Sequence[Result]) -> str:
-    """Passes in which some guest had no turn, by reason; and what guests lacked."""
+    """Passes in which some guest was skipped, by reason; and what guests lacked."""
     codes = sorted({code for result in results for code in result.skips})
     parts = []
     if codes:
-        rows = [["passes with a guest that had no turn", *(result.name for result in results)]]
+        rows = [["passes with a skipped guest", *(result.name for result in results)]]
         rows += [[code, *(str(result.skips.get(code, 0)) for result in results)] for code in codes]
         parts.append(_table(rows))
     lacking = [
@@ -137,7 +137,7 @@ def _skips(results: Sequence[Result]) -> str:
     ]
     if lacking:
         parts.append("<h3>Needs that were not met</h3>" + _list(lacking))
-    return section("skips", "No turn, and unmet needs", "".join(parts)) if parts else ""
+    return section("skips", "Skips, and unmet needs", "".join(parts)) if parts else ""
 
 
 # ---------------------------------------------------------------- in words

@@ -72,19 +72,19 @@ class Source:
 def _thinned(looks: Iterator[Look], step_s: float) -> Iterator[Look]:
     """Looks that are at least *step_s* apart, and the last one; each with what happened at those passed over."""
     last_s: Optional[float] = None
-    held: Optional[Look] = None
+    newest: Optional[Look] = None
     passed: list[Look] = []
     for look in looks:
         now_s = look.snapshot.monotonic_s
         if last_s is None or look.begins or now_s < last_s or now_s - last_s >= step_s - 0.5:
             last_s = now_s
             yield replace(look, passed=tuple(passed))
-            passed, held = [], None
+            passed, newest = [], None
         else:
             passed += [look] if _happened(look) else []
-            held = look
-    if held is not None:
-        yield replace(held, passed=tuple(look for look in passed if look is not held))
+            newest = look
+    if newest is not None:
+        yield replace(newest, passed=tuple(look for look in passed if look is not newest))
 
 
 def _happened(look: Look) -> bool:
@@ -112,7 +112,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Result:
-    """What one job came to. ``skips`` count passes by the code for which guests had no turn."""
+    """What one job came to. ``skips`` count passes by the code for which guests were skipped."""
 
     name: str
     figures: Figures

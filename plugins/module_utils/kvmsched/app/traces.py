@@ -93,8 +93,8 @@ class Trace:
                 if row[0] <= time_s <= guest.rows[-1][0]:
                     domains.append(_domain(name, number, guest, row, ran_ns[name], online, time_s))
             before_s = time_s
-            held_kib = sum(d.balloon.rss_kib or 0 for d in domains if d.balloon)
-            memory = HostMemory(self._memory_kib, max(0, self._memory_kib - held_kib))
+            resident_kib = sum(d.balloon.rss_kib or 0 for d in domains if d.balloon)
+            memory = HostMemory(self._memory_kib, max(0, self._memory_kib - resident_kib))
             host = Host("trace", "trace", "trace:///", "trace", topology, memory=memory)
             now = Snapshot(_UP_S + time_s - self._times[0], _EPOCH_S + time_s, host, tuple(domains))
             begins = frame is None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The only room that knows libvirt: observe() a host, apply() changes to it, survive what hangs.
+"""The only layer that knows libvirt: observe() a host, apply() changes to it, survive what hangs.
 
 Read in this order: ``connection`` (calls that can be abandoned) and ``errors`` (what they mean). Then ``qemu`` (the
 process behind a domain), ``domain`` and ``host`` (what is understood of each). Then ``read`` (observe), ``write``

@@ -168,7 +168,7 @@ def _stall_s(domains: int) -> float:
 
 @dataclass
 class Patience:
-    """How long calls that hang may still hold up this pass, and how many more of them may be left hanging."""
+    """How long calls that hang may still delay this pass, and how many more of them may be left hanging."""
 
     left_s: float
     left_calls: int = _MOST_ABANDONED

@@ -25,7 +25,7 @@ def watch_events(uri: str, happened: Happened) -> None:
 
     The words: started, stopped, resumed, suspended, reboot, balloon, pin (any cputune), device,
     policy (its owner's), and connected, of no domain: what happened before was not told. It is called
-    from a thread that must not be held up. A lost connection is opened again, quietly: the passes
+    from a thread that must not be delayed. A lost connection is opened again, quietly: the passes
     tell of it. Call this once, before the first Hypervisor is used,
     for libvirt uses an event loop only for connections that were opened after it was there.
     """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Observe: one look at a host and its domains, in which one that hangs costs only its own turn.
+"""Observe: one look at a host and its domains, in which one that hangs does not keep the others from being read.
 
 A question that was abandoned stays open at that QEMU, and libvirt tells so without asking it: no
 later look asks such a domain again before it has answered.
@@ -144,7 +144,7 @@ class Reader:
                 found.update(self._calls.about(len(chunk), functools.partial(_asked, work, chunk)))
             except Unavailable:
                 raise
-            except Exception as error:  # whatever is odd about one domain, the others have their turn
+            except Exception as error:  # whatever is odd about one domain, the others are read
                 chunks[:0] = self._sift(chunk, error, lost)
 
     def _sift(self, chunk: Sequence[Any], error: Exception, lost: dict[str, Skip]) -> list[Sequence[Any]]:
@@ -171,7 +171,7 @@ class Reader:
         """Get to know these domains anew."""
         if not handles:
             return
-        # With the inventory it costs no wait for another thread to have its turn.
+        # With the inventory it costs no wait for another thread.
         persistent = self._calls.ask(persistent_uuids) if inventory.persistent is None else inventory.persistent
 
         def work(chunk: Sequence[Any], connection: Any) -> dict[str, Known]:
@@ -269,10 +269,10 @@ class Reader:
         """Return what QEMU does not hold yet of the memory of a domain that does not answer, as far as known."""
         known, process = self._known.get(domain.uuid), self._processes.known(domain)
         balloon = known.domain.balloon if known else None
-        held_kib = process.memory.rss_kib if process else None
+        resident_kib = process.memory.rss_kib if process else None
         if isinstance(error, Unread):
-            return max(0, error.maximum_kib - (held_kib or 0))
-        return 0 if balloon is None else untouched_kib(balloon, held_kib)
+            return max(0, error.maximum_kib - (resident_kib or 0))
+        return 0 if balloon is None else untouched_kib(balloon, resident_kib)
 
     def _balloons(self) -> list[Balloon]:
         return [known.domain.balloon for known in self._known.values() if known.domain.balloon is not None]

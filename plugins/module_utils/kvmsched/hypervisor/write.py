@@ -106,7 +106,7 @@ class Writer:
                         "not tried: what hung used up the time of this pass (deadline), the next one tries"
                     )
                 self._calls.about(1 + len(change.moves), functools.partial(self._write, attempt))
-            except Exception as error:  # whatever is odd about one domain, the others have their turn
+            except Exception as error:  # whatever is odd about one domain, the others are changed
                 attempt.given_up = True
                 away = error if isinstance(error, Unavailable) else None
                 code, reason = explain(error)

@@ -143,7 +143,7 @@ class Twin:
         if moved_kib and elapsed_s > 0:
             self._speed_kib = max(self._speed_kib, abs(moved_kib) / elapsed_s)
         part = record.memory if record else None
-        ours = part is not None and not part.foreign(now.actual_kib)
+        ours = part is not None and not part.set_by_person(now.actual_kib)
         if abs(moved_kib) > BALLOON_TOLERANCE_KIB and not ours:
             run.actual_kib = run.target_kib = now.actual_kib
         most_kib = now.maximum_kib - now.fixed_kib
@@ -290,7 +290,7 @@ def _keep_pins(run: Run, domain: Domain) -> None:
         if old is None or old == vcpu.pin:
             continue
         recorded = domain.record.pin("vcpu", vcpu.id) if domain.record else None
-        if recorded is not None and not recorded.foreign(vcpu.pin):
+        if recorded is not None and not recorded.set_by_person(vcpu.pin):
             run.pins.setdefault(vcpu.id, old)
         else:
             run.pins[vcpu.id] = vcpu.pin

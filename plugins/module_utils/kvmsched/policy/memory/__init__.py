@@ -4,7 +4,7 @@
 """The memory policy: which balloons should change, by how much and why. Pure functions of what was observed.
 
 Read in this order:
-- limits, requests, reading, guest: what is known of one domain. eligibility: why it is left alone.
+- limits, requests, reading, guest: what is known of one domain. eligibility: why it is skipped.
 - charges: what was promised and not touched. locked: what QEMU can't give back.
 - levels, cache, rooms, supply: what the host can give. growth: what a guest needs.
 - sharing: how the one meets the other. donors: who gives first. idle: who gives without need.
@@ -45,7 +45,7 @@ from .sharing import Draft, Grant, Need, funds_of, grant
 from .supply import HostState, by_uuid, host_state, lent_after, noted, owing_after
 
 __all__ = ["MemoryHistory", "Safeties", "decide", "fund", "release", "repay"]
-# Why a domain is left alone that may still be sent elsewhere.
+# Why a domain is skipped that may still be sent elsewhere.
 _RESTLESS: tuple[MemoryCode, ...] = ("settling", "stuck")
 # Why waste stays although nobody forbids taking it.
 _LIMITS: tuple[MemoryCode, ...] = ("at-floor", "band")
@@ -139,7 +139,7 @@ def fund(
         guest = reader.read(domains[move.uuid], release=True) if move.gives and move.uuid in domains else None
         if not isinstance(guest, Guest):
             continue
-        if move.after_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
+        if move.after_kib <= guest.expected_kib + BALLOON_TOLERANCE_KIB:
             free.append(move)
         else:
             claims.append((move, _claim(guest, move)))
@@ -225,7 +225,7 @@ class _Scene:
         balloons = [move for move in moves if isinstance(move, BalloonMove)]
         whole_kib = 0
         for move in balloons:
-            given_kib = move.after_kib - self._by_uuid[move.uuid].held_kib
+            given_kib = move.after_kib - self._by_uuid[move.uuid].expected_kib
             if given_kib > 0:
                 domains[move.uuid] = domains[move.uuid].given(given_kib, self.now.wall_s)
                 whole_kib += given_kib
@@ -271,7 +271,7 @@ def _give(grant: Grant) -> BalloonMove:
         reason += f", {mib(short_kib)} less than it needs, share by weight {guest.limits.weight:g}"
     if grant.on_credit:
         reason += ", on credit: it is free now, but promised to other guests, who may still touch it"
-    after_kib = guest.held_kib + grant.kib
+    after_kib = guest.expected_kib + grant.kib
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, after_kib, reason, grant.on_credit)
 
 
@@ -365,11 +365,11 @@ def _renumbered(definition: Optional[Domain], now: Domain, taken: bool) -> Domai
 
 def _claim(guest: Guest, move: BalloonMove) -> Need:
     """Return the part of *move* that is still to be paid, as a need."""
-    kib = max(0, min(move.after_kib, guest.hard_ceiling_kib) - guest.held_kib)
-    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.held_kib) if guest.starved else 0
+    kib = max(0, min(move.after_kib, guest.hard_ceiling_kib) - guest.expected_kib)
+    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.expected_kib) if guest.starved else 0
     if move.on_credit and not guest.fresh:
         survive_kib = kib
-    floor_kib = max(0, guest.limits.floor_kib - guest.held_kib - survive_kib)
+    floor_kib = max(0, guest.limits.floor_kib - guest.expected_kib - survive_kib)
     debt_kib = max(0, guest.debt_kib - survive_kib - floor_kib)
     return Need(guest, survive_kib, floor_kib, debt_kib, kib, move.reason).at_most(kib)
 
@@ -385,7 +385,7 @@ def _pay(claims: Sequence[tuple[BalloonMove, Need]], host: HostState) -> list[Ba
 
 
 def _paid(move: BalloonMove, grant: Grant, host: HostState) -> BalloonMove:
-    after_kib = grant.need.guest.held_kib + grant.kib
+    after_kib = grant.need.guest.expected_kib + grant.kib
     reason = move.reason
     if after_kib < move.after_kib:
         now = mib(max(0, host.supply_kib or 0))

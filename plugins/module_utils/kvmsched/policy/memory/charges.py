@@ -58,17 +58,17 @@ def promised_kib(guest: Guest) -> int:
     What is resident beyond its size proves that it has all of it (decision 46). One that boots may have its maximum.
     """
     if guest.skip is not None and guest.skip[0] == "booting":
-        return max(guest.held_kib, most_kib(guest.balloon))
+        return max(guest.expected_kib, most_kib(guest.balloon))
     rss_kib = guest.balloon.rss_kib
     overdue = guest.unanswered and (guest.late or guest.unheard)
     if not overdue or rss_kib is None or rss_kib > guest.actual_kib + QEMU_OVERHEAD_KIB:
-        return guest.held_kib
-    return max(guest.actual_kib, min(rss_kib + QEMU_OVERHEAD_KIB + guest.rise_kib, guest.held_kib))
+        return guest.expected_kib
+    return max(guest.actual_kib, min(rss_kib + QEMU_OVERHEAD_KIB + guest.rise_kib, guest.expected_kib))
 
 
 def uncharged_kib(guests: Mapping[str, Guest]) -> int:
     """Return the sum of what guests were promised and are not charged for."""
-    return sum(max(0, guest.held_kib - promised_kib(guest)) for guest in guests.values())
+    return sum(max(0, guest.expected_kib - promised_kib(guest)) for guest in guests.values())
 
 
 def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:

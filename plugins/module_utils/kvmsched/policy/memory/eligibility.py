@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why a domain is left alone: every reason, in one table, in the order in which they are asked."""
+"""Why a domain is skipped: every reason, in the order in which they are asked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Reason = tuple[MemoryCode, str]
 
 
 class Case(NamedTuple):
-    """One domain, and all that a reason to leave it alone may depend on, before its demand is read."""
+    """One domain, and all that a skip may depend on, before its demand is read."""
 
     domain: Domain
     balloon: Balloon
@@ -48,7 +48,7 @@ def skip(domain: Domain, code: MemoryCode, reason: str) -> Skip:
     return Skip(domain.name, domain.uuid, code, reason)
 
 
-# ---------------------------------------------------------------- the table
+# ---------------------------------------------------------------- all reasons, in the order in which they are asked
 
 
 def in_scope(domain: Domain, limits: Limits, release: bool) -> Union[Balloon, Reason]:
@@ -71,8 +71,8 @@ def unknown(case: Case, ceiling_kib: int) -> Optional[Reason]:
     return _unreachable(case.domain) or _fixed(case, ceiling_kib) or _silent(case) or _meaningless(case)
 
 
-def left_alone(case: Case, guest: Guest) -> Optional[Reason]:
-    """Return why it is left alone although what it uses is known."""
+def known_skip(case: Case, guest: Guest) -> Optional[Reason]:
+    """Return why it is skipped although what it uses is known."""
     return _booting(case, guest) or _human(case, guest) or _moving(guest) or _unwilling(guest) or _stuck(case)
 
 
@@ -90,10 +90,10 @@ def _unreachable(domain: Domain) -> Optional[Reason]:
 
 
 def _fixed(case: Case, ceiling_kib: int) -> Optional[Reason]:
-    """Leave alone who can neither give nor get, nor owes anything: its statistics need not even be switched on."""
+    """Skip who can neither give nor get, nor owes anything: its statistics need not even be switched on."""
     if not case.balloon.inhibitors:
         return None
-    full = case.request.held_kib >= ceiling_kib - BALLOON_TOLERANCE_KIB
+    full = case.request.expected_kib >= ceiling_kib - BALLOON_TOLERANCE_KIB
     return _inhibited(case.balloon, 0) if full and case.record is None else None
 
 
@@ -148,7 +148,7 @@ def _meaningless(case: Case) -> Optional[Reason]:
         )
     if usable_kib is None:
         return "no-stats", "its driver reports neither usable nor unused memory: it needs a newer one"
-    size_kib = request.held_kib if request.unheard else balloon.actual_kib
+    size_kib = request.expected_kib if request.unheard else balloon.actual_kib
     if usable_kib > size_kib + BALLOON_TOLERANCE_KIB:
         size = f"usable {mib(usable_kib)} is more than its size of {mib(size_kib)}"
         return "settling", f"{size}: one of the two is old, so it is judged by its next reading"
@@ -195,14 +195,14 @@ def _human(case: Case, guest: Guest) -> Optional[Reason]:
     age_s = case.wall_s - record.when_s
     if record.original_kib == record.previous_kib == record.intended_kib and 0 <= age_s < case.policy.grace_s:
         left_s = case.policy.grace_s - age_s
-        return "human", f"somebody set {mib(guest.actual_kib)}: left alone for {left_s:.0f} s more (grace)"
+        return "human", f"somebody set {mib(guest.actual_kib)}: skipped for {left_s:.0f} s more (grace)"
     return None
 
 
 def human(balloon: Balloon, record: MemoryRecord) -> Reason:
     """Return the reason for a guest whose size somebody else set."""
     size = f"somebody set {mib(balloon.actual_kib)} (ours was {mib(record.intended_kib)})"
-    return "human", f"{size}: that is its new original, and it is left alone for grace"
+    return "human", f"{size}: that is its new original, and it is skipped for grace"
 
 
 def _unwilling(guest: Guest) -> Optional[Reason]:

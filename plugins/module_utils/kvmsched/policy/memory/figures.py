@@ -28,7 +28,7 @@ def figures_of(
     for guest in guests:
         change_kib = after_kib.get(guest.uuid, guest.actual_kib) - guest.actual_kib
         actual_kib += guest.actual_kib + change_kib
-        given_kib += max(0, guest.actual_kib + change_kib - guest.held_kib)
+        given_kib += max(0, guest.actual_kib + change_kib - guest.expected_kib)
         taken_kib += max(0, -change_kib)
         freed_kib += _freed(guest, change_kib)
         owed_kib += max(0, guest.debt_kib - max(0, change_kib)) if guest.uuid in after_kib else guest.debt_kib
@@ -41,7 +41,7 @@ def figures_of(
         usable_kib += guest.usable_kib + change_kib
         if guest.available_kib + change_kib < guest.limits.starvation_kib:
             starved += 1
-            bound += guest.ceiling_kib - guest.held_kib - change_kib < guest.limits.min_change_kib
+            bound += guest.ceiling_kib - guest.expected_kib - change_kib < guest.limits.min_change_kib
         elif unused > guest.limits.waste_kib:
             wasteful += 1
             bound += guest.uuid in limited
@@ -108,7 +108,7 @@ def unmet_of(
         return [_mute(guest, seen, wall_s)]
     if not (guest.starved or guest.actual_kib < guest.limits.floor_kib) or not guest.judged:
         return []
-    target_kib = max(guest.held_kib, after_kib.get(guest.uuid, 0))
+    target_kib = max(guest.expected_kib, after_kib.get(guest.uuid, 0))
     alive_kib = max(guest.limits.floor_kib, guest.busy_kib + guest.limits.starvation_kib)
     kib = (alive_kib if guest.starved else guest.limits.floor_kib) - target_kib
     if kib <= BALLOON_TOLERANCE_KIB:
@@ -127,7 +127,7 @@ def _why_not(guest: Guest, target_kib: int, host: HostState) -> str:
             " a newer balloon driver reports more"
         )
     if guest.unanswered:
-        asked = f"{mib(guest.held_kib)} was asked, it has {mib(guest.actual_kib)}"
+        asked = f"{mib(guest.expected_kib)} was asked, it has {mib(guest.actual_kib)}"
         return f"{asked}: it gets more once it took that; does its balloon driver run?"
     if host.supply_kib is None:
         return "the host's memory is not known, so nothing is given: does libvirt or /proc/meminfo tell it?"
@@ -151,7 +151,7 @@ def warnings_of(guests: Sequence[Guest], host: HostState, draft: Draft, after_ki
     if host.supply_kib is None:
         yield "the host's memory is not known: nothing is given; does libvirt or /proc/meminfo tell it?"
     low = [g for g in guests if g.judged and g.limits.floor_kib - g.ceiling_kib <= 0]
-    missing = [g.limits.floor_kib - max(g.held_kib, after_kib.get(g.uuid, 0)) for g in low]
+    missing = [g.limits.floor_kib - max(g.expected_kib, after_kib.get(g.uuid, 0)) for g in low]
     short = [kib for kib in missing if kib > BALLOON_TOLERANCE_KIB]
     if short:
         who = "1 guest is" if len(short) == 1 else f"{len(short)} guests are"

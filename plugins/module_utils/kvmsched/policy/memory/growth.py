@@ -24,26 +24,26 @@ def need_of(guest: Guest, seen: Optional[DomainHistory], wall_s: float, safeties
         return mute_need(guest, seen, wall_s) if safeties.mute else None
     if guest.unanswered:
         return None
-    limits, held_kib, ceiling_kib = guest.limits, guest.held_kib, guest.ceiling_kib
+    limits, expected_kib, ceiling_kib = guest.limits, guest.expected_kib, guest.ceiling_kib
     if guest.blind and not guest.swapping:
         # What looks like use may be its cache: it has what it had, and more only if it swaps.
-        ceiling_kib = min(ceiling_kib, max(guest.original_kib, held_kib))
-    floor_kib = min(limits.floor_kib, guest.ceiling_kib) - held_kib
+        ceiling_kib = min(ceiling_kib, max(guest.original_kib, expected_kib))
+    floor_kib = min(limits.floor_kib, guest.ceiling_kib) - expected_kib
     floor_kib = floor_kib if floor_kib > BALLOON_TOLERANCE_KIB else 0
     if not (guest.starved or guest.swapping or guest.soon_starved):
         return Need(guest, 0, floor_kib, 0, 0, symptoms(guest)) if floor_kib else None
-    room_kib = max(0, ceiling_kib - held_kib)
+    growth_kib = max(0, ceiling_kib - expected_kib)
     # What was just promised is not raised for nothing: a driver that is stuck would be promised all there is.
-    least_kib = limits.min_change_kib if held_kib == guest.actual_kib or guest.late else 0
-    wanted_kib = max(demand(guest) - held_kib, least_kib, floor_kib, guest.debt_kib)
+    least_kib = limits.min_change_kib if expected_kib == guest.actual_kib or guest.late else 0
+    wanted_kib = max(demand(guest) - expected_kib, least_kib, floor_kib, guest.debt_kib)
     # What would be left of it is too little for a command: it would never be given.
-    wanted_kib = room_kib if room_kib - wanted_kib < limits.min_change_kib else wanted_kib
-    survive_kib = min(max(0, guest.busy_kib + limits.survival_kib - held_kib), room_kib)
+    wanted_kib = growth_kib if growth_kib - wanted_kib < limits.min_change_kib else wanted_kib
+    survive_kib = min(max(0, guest.busy_kib + limits.survival_kib - expected_kib), growth_kib)
     floor_kib = max(0, floor_kib - survive_kib)
-    debt_kib = min(max(0, guest.debt_kib - survive_kib - floor_kib), room_kib)
+    debt_kib = min(max(0, guest.debt_kib - survive_kib - floor_kib), growth_kib)
     comfort_kib = max(0, wanted_kib - survive_kib - floor_kib - debt_kib)
     need = Need(guest, survive_kib, floor_kib, debt_kib, comfort_kib, symptoms(guest))
-    need = need.at_most(max(room_kib, floor_kib))
+    need = need.at_most(max(growth_kib, floor_kib))
     worthwhile = need.total_kib >= limits.min_change_kib or floor_kib > 0
     return need if worthwhile and need.total_kib > 0 else None
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the snapshots say of one domain: frozen facts, and the one reason, if any, to leave it alone."""
+"""What the snapshots say of one domain: frozen facts, and the one reason, if any, to skip it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOTTOMLESS_GIFTS = 5
 class Guest(NamedTuple):
     """One domain that the policy may touch, as this pass sees it.
 
-    ``held_kib`` is what it has or was promised: actual, or a higher target that it has not reached.
+    ``expected_kib`` is the size to expect: actual, or a higher target that was not reached yet.
     ``pending_kib`` is a target not reached yet; for ``late`` and ``unheard`` see requests.Request. ``ceiling_kib`` is
     how far it may grow, ``hard_ceiling_kib`` how far it could if nobody had set it a ceiling. ``lower_kib`` is L,
     below which no target goes (decision 1), ``soft_kib`` the same with a cushion and the coming rise.
@@ -37,7 +37,7 @@ class Guest(NamedTuple):
     ``still``: it had the same size at the earlier sample. ``locked``: see locked_looks(). ``lately_kib`` is what it
     was given in the last minutes, ``gifts`` how often it was given something since it was last out of need.
     ``unanswered``: it did not take yet what it was given. ``slow``: nothing is taken from it by default, for it tells
-    too seldom how it does. ``skip`` is why it is left alone.
+    too seldom how it does. ``skip`` says why it is skipped, if it is.
     ``original_kib`` is what it had before our first change, ``debt_kib`` what we took of that and nobody asked
     us to (decision 42a). ``worst_kib`` is the worst rise of its use that was seen lately (42b).
     """
@@ -47,7 +47,7 @@ class Guest(NamedTuple):
     limits: Limits
     uuid: str
     actual_kib: int
-    held_kib: int
+    expected_kib: int
     pending_kib: Optional[int]
     late: bool
     unheard: bool
@@ -111,12 +111,12 @@ class Guest(NamedTuple):
     @property
     def bottomless(self) -> bool:
         """Return whether it grew beyond its original, and was in need again after each of several gifts."""
-        return self.gifts >= BOTTOMLESS_GIFTS and self.held_kib > self.original_kib + BALLOON_TOLERANCE_KIB
+        return self.gifts >= BOTTOMLESS_GIFTS and self.expected_kib > self.original_kib + BALLOON_TOLERANCE_KIB
 
     @property
     def only_rises(self) -> bool:
         """Return whether nothing but a forecast says that it needs more."""
-        below_floor = self.held_kib < min(self.limits.floor_kib, self.ceiling_kib) - BALLOON_TOLERANCE_KIB
+        below_floor = self.expected_kib < min(self.limits.floor_kib, self.ceiling_kib) - BALLOON_TOLERANCE_KIB
         return self.fresh and not (self.starved or self.swapping or below_floor)
 
     @property
@@ -127,7 +127,7 @@ class Guest(NamedTuple):
     @property
     def busy_kib(self) -> int:
         """Return what it needs to have at once: its size, less what it could still get."""
-        return max(0, (self.held_kib if self.unheard else self.actual_kib) - self.available_kib)
+        return max(0, (self.expected_kib if self.unheard else self.actual_kib) - self.available_kib)
 
 
 class GuestReader:
@@ -172,10 +172,10 @@ class GuestReader:
         hard_kib = _hard_ceiling(case)
         ceiling_kib = _ceiling(case, hard_kib)
         guest = self._guest(case, ceiling_kib, hard_kib, eligibility.unknown(case, ceiling_kib))
-        if guest.skip is None and (reason := eligibility.left_alone(case, guest)) is not None:
+        if guest.skip is None and (reason := eligibility.known_skip(case, guest)) is not None:
             return guest._replace(skip=reason)
         if guest.skip is None and request.gone:
-            return guest._replace(pending_kib=None, held_kib=guest.actual_kib)
+            return guest._replace(pending_kib=None, expected_kib=guest.actual_kib)
         return guest
 
     def _guest(self, case: Case, ceiling_kib: int, hard_ceiling_kib: int, reason: Optional[Reason]) -> Guest:
@@ -193,7 +193,7 @@ class GuestReader:
             limits=limits,
             uuid=case.domain.uuid,
             actual_kib=balloon.actual_kib,
-            held_kib=request.held_kib,
+            expected_kib=request.expected_kib,
             pending_kib=request.pending_kib,
             late=request.late,
             unheard=request.unheard,
@@ -223,7 +223,7 @@ class GuestReader:
             locked=locked_looks(balloon, case.seen, case.safeties),
             lately_kib=case.seen.lately_kib(case.wall_s) if case.seen and case.seen.given_kib else 0,
             gifts=case.seen.gifts if case.seen else 0,
-            unanswered=request.held_kib > balloon.actual_kib and case.safeties.answers,
+            unanswered=request.expected_kib > balloon.actual_kib and case.safeties.answers,
             slow=self._careful and fresh and is_slow(balloon, case.wall_s),
             skip=reason,
         )
@@ -248,7 +248,7 @@ def _original(case: Case) -> int:
 
 
 def _debt(case: Case, original_kib: int) -> int:
-    return max(0, original_kib - case.request.held_kib - case.record.ordered_kib) if case.record else 0
+    return max(0, original_kib - case.request.expected_kib - case.record.ordered_kib) if case.record else 0
 
 
 def _worst(case: Case) -> int:
@@ -279,4 +279,4 @@ def _hard_ceiling(case: Case) -> int:
 
 
 def _overhead(case: Case) -> int:
-    return max(QEMU_OVERHEAD_KIB, (case.balloon.rss_kib or 0) - case.request.held_kib)
+    return max(QEMU_OVERHEAD_KIB, (case.balloon.rss_kib or 0) - case.request.expected_kib)

@@ -158,7 +158,7 @@ def remembered(
     asked_s = record.when_s if record else 0
     stuck = guest.unheard or (guest.skip is not None and guest.skip[0] == "stuck")
     # While it may have more than it says, what it uses is not known: the answer would look like a rise.
-    known = (guest.settled or guest.risen) and (guest.unheard or guest.held_kib == guest.actual_kib)
+    known = (guest.settled or guest.risen) and (guest.unheard or guest.expected_kib == guest.actual_kib)
     quiet = wall_s - old.moved_s > QUIET_S
     anew = balloon.last_update_s > old.last_update_s
     grew_kib, climbed_kib = _climb(old, guest.used_kib) if known and anew else (old.grew_kib, 0)

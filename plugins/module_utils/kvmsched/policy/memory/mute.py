@@ -12,7 +12,7 @@ from .guest import Guest
 from .history import DomainHistory
 from .sharing import Need
 
-# After its original, each step is this share of its size; after so many steps without an answer it is left alone.
+# After its original, each step is this share of its size; after so many steps without an answer it is skipped.
 STEP_SHARE = 0.25
 STEPS = 3
 # It uses all that it has: less of its size is not resident.
@@ -28,12 +28,12 @@ def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Opt
     if early or not resident or guest.pending_kib is not None:
         return None
     step_kib = guest.debt_kib or int(guest.actual_kib * STEP_SHARE)
-    kib = min(step_kib, guest.ceiling_kib - guest.held_kib)
+    kib = min(step_kib, guest.ceiling_kib - guest.expected_kib)
     if kib < guest.limits.min_change_kib:
         return None
     age_s = wall_s - guest.balloon.last_update_s
     why = f"it was in need and has not answered for {age_s:.0f} s, step {seen.fed_times + 1} of {STEPS}"
-    return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.held_kib + kib)}")
+    return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.expected_kib + kib)}")
 
 
 def is_mute(guest: Guest, seen: Optional[DomainHistory]) -> bool:

@@ -35,14 +35,14 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
     draft = Draft()
     wasteful = [g for g in guests if g.shrinkable and g.wasteful]
     halved = _most([g for g in wasteful if _half(g) >= g.limits.min_change_kib], _waste)
-    rooms = {g.uuid: _room(g, host, halved) for g in guests if g.judged and g.starved and not g.unanswered}
-    starved = _most([g for g in guests if rooms.get(g.uuid, -1) >= g.limits.min_change_kib], _deficit)
+    growth_kib = {g.uuid: _growth_kib(g, host, halved) for g in guests if g.judged and g.starved and not g.unanswered}
+    starved = _most([g for g in guests if growth_kib.get(g.uuid, -1) >= g.limits.min_change_kib], _deficit)
     relieved = _most([g for g in wasteful if _spare(g) >= g.limits.min_change_kib], _waste)
     if starved is not None and halved is not None:
-        draft.takes = [_halve(starved, halved, rooms[starved.uuid])]
+        draft.takes = [_halve(starved, halved, growth_kib[starved.uuid])]
         draft.needs = [_seed_need(starved, draft.takes[0].kib)]
     elif starved is not None:
-        draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, rooms[starved.uuid]))]
+        draft.needs = [_seed_need(starved, min(starved.limits.waste_kib, growth_kib[starved.uuid]))]
     elif relieved is not None and (policy.takes == "eager" or (host.supply_kib or 0) < host.pool_kib):
         spare_kib = _spare(relieved)
         why = _wasted(relieved, "what is above that goes back to the host")
@@ -54,9 +54,9 @@ def draft_of(guests: Sequence[Guest], host: HostState, policy: MemoryPolicy) -> 
     return draft
 
 
-def _halve(starved: Guest, wasteful: Guest, room_kib: int) -> Take:
+def _halve(starved: Guest, wasteful: Guest, growth_kib: int) -> Take:
     """Return half of what *wasteful* has unused, as far as it can spare that and *starved* can have it."""
-    kib = min(_half(wasteful), room_kib)
+    kib = min(_half(wasteful), growth_kib)
     return Take(wasteful, kib, _wasted(wasteful, f"at most half of it goes to {starved.domain.name}, which starves"))
 
 
@@ -76,7 +76,7 @@ def _refill(draft: Draft, guests: Sequence[Guest], host: HostState, policy: Memo
 
 
 def _seed_need(guest: Guest, kib: int) -> Need:
-    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.held_kib)
+    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.expected_kib)
     return Need(guest, survive_kib, 0, 0, max(0, kib - survive_kib), symptoms(guest)).at_most(kib)
 
 
@@ -93,11 +93,12 @@ def _waste(guest: Guest) -> int:
     return guest.unused_kib - guest.limits.waste_kib
 
 
-def _room(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
+def _growth_kib(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
     """Return how much more it can have, where *donor* gives half of what it has unused."""
     shared = [name for name in rooms_of(guest.balloon) if name in host.rooms_kib]
     given = dict.fromkeys(rooms_of(donor.balloon), _half(donor)) if donor else {}
-    return min([guest.ceiling_kib - guest.held_kib, *(host.rooms_kib[name] + given.get(name, 0) for name in shared)])
+    shares_kib = (host.rooms_kib[name] + given.get(name, 0) for name in shared)
+    return min([guest.ceiling_kib - guest.expected_kib, *shares_kib])
 
 
 def _half(guest: Guest) -> int:

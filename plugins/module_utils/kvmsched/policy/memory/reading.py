@@ -84,7 +84,7 @@ def measure(case: Case, samples: Samples) -> Reading:
     available_kib = usable_kib + _caches(balloon, safeties.usable)
     if case.record is not None and safeties.one_gift:
         available_kib += _given(case, case.record)
-    size_kib = request.held_kib if request.unheard else balloon.actual_kib
+    size_kib = request.expected_kib if request.unheard else balloon.actual_kib
     used_kib = max(0, size_kib - usable_kib)
     sample = samples.before(case.domain.uuid, balloon.last_update_s)
     seen, again = case.seen, None

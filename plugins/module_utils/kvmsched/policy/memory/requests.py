@@ -26,13 +26,13 @@ STUCK_PAUSE_MAX_S = 1800
 class Request(NamedTuple):
     """What was last asked of a balloon.
 
-    ``pending_kib`` is a target not reached yet, ``held_kib`` what the guest has or was promised: actual, or a higher
-    target. ``late``: it should have arrived. ``unheard``: we asked it to grow, the time is over, QEMU reported
-    nothing. It may have grown, so used memory is computed from the requested size. ``gone``: a take that
-    was ignored for its whole pause; the domain is judged as if it had never been asked.
+    ``expected_kib`` is the size to expect: actual, or a higher target that was not reached yet. ``pending_kib`` is a
+    target not reached yet. ``late``: it should have arrived. ``unheard``: we asked it to grow, the time is over, QEMU
+    reported nothing. It may have grown, so used memory is computed from the requested size. ``gone``: a take that was
+    ignored for its whole pause; the domain is judged as if it had never been asked.
     """
 
-    held_kib: int
+    expected_kib: int
     pending_kib: Optional[int] = None
     late: bool = False
     unheard: bool = False
@@ -81,13 +81,13 @@ def set_by_person(record: MemoryRecord, balloon: Balloon) -> bool:
     """Return whether *actual* is neither ours nor the guest's own doing: with autodeflate it takes memory back."""
     if balloon.autodeflate and balloon.actual_kib > record.span_kib()[1]:
         return False
-    return record.foreign(balloon.actual_kib)
+    return record.set_by_person(balloon.actual_kib)
 
 
 def stuck(
     domain: Domain, request: Request, least_kib: int, seen: Optional[DomainHistory], wall_s: float
 ) -> Optional[str]:
-    """Return why the balloon is left alone that ignores our last request; *least_kib* is a change worth a command.
+    """Return why the balloon is skipped that ignores our last request; *least_kib* is a change worth a command.
 
     After its pause a take counts as gone: the domain is judged as any other, and asked anew. A give stays promised,
     and is asked for again (``unheard``). A driver that starts and is where it was sent says nothing, and QEMU goes on
@@ -102,7 +102,7 @@ def stuck(
     if followed or not request.late:
         return None
     asked = f"{mib(record.previous_kib)} -> {mib(record.intended_kib)} was asked {wall_s - record.when_s:.0f} s ago"
-    pause = f"left alone until {_pause_s(seen):.0f} s after that, then asked again"
+    pause = f"skipped until {_pause_s(seen):.0f} s after that, then asked again"
     return f"{asked} and it still has {mib(balloon.actual_kib)}: {pause}; does its balloon driver run?"
 
 

@@ -65,8 +65,8 @@ def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
     for need in back.draft.needs:
         missing_kib = need.total_kib - granted.get(need.guest.uuid, 0)
         if missing_kib > BALLOON_TOLERANCE_KIB:
-            if need.guest.uuid not in granted and need.guest.held_kib > need.guest.actual_kib:
-                back.retargets.append(again(need.guest, need.guest.held_kib))
+            if need.guest.uuid not in granted and need.guest.expected_kib > need.guest.actual_kib:
+                back.retargets.append(again(need.guest, need.guest.expected_kib))
             missing = f"{mib(missing_kib)} of its {mib(_original(need.guest))} are missing"
             line = f"{missing}: the host has no more to give now"
             # That goes before a limit: the host may have it later.
@@ -146,7 +146,7 @@ def _needed(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Wh
     """
     if guest.pending_kib is None or (guest.skip is not None and guest.skip[0] == "no-driver"):
         return None
-    silent_kib = 0 if guest.unheard else guest.held_kib - guest.actual_kib
+    silent_kib = 0 if guest.unheard else guest.expected_kib - guest.actual_kib
     needs_kib = guest.lower_kib + silent_kib if guest.fresh else guest.pending_kib
     if min(guest.pending_kib, needs_kib) <= original_kib:
         return None
@@ -163,23 +163,23 @@ def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]
     if (needed := _needed(guest, original_kib, back)) is not None:
         return needed
     target_kib = min(original_kib, guest.hard_ceiling_kib)
-    if target_kib > guest.held_kib + BALLOON_TOLERANCE_KIB:
-        back.draft.needs.append(_need_of(guest, target_kib - guest.held_kib, original_kib))
+    if target_kib > guest.expected_kib + BALLOON_TOLERANCE_KIB:
+        back.draft.needs.append(_need_of(guest, target_kib - guest.expected_kib, original_kib))
     if target_kib < original_kib:
         return Why(
             f"its limits allow {mib(target_kib)} of its {mib(original_kib)}: raise that of its cgroup", limited=True
         )
-    if target_kib <= guest.held_kib + BALLOON_TOLERANCE_KIB:
+    if target_kib <= guest.expected_kib + BALLOON_TOLERANCE_KIB:
         move = again(guest, original_kib)
         back.retargets.append(move)
         if move.after_kib != original_kib:
-            told = f"{mib(guest.held_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
+            told = f"{mib(guest.expected_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
             return Why(f"{told}: asked for a page less, so that its driver answers")
     return None
 
 
 def _need_of(guest: Guest, kib: int, original_kib: int) -> Need:
-    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.held_kib) if guest.starved else 0
+    survive_kib = max(0, guest.busy_kib + guest.limits.survival_kib - guest.expected_kib) if guest.starved else 0
     need = Need(guest, survive_kib, 0, max(0, kib - survive_kib), 0, f"back to its original {mib(original_kib)}")
     return need.at_most(kib)
 
@@ -243,7 +243,7 @@ def again(guest: Guest, target_kib: int) -> BalloonMove:
     record = memory_record(guest.domain)
     if record is not None and (guest.unheard or record.reach_kib) and abs(record.intended_kib - target_kib) < PAGE_KIB:
         target_kib -= PAGE_KIB
-    why = f"asked again: {mib(guest.held_kib)} was promised, it has {mib(guest.actual_kib)}"
+    why = f"asked again: {mib(guest.expected_kib)} was promised, it has {mib(guest.actual_kib)}"
     return BalloonMove(guest.domain.name, guest.uuid, guest.actual_kib, target_kib, why)
 
 

@@ -13,7 +13,7 @@ class Safeties:
     """One switch for each rule that protects somebody; nobody but tests and benchmarks switches one off.
 
     ``fresh``: only readings that are fresh and at rest are believed. ``stuck``: a balloon that does not follow is
-    left alone. ``promises``: memory that was promised and not touched is not given twice. ``futile``: a guest
+    skipped. ``promises``: memory that was promised and not touched is not given twice. ``futile``: a guest
     whose memory the host keeps is not asked for more. ``rise``: growing demand is met before it starves.
     ``one_gift``: what was given since a reading lowers need (decision 43). ``two_rises``: one difference is noise,
     two of one sign are a rise. ``useful``: nothing is taken that can't be granted to anybody (42). ``danger``: a host

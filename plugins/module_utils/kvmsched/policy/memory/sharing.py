@@ -344,7 +344,7 @@ def symptoms(guest: Guest) -> str:
     """Return why *guest* needs memory, with its numbers."""
     limits = guest.limits
     words = []
-    if guest.held_kib < limits.floor_kib - BALLOON_TOLERANCE_KIB:
+    if guest.expected_kib < limits.floor_kib - BALLOON_TOLERANCE_KIB:
         words.append(f"below its floor {mib(limits.floor_kib)}")
     sign = "<" if guest.starved else ">="
     usable = f"usable {mib(guest.available_kib)} {sign} {mib(limits.starvation_kib)}"

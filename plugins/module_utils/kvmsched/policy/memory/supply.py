@@ -223,7 +223,7 @@ def owing_after(host: HostState, given_kib: int, taken_kib: int) -> int:
 
 def lent_after(host: HostState, moves: Iterable[BalloonMove], guests: Mapping[str, Guest]) -> dict[str, Lent]:
     """Return what *moves* leave to be seen to come from caches, by room; the host's own has no name."""
-    changes = [(guests[move.uuid], move.after_kib - guests[move.uuid].held_kib) for move in moves]
+    changes = [(guests[move.uuid], move.after_kib - guests[move.uuid].expected_kib) for move in moves]
     lent = {HOST: host.lent.more(sum(kib for _guest, kib in changes) - _plain_kib(host.supply_kib or 0, host.lent))}
     for name, room in host.rooms.items():
         given_kib = sum(kib for guest, kib in changes if name in rooms_of(guest.balloon))

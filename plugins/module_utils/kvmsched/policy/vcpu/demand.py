@@ -15,7 +15,7 @@ from typing import Iterable, Mapping, NamedTuple, Optional, Sequence
 from ...model import Domain, Snapshot, Vcpu
 from ...units import CpuSet
 from .allowed import Affinity
-from .idle import hungry, ramp
+from .idle import ramp, wants_more
 from .served import thread_weight
 
 # A pCPU that was busy for more than the second share of the window could not serve all that was wanted; below the
@@ -37,7 +37,7 @@ class Demand(NamedTuple):
     It ran for ``run`` and was runnable, but waiting, for ``wait``. ``high`` = run + wait, at most 1
     and its quota: right for a vCPU that never has enough. ``low`` counts the wait only as far as its
     pCPU was saturated: elsewhere a wait is short queueing, and all work was served (decision 25).
-    The wait of a vCPU that got less than its fair share counts in neither: see idle.hungry(). ``place`` is
+    The wait of a vCPU that got less than its fair share counts in neither: see idle.wants_more(). ``place`` is
     where the kernel could put it.
     """
 
@@ -100,7 +100,7 @@ def measure(snapshots: Sequence[Snapshot], confined: bool = True) -> Loads:
     for (domain, vcpu, run, wait), place, weight in zip(rates, places, weights):
         saturation, level = contention.on(place)
         most = 1.0 if domain.vcpu_quota is None else min(1.0, domain.vcpu_quota)
-        high = max(run, min(most, run + wait * hungry(run, level * weight)))
+        high = max(run, min(most, run + wait * wants_more(run, level * weight)))
         demand[domain.uuid, vcpu.id] = Demand(run, wait, run + saturation * (high - run), high, place)
     return Loads(window_s, demand, busy, foreign, settled=settled)
 
@@ -260,7 +260,7 @@ class _Contention:
         return self._known[place]
 
 
-def has_room(pcpus: CpuSet, loads: Loads) -> bool:
+def has_spare(pcpus: CpuSet, loads: Loads) -> bool:
     """Return whether *pcpus* could serve all that runs there, and all that may run there among others."""
     wanted = sum(demand.low for demand in loads.demand.values() if not pcpus.isdisjoint(demand.place))
     return wanted + sum(loads.foreign.get(pcpu, 0.0) for pcpu in pcpus) < SATURATED * len(pcpus)

@@ -14,12 +14,12 @@ from ...model import Adoption, Domain, Skip, Snapshot, VcpuCode
 from ...units import CpuSet, format_cpuset
 from .allowed import Affinity, Masks, Seat
 from .dedicated import REALTIME, Dedication, dedication
-from .demand import Loads, has_room
+from .demand import Loads, has_spare
 from .history import VcpuHistory
 from .records import adopted, grace_left_s, rebased
 
-# Passes in a row that must find a foreign affinity before the domain is left alone for the grace period (decision 29).
-FOREIGN_PASSES = 2
+# Passes in a row that must find a foreign affinity before the domain is skipped for the grace period (decision 29).
+FOREIGN_PIN_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def masks_for(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication, loa
     masks = Masks(snapshot, policy, dedicated.pcpus)
     tickless, usable = masks.avoided, masks.host()
     for avoided in (dedicated.preferred | tickless, dedicated.preferred, frozenset()):
-        if not avoided or has_room(usable - avoided, loads):
+        if not avoided or has_spare(usable - avoided, loads):
             break
     return masks if avoided == tickless else Masks(snapshot, policy, dedicated.pcpus, avoided)
 
@@ -82,8 +82,8 @@ def masks_for(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication, loa
 class _Case:
     """One domain and what decides whether it may be moved.
 
-    ``mismatch``: how its affinity was changed past libvirt; ``backed_off_s``: how long it is left alone
-    for that; ``adoption``: what somebody else pinned, ``grace_s``: how long that is left alone. ``named``: the
+    ``mismatch``: how its affinity was changed past libvirt; ``backed_off_s``: how long it is skipped
+    for that; ``adoption``: what somebody else pinned, ``grace_s``: how long that is skipped. ``named``: the
     policy names it, other than by "*".
     """
 
@@ -160,16 +160,14 @@ class _Case:
         left_s = self.backed_off_s
         if left_s <= 0:
             return None
-        return (
-            f"its affinity was changed past libvirt (numad, cset, taskset?): left alone for {left_s:.0f} s more (grace)"
-        )
+        return f"its affinity was changed past libvirt (numad, cset, taskset?): skipped for {left_s:.0f} s more (grace)"
 
     def human(self) -> Optional[str]:
         return self.adoption.reason if self.adoption else None
 
     def in_grace(self) -> Optional[str]:
         left_s = self.grace_s
-        return f"somebody else set a pin of it: left alone for {left_s:.0f} s more (grace)" if left_s > 0 else None
+        return f"somebody else set a pin of it: skipped for {left_s:.0f} s more (grace)" if left_s > 0 else None
 
     def empty_set(self) -> Optional[str]:
         empty = next((seat.vcpu for seat in self.seats if not seat.allowed), None)
@@ -246,7 +244,7 @@ def _case(
     return _Case(
         domain=domain,
         mode=_mode(domain, policy),
-        mismatch=_foreign_affinity(domain, masks),
+        mismatch=_foreign_pin(domain, masks),
         backed_off_s=history.backed_off.get(domain.uuid, 0.0) - snapshot.monotonic_s,
         adoption=adopted(domain, snapshot),
         grace_s=grace_left_s(domain, snapshot, policy),
@@ -277,7 +275,7 @@ def _mode(domain: Domain, policy: VcpuPolicy) -> str:
         return str(error)
 
 
-def _foreign_affinity(domain: Domain, masks: Affinity) -> Optional[str]:
+def _foreign_pin(domain: Domain, masks: Affinity) -> Optional[str]:
     """Return where the kernel's affinity is not the configured one, as one line.
 
     libvirt lets what floats off isolated pCPUs by itself. A vCPU whose pCPUs are all offline was put

@@ -28,10 +28,10 @@ LESS_WAIT = 0.10
 # A set beside its memory is worth some waiting: it is kept unless the wait rises by this share of the time.
 MORE_WAIT = 0.05
 
-# How long a vCPU whose trial failed is left alone.
+# How long a vCPU whose trial failed is skipped.
 TRIAL_REST_S = 3600.0
 
-# What has_room() let in is sent back above this load per pCPU only: no two measurements are the same.
+# What has_spare() let in is sent back above this load per pCPU only: no two measurements are the same.
 CROWDED = 1.10
 
 
@@ -129,7 +129,7 @@ def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
         near = scene.masks.numa(seat.domain, seat.vcpu)
         if named is not None and not seat.now <= named:
             yield Fence(seat, seat.allowed, f"its rule allows pCPU {format_cpuset(named)} only")
-        elif near is not None and not seat.now <= near and crowd.has_room(seat):
+        elif near is not None and not seat.now <= near and crowd.has_spare(seat):
             yield Fence(seat, seat.allowed, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
         else:
             full = crowd.level(seat.now)
@@ -170,7 +170,7 @@ class _Crowd:
         inside = len(place & seat.now) / len(seat.now)
         return self.level(place) + self._load(seat) * (1 - inside) / len(place) <= most
 
-    def has_room(self, seat: Seat) -> bool:
+    def has_spare(self, seat: Seat) -> bool:
         """Return whether *seat* fits into where it may run; then it counts there."""
         if not self._fits(seat, seat.allowed):
             return False

@@ -78,7 +78,7 @@ class VcpuHistory:
 
     ``loads``, ``moves`` and ``waited`` (the number of the last pass in which it waited long) go by vCPU (see key_of),
     ``foreign`` by pCPU. By domain UUID go ``mismatches`` (passes in a row that found its affinity changed past libvirt)
-    and ``backed_off`` (until when it is left alone for that). ``held`` counts the passes in a row that found a reason
+    and ``backed_off`` (until when it is skipped for that). ``held`` counts the passes in a row that found a reason
     to act and waited. ``trials`` are the sets on trial, ``resting`` until when those rest whose trial failed, both by
     vCPU; ``trials_begun`` and ``trials_undone`` count them since the host was booted.
     ``settled_average`` is the average load per pCPU when last there was nothing to do.

@@ -11,7 +11,7 @@ IDLE = 0.05
 
 
 # What ran up to the first part of its share wants no more; from the second on it may want more.
-_CONTENT, _HUNGRY = 0.5, 0.9
+_CONTENT, _WANTS_MORE = 0.5, 0.9
 
 
 def is_idle(load: float, resolution: float) -> bool:
@@ -22,13 +22,13 @@ def is_idle(load: float, resolution: float) -> bool:
     return load <= IDLE + resolution
 
 
-def hungry(run: float, entitled: float) -> float:
+def wants_more(run: float, entitled: float) -> float:
     """Return how surely a vCPU that waited wants more than it ran: 0 (not at all) to 1.
 
     The kernel shares a pCPU fairly: what ran far less than its weight *entitled* it to did not ask for
     more. Its waits are those of short wake-ups behind the busy ones.
     """
-    return ramp(run, _CONTENT * entitled, _HUNGRY * entitled) if entitled > 0 else 1.0
+    return ramp(run, _CONTENT * entitled, _WANTS_MORE * entitled) if entitled > 0 else 1.0
 
 
 def ramp(value: float, none: float, full: float) -> float:

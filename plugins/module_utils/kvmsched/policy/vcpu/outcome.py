@@ -13,7 +13,7 @@ from ...units import format_cpuset
 from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
-from .eligibility import FOREIGN_PASSES, unknown_loads
+from .eligibility import FOREIGN_PIN_PASSES, unknown_loads
 from .floating import Fence, moves_of, resting_after, trials_after, undone
 from .history import PlannedPin, VcpuHistory, key_of
 from .problem import NOWHERE
@@ -115,10 +115,10 @@ def _warnings(scene: Scene, proposal: Proposal) -> tuple[str, ...]:
         warnings.append("emulator: reserved needs reserved pCPUs that are online: no thread is moved, set `reserved`")
     for domain in sorted(scene.now.domains, key=lambda d: (d.name, d.uuid)):
         warnings += _on_pins(domain)
-        if domain.uuid in scene.eligible.mismatched and _mismatches(scene, domain.uuid) == FOREIGN_PASSES:
+        if domain.uuid in scene.eligible.mismatched and _mismatches(scene, domain.uuid) == FOREIGN_PIN_PASSES:
             warnings.append(
-                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PASSES} passes in a row"
-                f" (numad, cset, taskset?), left alone for {scene.policy.grace_s} s (grace)"
+                f"{domain.name}: its affinity was changed past libvirt in {FOREIGN_PIN_PASSES} passes in a row"
+                f" (numad, cset, taskset?), skipped for {scene.policy.grace_s} s (grace)"
             )
     if scene.now.host.pinners:
         names = ", ".join(scene.now.host.pinners)
@@ -154,7 +154,9 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
         return scene.past
     mismatches = {uuid: _mismatches(scene, uuid) for uuid in sorted(scene.eligible.mismatched)}
     backed_off = {uuid: until_s for uuid, until_s in scene.past.backed_off.items() if until_s > now_s}
-    backed_off.update({u: now_s + scene.policy.grace_s for u, count in mismatches.items() if count >= FOREIGN_PASSES})
+    backed_off.update(
+        {u: now_s + scene.policy.grace_s for u, count in mismatches.items() if count >= FOREIGN_PIN_PASSES}
+    )
     return VcpuHistory(
         number=scene.past.number + 1,
         stamp_s=now_s,

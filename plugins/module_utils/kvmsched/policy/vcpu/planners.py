@@ -75,8 +75,8 @@ def _single_moves(state: Assignment, full: Iterable[int]) -> Iterator[tuple[floa
         for item in state.movable(source):
             found, load = emptiest[problem.reach[item]], problem.load[item]
             if found is not None:
-                room = (1 - found[0]) * problem.capacity[found[1]]
-                yield min(load, spare) - max(0.0, load - room), -item, -found[1]
+                free = (1 - found[0]) * problem.capacity[found[1]]
+                yield min(load, spare) - max(0.0, load - free), -item, -found[1]
 
 
 def best_plan(problem: Problem, aim: Sequence[float], slack: float = SLACK) -> _Where:
@@ -240,9 +240,9 @@ def _evict_and_place(state: Assignment, shrink_all: bool, tightest: bool) -> Non
     over = [b for b in range(len(state.on)) if state.excess(b) > EPSILON]
     for round_ in range(_ROUNDS):
         # First the fewest; what then found no place anywhere stays, and smaller ones that do find one go instead.
-        room = math.inf if round_ == 0 else _room(state)
+        most = math.inf if round_ == 0 else _largest_that_fits(state)
         for bin_ in sorted(over, key=lambda b: (-state.excess(b), b)):
-            for item in _to_evict(state, bin_, room, shrink_all):
+            for item in _to_evict(state, bin_, most, shrink_all):
                 state.put(item, NOWHERE)
                 in_hand.append(item)
         shelves = _Shelves(state)
@@ -255,16 +255,16 @@ def _evict_and_place(state: Assignment, shrink_all: bool, tightest: bool) -> Non
     _repair(state)
 
 
-def _room(state: Assignment) -> float:
-    """Return the largest load that some bin has room for under its aim."""
+def _largest_that_fits(state: Assignment) -> float:
+    """Return the largest load that fits into some bin under its aim."""
     sizes = state.problem.capacity
     return max((state.aim[b] - state.pressure[b]) * sizes[b] for b in range(len(sizes)))
 
 
-def _to_evict(state: Assignment, bin_: int, room: float, shrink_all: bool) -> list[int]:
-    """Return the fewest items, each at most *room*, that take off *bin_* what is too much; none larger than it must be.
+def _to_evict(state: Assignment, bin_: int, most: float, shrink_all: bool) -> list[int]:
+    """Return the fewest items, each at most *most*, that take off *bin_* what is too much; none larger than it must be.
 
-    An item that would fill the bin alone stays, if the others can make the room.
+    An item that would fill the bin alone stays, if it is enough to move the others.
     """
     load = state.problem.load
     need = state.excess(bin_) * state.problem.capacity[bin_]
@@ -275,7 +275,7 @@ def _to_evict(state: Assignment, bin_: int, room: float, shrink_all: bool) -> li
         if sum(load[i] for i in items[1:]) < need - EPSILON:
             return items[:1]
         items = items[1:]
-    items = [i for i in items if load[i] <= room]
+    items = [i for i in items if load[i] <= most]
     sums = list(accumulate(load[i] for i in items))
     count = bisect_left(sums, need - EPSILON) + 1
     if count > len(items):
@@ -329,7 +329,7 @@ _ROUNDS = 3
 def _place_for(state: Assignment, shelves: _Shelves, item: int, tightest: bool) -> int:
     """Return the bin for an item in hand: where it fits, apart from its own domain; else the emptiest, or back home."""
     shelf = shelves.of(state.problem.reach[item])
-    candidates = _by_room(state, shelves, shelf, item) if tightest else _by_pressure(shelves, shelf)
+    candidates = _by_fit(state, shelves, shelf, item) if tightest else _by_pressure(shelves, shelf)
     fallback = NOWHERE
     for tried, bin_ in enumerate(candidates):
         if state.fits(item, bin_):
@@ -354,13 +354,13 @@ def _by_pressure(shelves: _Shelves, shelf: list[tuple[float, int]]) -> Iterable[
             index += 1
 
 
-def _by_room(state: Assignment, shelves: _Shelves, shelf: list[tuple[float, int]], item: int) -> Iterable[int]:
+def _by_fit(state: Assignment, shelves: _Shelves, shelf: list[tuple[float, int]], item: int) -> Iterable[int]:
     """Yield the fullest bins first, from where the item fits by its aim."""
     if not shelf:
         return
     first = shelf[0][1]
-    room = state.aim[first] - state.problem.load[item] / state.problem.capacity[first]
-    index = bisect_right(shelf, (room + EPSILON, len(state.on))) - 1
+    highest = state.aim[first] - state.problem.load[item] / state.problem.capacity[first]
+    index = bisect_right(shelf, (highest + EPSILON, len(state.on))) - 1
     if index < 0:
         yield first
     while index >= 0:

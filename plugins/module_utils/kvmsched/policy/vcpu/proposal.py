@@ -31,7 +31,7 @@ LARGE_WAIT = 0.50
 # A wait is new if the vCPU did not wait so long in any of so many windows before.
 NEW_WINDOWS = 6
 
-# A plan is not held up where one more window like this one without it would cost so much work, in seconds of a pCPU.
+# A plan does not wait where one more window like this one without it would cost so much work, in seconds of a pCPU.
 # With a pass every 5 s that is 5 % of a pCPU; five minutes of load prove less than that, and cost it.
 AT_ONCE_S = 0.25
 
@@ -47,7 +47,7 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where each item should go, what made it so, and one line about it. ``urgent``: it may not be held up."""
+    """Where each item should go, what made it so, and one line about it. ``urgent``: it does not wait for hold."""
 
     where: Sequence[int]
     triggers: tuple[str, ...] = ()

@@ -37,14 +37,14 @@ def adopted(domain: Domain, snapshot: Snapshot) -> Optional[Adoption]:
     lines = []
     for record in records:
         current = pins.get((record.thread, record.id))
-        if current is not None and record.foreign(current):
+        if current is not None and record.set_by_person(current):
             taken.append(PinRecord(record.thread, record.id, current, current, current, now_s))
             ours = format_cpuset(record.intended)
             thread = f"{record.thread} {record.id}".replace("vcpu", "vCPU")
             lines.append(f"{thread} is on pCPU {format_cpuset(current)}, last set by kvmsched: {ours}")
     if not taken:
         return None
-    reason = f"somebody else pinned it, {lines[0]}: that is its new original, and it is left alone for grace"
+    reason = f"somebody else pinned it, {lines[0]}: that is its new original, and it is skipped for grace"
     return Adoption(domain.name, domain.uuid, reason, pins=tuple(taken))
 
 
@@ -61,7 +61,7 @@ def rebased(domain: Domain, snapshot: Snapshot, affinity: Affinity) -> list[Adop
     taken = []
     for part in record.pins:
         current = pins.get((part.thread, part.id))
-        if current is not None and not part.foreign(current):
+        if current is not None and not part.set_by_person(current):
             original = affinity.original(domain, part)
             taken.append(PinRecord(part.thread, part.id, original, current, current, int(snapshot.wall_s)))
     reason = "its pins were recorded on another host: its own set is their original here"
@@ -69,7 +69,7 @@ def rebased(domain: Domain, snapshot: Snapshot, affinity: Affinity) -> list[Adop
 
 
 def grace_left_s(domain: Domain, snapshot: Snapshot, policy: VcpuPolicy) -> float:
-    """Return how long a pin that was adopted from somebody else is still left alone."""
+    """Return how long a pin that was adopted from somebody else is still skipped."""
     adopted_s = [r.when_s for r in pin_records(domain, snapshot) if r.original == r.previous == r.intended]
     return max((when_s + policy.grace_s - snapshot.wall_s for when_s in adopted_s), default=0.0)
 

@@ -47,7 +47,7 @@ class PinRelease:
 
 
 def release_pins(snapshot: Snapshot, policy: VcpuPolicy, dedicated: Dedication) -> PinRelease:
-    """Return what brings all chosen domains back, what is left alone, and what can't be brought back yet."""
+    """Return what brings all chosen domains back, what is skipped, and what can't be brought back yet."""
     release = _Release(snapshot, dedicated)
     for domain in sorted(snapshot.domains, key=lambda d: (d.name, d.uuid)):
         if policy.selection.matches(domain):
@@ -92,7 +92,7 @@ class _Release:
         thread = f"{record.thread} {record.id}".replace("vcpu", "vCPU")
         if current is None:
             self._skip(domain, "offline", f"{thread} is not there any more: nothing to give back")
-        elif record.foreign(current):
+        elif record.set_by_person(current):
             ours = format_cpuset(record.intended)
             where = f"{thread} is on pCPU {format_cpuset(current)}, last set by kvmsched: {ours}"
             line = f"{where}; somebody else pinned it there, so it stays"

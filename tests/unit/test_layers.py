@@ -1,11 +1,12 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which room of the package may import what: the picture in CONTRIBUTING, held against the code."""
+"""Which layer of the package may import what: the picture in CONTRIBUTING, held against the code."""
 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 IMPURE = {"libvirt", "os", "time", "socket", "subprocess", "threading", "pathlib", "random", "logging"}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Return each module that a file imports; one of the package as ``.room.file``, from the package's root."""
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """Return each module that a file imports; one of the package as ``.layer.file``, from the package's root."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     here = path.relative_to(PACKAGE).parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -28,27 +34,27 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
         elif isinstance(node, ast.ImportFrom):
             base = [*here[: len(here) - node.level], *(node.module or "").split(".")]
-            room = ".".join(part for part in base if part)
-            yield from ([f".{room}"] if room else [f".{name.name}" for name in node.names])
+            layer = ".".join(part for part in base if part)
+            yield from ([f".{layer}"] if layer else [f".{name.name}" for name in node.names])
 
 
-def room_of(path: Path) -> str:
+def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def within(room: str) -> list[Path]:
-    return [path for path in FILES if room_of(path) == room]
+def within(layer: str) -> list[Path]:
+    return [path for path in FILES if layer_of(path) == layer]
 
 
 def test_only_the_hypervisor_imports_libvirt() -> None:
-    importing = {path.relative_to(PACKAGE) for path in FILES if {"libvirt", "libvirt_qemu"} & set(imports(path))}
+    importing = {path.relative_to(PACKAGE) for path in FILES if {"libvirt", "libvirt_qemu"} & imports(path)}
     assert importing == {Path("hypervisor/binding.py")}
 
 
-@pytest.mark.parametrize("room", ["policy", "twin", "model", "units"])
-def test_what_is_pure_imports_nothing_that_acts(room: str) -> None:
-    assert within(room)
-    for path in within(room):
+@pytest.mark.parametrize("layer", ["policy", "twin", "model", "units"])
+def test_what_is_pure_imports_nothing_that_acts(layer: str) -> None:
+    assert within(layer)
+    for path in within(layer):
         found = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
         assert not found & IMPURE, path
 
@@ -73,14 +79,14 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_arrows_between_rooms_point_one_way(room: str) -> None:
-    for path in within(room):
-        rooms = {name.split(".")[1] for name in imports(path) if name.startswith(".")}
-        assert rooms <= ALLOWED[room], path
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_arrows_between_rooms_point_one_way(layer: str) -> None:
+    for path in within(layer):
+        layers = {name.split(".")[1] for name in imports(path) if name.startswith(".")}
+        assert layers <= ALLOWED[layer], path
 
 
 def test_nothing_but_faces_imports_a_face() -> None:
     for path in FILES:
-        if room_of(path) != "app":
+        if layer_of(path) != "app":
             assert not any(name == ".app" or name.startswith(".app.") for name in imports(path)), path

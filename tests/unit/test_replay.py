@@ -9,11 +9,9 @@ import gzip
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -163,42 +161,71 @@ def played(directory: Path, *jobs: Job, **more: Any) -> list[Result]:
     return [play(Source((str(directory),), **more), job) for job in jobs]
 
 
+class Days:
+    """Records of made-up days, and what came of replaying them. Each is made once: nobody writes into them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._results: dict[str, Result] = {}
+
+    def vcpus(self, **how: Any) -> Path:
+        return self._once(day_of_vcpus, how)
+
+    def memory(self, **how: Any) -> Path:
+        return self._once(day_of_memory, {"document": EAGER, **how})
+
+    def _once(self, make: Callable[..., Any], how: dict[str, Any]) -> Path:
+        path = self._root / "-".join([make.__name__, *(f"{name}={value}" for name, value in sorted(how.items()))])
+        if not path.exists():
+            make(path, **how)
+        return path
+
+    def played(self, directory: Path, *jobs: Job) -> list[Result]:
+        return [self._played(directory, job) for job in jobs]
+
+    def _played(self, directory: Path, job: Job) -> Result:
+        key = f"{directory} {job}"
+        if key not in self._results:
+            (self._results[key],) = played(directory, job)
+        return self._results[key]
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    return Days(tmp_path_factory.mktemp("days"))
+
+
 # ---------------------------------------------------------------- the same decisions
 
 
-def test_decisions_about_vcpus_come_out_again_over_a_restart_and_a_reload(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r")
-    (result,) = played(tmp_path / "r", Job(RECORDED))
+def test_decisions_about_vcpus_come_out_again_over_a_restart_and_a_reload(days: Days) -> None:
+    (result,) = days.played(days.vcpus(), Job(RECORDED))
     checked = result.verified
     assert checked.passes == checked.same == 60 and checked.moves >= 2 and not checked.first
     assert result.figures.pin_moves == checked.moves and result.acted
 
 
-def test_decisions_about_memory_come_out_again_over_a_restart(tmp_path: Path) -> None:
-    day_of_memory(tmp_path / "r", EAGER)
-    (result,) = played(tmp_path / "r", Job(RECORDED))
+def test_decisions_about_memory_come_out_again_over_a_restart(days: Days) -> None:
+    (result,) = days.played(days.memory(), Job(RECORDED))
     checked = result.verified
     assert checked.passes == checked.same == 80 and result.figures.memory_moves > 1
-    looks = list(record.read([str(tmp_path / "r")]))
+    looks = list(record.read([str(days.memory())]))
     assert [number for number, look in enumerate(looks) if look.rebooted] == [10, 12], "told without a new frame"
     assert [number for number, look in enumerate(looks) if look.begins] == [0, 21]
 
 
-def test_no_move_is_lost_where_looks_are_passed_over(tmp_path: Path) -> None:
-    day_of_memory(tmp_path / "m", EAGER)
-    day_of_vcpus(tmp_path / "c")
-    for name in "mc":
-        (whole,), (stepped,) = (played(tmp_path / name, Job(RECORDED), step_s=step_s) for step_s in (0.0, 60.0))
+def test_no_move_is_lost_where_looks_are_passed_over(days: Days) -> None:
+    for path in (days.memory(), days.vcpus()):
+        (whole,), (stepped,) = days.played(path, Job(RECORDED)), played(path, Job(RECORDED), step_s=60.0)
         assert stepped.figures.looks < whole.figures.looks / 4
         for kind in ("pin_moves", "memory_moves", "seconds"):
             assert getattr(stepped.figures, kind) == getattr(whole.figures, kind)
-    told = [look.rebooted for look in replay._thinned(record.read([str(tmp_path / "m")]), 60.0)]
+    told = [look.rebooted for look in replay._thinned(record.read([str(days.memory())]), 60.0)]
     assert len(told) < 10
 
 
-def test_what_is_shorter_than_a_minute_has_a_worst_one_too(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False, passes=4)
-    (figures,) = (one.figures for one in played(tmp_path / "r", Job(RECORDED)))
+def test_what_is_shorter_than_a_minute_has_a_worst_one_too(days: Days) -> None:
+    (figures,) = (one.figures for one in played(days.vcpus(acts=False, passes=4), Job(RECORDED)))
     assert figures.seconds < 60 and figures.worst_minute_pct == pytest.approx(figures.unserved_pct, abs=0.01)
 
 
@@ -209,10 +236,9 @@ def test_a_process_that_is_killed_fails_its_replay(tmp_path: Path, monkeypatch: 
         replay.play_all(Source((str(tmp_path),)), [Job(RECORDED), Job(UNTOUCHED), Job("a", {})])
 
 
-def test_a_decision_that_differs_is_told_with_both_sides(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r")
-    path = tmp_path / "r" / f"0{record.SUFFIX}"
-    looks = list(record.read([str(path)]))
+def test_a_decision_that_differs_is_told_with_both_sides(days: Days, tmp_path: Path) -> None:
+    path = tmp_path / f"0{record.SUFFIX}"
+    looks = list(record.read([str(days.vcpus() / path.name)]))
     changed = [replace(look, decided={"vcpu": Decided()}) if look.decided["vcpu"].moves else look for look in looks]
     recorder.write_lines(str(path), record.lines_of(changed))
     (result,) = played(path, Job(RECORDED))
@@ -245,30 +271,27 @@ def test_a_pass_that_failed_and_forgot_is_followed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the twin
 
 
-def test_a_twin_that_makes_no_move_is_the_host(tmp_path: Path) -> None:
+def test_a_twin_that_makes_no_move_is_the_host(days: Days) -> None:
     """Exactly, so a policy that does nothing has the figures of what was recorded."""
-    day_of_vcpus(tmp_path / "r", acts=False)
+    path = days.vcpus(acts=False)
     twin = Twin()
-    looks = [look.snapshot for look in record.read([str(tmp_path / "r")])]
+    looks = [look.snapshot for look in record.read([str(path)])]
     assert [twin.look(snapshot).snapshot for snapshot in looks] == looks
     leave = {"vcpu": {"floating": "leave", "max_moves": 0}}
-    recorded, untouched, idle = played(tmp_path / "r", Job(RECORDED), Job(UNTOUCHED), Job("idle", leave))
+    recorded, untouched, idle = days.played(path, Job(RECORDED), Job(UNTOUCHED), Job("idle", leave))
     assert recorded.figures == untouched.figures == idle.figures and not recorded.acted
 
 
-def test_what_a_policy_would_do_serves_more(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False)
-    untouched, place = played(tmp_path / "r", Job(UNTOUCHED), Job("place", PLACE))
+def test_what_a_policy_would_do_serves_more(days: Days) -> None:
+    untouched, place = days.played(days.vcpus(acts=False), Job(UNTOUCHED), Job("place", PLACE))
     assert untouched.figures.unserved_pct > 40
     assert place.figures.unserved_pct < 10 and 2 <= place.figures.pin_moves <= 8
 
 
-def test_the_twin_foretells_about_what_the_policy_really_did(tmp_path: Path) -> None:
+def test_the_twin_foretells_about_what_the_policy_really_did(days: Days) -> None:
     """Recorded while a daemon looked on, and once more while it acted: the foretold and the real run agree."""
-    day_of_vcpus(tmp_path / "on", acts=False, passes=16)
-    day_of_vcpus(tmp_path / "act", passes=16)
-    (told,) = played(tmp_path / "on", Job("place", PLACE))
-    (real,) = played(tmp_path / "act", Job(RECORDED))
+    (told,) = played(days.vcpus(acts=False, passes=16), Job("place", PLACE))
+    (real,) = played(days.vcpus(passes=16), Job(RECORDED))
     assert told.figures.pin_moves == real.figures.pin_moves
     assert abs(told.figures.unserved_pct - real.figures.unserved_pct) < 5
 
@@ -303,9 +326,8 @@ def test_a_pin_that_a_person_sets_is_followed_and_the_daemon_s_are_not(tmp_path:
     assert [domain.vcpus[0].pin for domain in host.snapshot().domains[:3]] != [frozenset({0})] * 3
 
 
-def test_memory_that_a_policy_would_give_ends_the_starving(tmp_path: Path) -> None:
-    day_of_memory(tmp_path / "r", EAGER, acts=False)
-    untouched, eager = played(tmp_path / "r", Job(UNTOUCHED), Job("eager", EAGER))
+def test_memory_that_a_policy_would_give_ends_the_starving(days: Days) -> None:
+    untouched, eager = played(days.memory(acts=False), Job(UNTOUCHED), Job("eager", EAGER))
     assert untouched.figures.starved_s > 100 and eager.figures.starved_s < untouched.figures.starved_s / 2
     assert eager.figures.memory_moves >= 2 and eager.figures.returned_gib > 1
     # It wants 1000M more from one look to the next, and was squeezed before: by eager alone.
@@ -393,10 +415,8 @@ def test_nobody_waits_longer_than_the_time_is(wants: list[float], heavy: float) 
 # ---------------------------------------------------------------- its own error
 
 
-def test_the_model_s_error_is_told_for_pins_and_for_balloons(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "c")
-    day_of_memory(tmp_path / "m", EAGER)
-    pins, memory = (played(tmp_path / name, Job(RECORDED))[0] for name in ("c", "m"))
+def test_the_model_s_error_is_told_for_pins_and_for_balloons(days: Days) -> None:
+    pins, memory = (days.played(path, Job(RECORDED))[0] for path in (days.vcpus(), days.memory()))
     assert pins.errors.cpu_cases > 2 and pins.errors.run_points is not None
     assert pins.errors.run_points < 15 < (pins.errors.run_points_before or 0), pins.errors
     assert memory.errors.memory_cases > 1 and memory.errors.usable_mib is not None
@@ -413,9 +433,8 @@ def test_a_model_that_knows_less_than_nobody_says_so() -> None:
     assert len(replay._errors(replace(bad, wait_points=12.0))) == 2
 
 
-def test_without_a_recorded_move_nobody_claims_to_know_the_error(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False)
-    assert "is not known" in replay.notes(played(tmp_path / "r", Job(RECORDED)))[-1]
+def test_without_a_recorded_move_nobody_claims_to_know_the_error(days: Days) -> None:
+    assert "is not known" in replay.notes(days.played(days.vcpus(acts=False), Job(RECORDED)))[-1]
 
 
 # ---------------------------------------------------------------- traces
@@ -478,27 +497,29 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return cli.main(list(arguments), out, err), out.getvalue(), err.getvalue()
 
 
-def test_the_command_shows_all_columns_in_one_table(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False)
+def test_the_command_shows_all_columns_in_one_table(days: Days, tmp_path: Path) -> None:
+    path = str(days.vcpus(acts=False))
     for name, document in (("a.json", PLACE), ("b.json", {"vcpu": {"floating": "leave"}})):
         (tmp_path / name).write_text(json.dumps(document))
     policies = [word for name in ("a.json", "b.json") for word in ("--policy", str(tmp_path / name))]
-    code, out, err = run("replay", str(tmp_path / "r"), "--untouched", *policies)
+    code, out, err = run("replay", path, "--untouched", *policies)
     assert (code, err) == (0, "")
     head, unserved, *_rest = out.splitlines()
     assert head.split() == ["as", "recorded", "untouched", "a.json", "b.json"]
     assert unserved.startswith("CPU demand unserved") and len(unserved.split("%")) == 5
     assert "Decided anew from the record: 60 of 60 passes come to the same" in out
-    code, out, err = run("replay", str(tmp_path / "r"), "--json", "--step", "60")
+    code, out, err = run("replay", path, "--json", "--step", "60")
     told = json.loads(out)
     assert (code, err) == (0, "") and list(told) == [RECORDED, "its own policy"]
     assert told[RECORDED]["figures"]["looks"] < 10 and told[RECORDED]["decided_anew"]["passes"] == 0
 
 
-def test_a_picture_needs_matplotlib_and_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False, passes=4)
+def test_a_picture_needs_matplotlib_and_says_so_at_once(
+    days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(days.vcpus(acts=False, passes=4))
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda _name: None)
-    code, out, err = run("replay", str(tmp_path / "r"), "--png", str(tmp_path / "p.png"))
+    code, out, err = run("replay", path, "--png", str(tmp_path / "p.png"))
     assert (code, out) == (2, "") and "python3-matplotlib" in err and err.count("\n") == 1
 
 
@@ -533,9 +554,8 @@ def test_one_look_gives_the_same_plan_in_each_form_that_it_has(tmp_path: Path) -
     assert code == 0 and "2535M" in out
 
 
-def test_a_whole_record_may_come_by_standard_input(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r", acts=False, passes=8)
-    (path,) = (tmp_path / "r").iterdir()
+def test_a_whole_record_may_come_by_standard_input(days: Days) -> None:
+    (path,) = days.vcpus(acts=False, passes=8).iterdir()
     code, out = piped(path.read_bytes(), "plan", "-", "vcpu", "--json")
     assert (code, out) == run("plan", str(path), "vcpu", "--json")[:2] and json.loads(out)["vcpu"]["moves"]
     assert piped(b"[]", "plan", "-")[0] == 2
@@ -551,53 +571,25 @@ def piped(given: bytes, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout.decode()
 
 
-def test_a_plan_is_made_at_the_last_look_of_a_record(tmp_path: Path) -> None:
+def test_a_plan_is_made_at_the_last_look_of_a_record(days: Days, tmp_path: Path) -> None:
     """The same one as was made then; and another one by another policy."""
-    day_of_vcpus(tmp_path / "r", acts=False, passes=8)
-    last = list(record.read([str(tmp_path / "r")]))[-1]
-    code, out, err = run("plan", str(tmp_path / "r" / f"0{record.SUFFIX}"), "vcpu", "--json")
+    path = days.vcpus(acts=False, passes=8)
+    last = list(record.read([str(path)]))[-1]
+    code, out, err = run("plan", str(path / f"0{record.SUFFIX}"), "vcpu", "--json")
     told = json.loads(out)["vcpu"]["moves"]
     assert (code, err) == (0, "") and len(told) == len(last.decided["vcpu"].moves) > 0
     (tmp_path / "leave.json").write_text('{"vcpu": {"max_moves": 0}}')
-    code, out, _err = run("plan", str(tmp_path / "r"), "--policy", str(tmp_path / "leave.json"), "--json")
+    code, out, _err = run("plan", str(path), "--policy", str(tmp_path / "leave.json"), "--json")
     assert code == 0 and json.loads(out)["vcpu"]["moves"] == []
 
 
-def test_records_are_copied_and_anonymised_by_the_command(tmp_path: Path) -> None:
-    day_of_vcpus(tmp_path / "r")
-    code, out, err = run("record", "--from", str(tmp_path / "r"), "--anonymise", str(tmp_path / "all.kvmrec.gz"))
+def test_records_are_copied_and_anonymised_by_the_command(days: Days, tmp_path: Path) -> None:
+    code, out, err = run("record", "--from", str(days.vcpus()), "--anonymise", str(tmp_path / "all.kvmrec.gz"))
     assert (code, out, err) == (0, "", "")
     (result,) = played(tmp_path / "all.kvmrec.gz", Job(RECORDED))
     assert result.verified.passes == result.verified.same == 60, "the same decisions, by other names"
     assert {story.name for story in result.guests} == {"vm1", "vm2", "vm3", "vm4"}
     assert oct((tmp_path / "all.kvmrec.gz").stat().st_mode)[-3:] == "600"
-
-
-# ---------------------------------------------------------------- what the documentation shows
-
-EXAMPLES = REPOSITORY / "docs/examples"
-SHOWN = re.findall(
-    r"^    (kvmsched replay night.*)\n((?:    .*\n)+)", (REPOSITORY / "docs/replay.md").read_text(), re.MULTILINE
-)
-
-
-@pytest.mark.parametrize(("command", "table"), SHOWN, ids=["recording", "trace"])
-def test_the_three_what_ifs_come_out_as_the_documentation_shows_them(
-    command: str, table: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`untouched` against the defaults, `place` and `eager` against `auto`."""
-    monkeypatch.chdir(EXAMPLES)
-    code, out, err = run(*command.split()[1:])
-    assert (code, err) == (0, "") and out.startswith(textwrap.dedent(table)), out
-    assert {"untouched", "auto.json", "place.json", "eager.json"} <= set(out.splitlines()[0].split())
-
-
-def test_the_examples_are_what_their_script_writes(tmp_path: Path) -> None:
-    script = [sys.executable, str(REPOSITORY / "benchmarks/example_night.py"), str(tmp_path)]
-    subprocess.run(script, check=True)
-    assert (tmp_path / "night.csv").read_bytes() == (EXAMPLES / "night.csv").read_bytes()
-    written, shipped = (list(record.read([str(path / "night.kvmrec.gz")])) for path in (tmp_path, EXAMPLES))
-    assert [look.snapshot for look in written] == [look.snapshot for look in shipped] and len(shipped) == 361
 
 
 # ---------------------------------------------------------------- explained in time
@@ -612,20 +604,20 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_a_guest_is_explained_at_a_time_that_is_over(tmp_path: Path, utc: None) -> None:
-    day_of_vcpus(tmp_path / "r")
-    looks = list(record.read([str(tmp_path / "r")]))
+def test_a_guest_is_explained_at_a_time_that_is_over(days: Days, utc: None) -> None:
+    path = str(days.vcpus())
+    looks = list(record.read([path]))
     move = next((look.snapshot.wall_s, m) for look in looks for m in look.decided["vcpu"].moves if m.domain == "g1")
     after_s = move[0] + 2 * PERIOD_S
     for form in ("%H:%M:%S", "%Y-%m-%d %H:%M:%S"):
         at = time.strftime(form, time.gmtime(after_s))
-        code, out, err = run("explain", "g1", "--at", at, "--record", str(tmp_path / "r"))
+        code, out, err = run("explain", "g1", "--at", at, "--record", path)
         assert (code, err) == (0, ""), err
         assert str(move[1]) in out and f"as it was at {time.strftime('%F', time.gmtime(after_s))}" in out
     early = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(looks[0].snapshot.wall_s - 100))
-    assert run("explain", "g1", "--at", early, "--record", str(tmp_path / "r"))[0] == 1
-    assert run("explain", "nobody", "--at", at, "--record", str(tmp_path / "r"))[0] == 1
-    assert run("explain", "g1", "--at", "25:00", "--record", str(tmp_path / "r"))[0] == 2
+    assert run("explain", "g1", "--at", early, "--record", path)[0] == 1
+    assert run("explain", "nobody", "--at", at, "--record", path)[0] == 1
+    assert run("explain", "g1", "--at", "25:00", "--record", path)[0] == 2
 
 
 def test_explain_in_time_needs_a_record(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bytecode  # noqa: F401 before all that it is for
 import fake_binding
 import pytest
 from fake_libvirt import MIB, Clock, Guest, World
@@ -17,7 +19,14 @@ from hypothesis import HealthCheck, settings
 from kvmsched import passes
 from kvmsched.hypervisor import THREAD, connection
 
+# Properties of the unit tests have so many times as many examples here.
+MORE = 4
 URI = "test:///default"
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
+import examples
+
+pytest.register_assert_rewrite(*(path.stem for path in Path(sys.path[-1]).glob("test_*.py")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("fuzz")
+    examples.TIMES = MORE * config.getoption("--times")
 
 
 Host = Callable[..., World]

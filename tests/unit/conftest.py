@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import bytecode  # noqa: F401 before all that it is for
 import pytest
 from hypothesis import HealthCheck, settings
 from kvmsched import lock
@@ -18,8 +20,10 @@ settings.register_profile(
 settings.load_profile("unit")
 
 
-@pytest.fixture(autouse=True)
-def nothing_of_this_host(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_this_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A daemon, a pause or a lock of the machine that the tests run on is none of theirs."""
     directory: Path = tmp_path_factory.getbasetemp() / "run"
-    monkeypatch.setattr(lock, "SYSTEM_DIRECTORY", str(directory / "kvmsched"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "SYSTEM_DIRECTORY", str(directory / "kvmsched"))
+        yield

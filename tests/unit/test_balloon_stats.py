@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, seed, settings
+from examples import examples
+from hypothesis import given, seed
 from hypothesis import strategies as st
 from kvmsched.balloon_stats import counter, measured, outgrown
 from kvmsched.model import Balloon
@@ -103,7 +104,7 @@ VALUES = st.one_of(st.integers(-(2**70), 2**70), st.none(), st.text(max_size=3),
 
 
 @seed(1)
-@settings(max_examples=150, deadline=None)
+@examples(40)
 @given(st.dictionaries(st.sampled_from(sorted(HONEST)), VALUES))
 def test_whatever_is_told_a_balloon_stays_within_its_maximum(record: dict[str, Any]) -> None:
     balloon = measured(KNOWN, {**HONEST, **record, "balloon.maximum": MAXIMUM_KIB})

@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from examples import TIMES, seeds
 from kvmsched import config, model
 from kvmsched.app import bundle, record
 from kvmsched.policy.memory import MemoryHistory
@@ -146,12 +147,12 @@ def test_what_is_wrong_is_named_in_one_line(text: str, words: str) -> None:
 
 
 def test_nothing_in_a_bundle_is_worse_than_a_refusal() -> None:
-    """Any part of it replaced by anything: it is read, or refused in one line."""
+    """Any part of it replaced by anything: it is read, or refused in one line. All pairs are tried in fuzzing only."""
     original = example()
     junk: list[Any] = [None, True, -1, 10**30, 1e300, "", "x", [], [[]], {}, {"a": 1}]
-    tried = 0
-    for path in _of_each_kind(_paths(original)):
-        for value in junk:
+    tried, step = 0, max(1, 4 // TIMES)
+    for number, path in enumerate(_of_each_kind(_paths(original))):
+        for value in junk[number % step :: step]:
             document = copy.deepcopy(original)
             place: Any = document
             for key in path[:-1]:
@@ -162,7 +163,7 @@ def test_nothing_in_a_bundle_is_worse_than_a_refusal() -> None:
                 plans(bundle.read(json.dumps(document)))
             except ValueError as error:
                 assert "\n" not in str(error) and str(error)
-    assert tried > 500
+    assert tried > 500 // step
 
 
 def _of_each_kind(paths: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -253,7 +254,7 @@ def crowd(seed: int) -> bundle.Bundle:
 WORDS = ("zebra", "apple", "maple", "quartz", "brown", "yak", "delta", "omega", "kiwi", "nova")
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_an_anonymised_bundle_gives_the_same_plan_but_for_names(seed: int) -> None:
     whole = crowd(seed)
     hidden = bundle.anonymised(whole)

@@ -9,7 +9,8 @@ import random
 from typing import Any, Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from examples import examples
+from hypothesis import Phase, given, note
 from hypothesis import strategies as st
 from kvmsched import config
 from kvmsched.config import MemoryPolicy
@@ -67,14 +68,7 @@ def machines(draw: Any, index: int) -> Machine:
 
 
 # Not shrunk: every try runs a whole world.
-@settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=False,
-    phases=[Phase.explicit, Phase.generate],
-)
+@examples(15, phases=[Phase.explicit, Phase.generate])
 @given(st.data(), st.sampled_from([True, False]))
 def test_from_any_start_a_host_with_enough_comes_to_rest(data: Any, remember: bool) -> None:
     """Nobody is starved or wasteful then, but for those that the plan names as limited."""

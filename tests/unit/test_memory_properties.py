@@ -10,7 +10,8 @@ import random
 from dataclasses import replace
 from typing import Any, Callable, Optional
 
-from hypothesis import HealthCheck, given, note, settings
+from examples import examples
+from hypothesis import given, note
 from hypothesis import strategies as st
 from kvmsched.config import MemoryPolicy, MemorySettings, Rule
 from kvmsched.model import (
@@ -32,9 +33,7 @@ from kvmsched.policy.memory.sharing import water_fill
 from kvmsched.units import Amount
 from memory_worlds import MIB, NOW_S, balloon, pair, record, reproduce, snapshot, uuid_of
 
-PROPERTY = settings(
-    max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
-)
+PROPERTY = examples(10)
 
 
 @st.composite

@@ -9,7 +9,8 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from examples import examples, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched.policy.vcpu.bounds import load_bound, moves_bound, reached_target, targets
 from kvmsched.policy.vcpu.planners import SLACK, best_plan, rebalance
@@ -51,7 +52,7 @@ def moves(problem: Problem, where: tuple[int, ...]) -> int:
     return sum(1 for now, then in zip(problem.now, where) if now not in (then, NOWHERE))
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@examples(40)
 @given(tiny_problems())
 def test_bounds_hold_for_every_assignment(problem: Problem) -> None:
     bound = load_bound(problem)
@@ -60,7 +61,7 @@ def test_bounds_hold_for_every_assignment(problem: Problem) -> None:
         assert moves(problem, where) >= moves_bound(problem, reached_target(problem, where))
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@examples(40)
 @given(tiny_problems())
 def test_a_plan_stays_in_its_classes_and_is_never_worse(problem: Problem) -> None:
     where = rebalance(problem)
@@ -70,7 +71,7 @@ def test_a_plan_stays_in_its_classes_and_is_never_worse(problem: Problem) -> Non
         assert max(after) <= max(before) + 1e-9 or len(set(problem.capacity)) > 1
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_small_plans_are_minimal(seed: int) -> None:
     """Against all assignments of 3 bins and 8 items: the target is met where it can be, with the fewest moves."""
     rng = random.Random(seed)

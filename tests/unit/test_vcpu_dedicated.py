@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched.model import Owner
 from kvmsched.policy.vcpu import Safeties
@@ -125,7 +126,7 @@ def test_what_is_preferred_is_given_once_the_rest_is_full() -> None:
     assert full.moves and led_to(full) & cpus("3-7")
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@examples(40)
 @given(st.data())
 def test_what_is_somebodys_own_leaves_enough_to_all_others(data: st.DataObject) -> None:
     """No other guest's last pCPU, no whole cell, no more than half of the host; and in any order of the domains."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, Sequence
 
 import pytest
-from hypothesis import given, settings
+from examples import examples, seeds
+from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched.model import VcpuFigures, VcpuPlan
 from kvmsched.policy.vcpu import VcpuHistory
@@ -31,7 +33,8 @@ claims = st.lists(
     min_size=1,
     max_size=7,
 )
-fixed = settings(max_examples=300, derandomize=True, deadline=None)
+CASES = seeds(10)
+fixed = examples(75)
 
 
 def brute_force(asked: Sequence[Claim]) -> List[float]:
@@ -197,6 +200,9 @@ def nothing(*_arguments: object) -> tuple:
 def test_a_policy_that_does_nothing_loses_where_pins_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules.vcpu, "decide", nothing)
     for world in worlds.pins_pay():
+        # Where nothing moves, a tenth of the time shows it.
+        if world.rows is None:
+            world = replace(world, steps=world.steps // 10, settle=world.settle // 10)
         assert world.play(rules.Daemon()).worked == pytest.approx(world.play(rules.Rule()).worked)
     outcomes = [steady.outcome(case, rules.Daemon) for case in steady.cases(20)]
     excess = steady.Excess.of(steady.optima(20), outcomes)
@@ -210,7 +216,7 @@ def test_pins_pay_and_the_defaults_find_it() -> None:
 
 
 def test_no_pins_beat_the_frozen_optimum() -> None:
-    for case, best in zip(steady.cases(40), steady.optima(40)):
+    for case, best in zip(steady.cases(len(CASES)), steady.optima(len(CASES))):
         assert best == pytest.approx(steady.best(case), abs=1e-3)
         for rule in (rules.Rule, lambda: rules.BusiestToFreest(30.0)):
             assert steady.outcome(case, rule).reached.served <= best.served + 1e-3

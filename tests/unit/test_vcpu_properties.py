@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, note, settings
+from examples import examples, seeds
+from hypothesis import Phase, given, note
 from hypothesis import strategies as st
 from kvmsched.config import VcpuPolicy
 from kvmsched.model import Domain, Owner, PinMove, Snapshot, Thread, Topology, Vcpu, VcpuPlan, from_json, to_json
@@ -129,7 +130,7 @@ def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
         assert plan.before.imbalance_pct - plan.after.imbalance_pct >= policy.threshold_pct - 0.02
 
 
-@settings(derandomize=True, max_examples=60, deadline=None, phases=PHASES)
+@examples(15, phases=PHASES)
 @given(hosts(), policies())
 def test_a_plan_keeps_all_limits(host: FakeHost, policy: VcpuPolicy) -> None:
     window = host.window()
@@ -138,7 +139,7 @@ def test_a_plan_keeps_all_limits(host: FakeHost, policy: VcpuPolicy) -> None:
     check_plan(window[-1], policy, plan)
 
 
-@settings(derandomize=True, max_examples=30, deadline=None, phases=PHASES)
+@examples(8, phases=PHASES)
 @given(hosts(), policies(), st.randoms(use_true_random=False))
 def test_same_snapshot_same_plan(host: FakeHost, policy: VcpuPolicy, rng: random.Random) -> None:
     """Again, from JSON, and with the domains in another order."""
@@ -155,7 +156,7 @@ def test_same_snapshot_same_plan(host: FakeHost, policy: VcpuPolicy, rng: random
     assert vcpu.decide([window[0], replace(window[-1], domains=tuple(domains))], policy)[0] == plan[0]
 
 
-@settings(derandomize=True, max_examples=40, deadline=None, phases=PHASES)
+@examples(10, phases=PHASES)
 @given(hosts(), policies(max_moves=None))
 def test_constant_load_comes_to_rest(host: FakeHost, policy: VcpuPolicy) -> None:
     """Module passes, without history: after a few of them nothing moves any more.
@@ -173,7 +174,7 @@ def test_constant_load_comes_to_rest(host: FakeHost, policy: VcpuPolicy) -> None
     assert made[5:] == [[], [], []] or (full and max(map(len, made[5:])) <= 3), made
 
 
-@settings(derandomize=True, max_examples=15, deadline=None, phases=PHASES)
+@examples(4, phases=PHASES)
 @given(hosts(), policies(max_moves=2, hold=2, half_life_s=30.0, cooldown_s=20.0))
 def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: VcpuPolicy) -> None:
     note(shown([host.snapshot()]))
@@ -195,7 +196,7 @@ def test_the_daemon_comes_to_rest_without_ping_pong(host: FakeHost, policy: Vcpu
     assert made[-10:] == [0] * 10, made
 
 
-@settings(derandomize=True, max_examples=40, deadline=None, phases=PHASES)
+@examples(10, phases=PHASES)
 @given(hosts(), policies(), st.integers(1, 4))
 def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPolicy, passes: int) -> None:
     originals = [(list(guest.pins), guest.threads) for guest in host.guests]
@@ -213,7 +214,7 @@ def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPo
     assert vcpu.release([host.snapshot()], policy)[0].moves == ()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_other_cpu_numbers_give_as_good_a_plan(seed: int) -> None:
     rng = random.Random(seed)
     ids = rng.sample(range(600), 8)

@@ -12,10 +12,6 @@ from test_bundle import (
     test_an_anonymised_bundle_gives_the_same_plan_but_for_names,
     test_nothing_in_a_bundle_is_worse_than_a_refusal,
 )
-from test_memory_benchmark import (
-    test_every_rival_runs_where_guests_are_silent_mute_or_new,
-    test_in_every_kind_of_world_memory_is_conserved,
-)
 from test_memory_passes import test_from_any_start_a_host_with_enough_comes_to_rest
 from test_memory_properties import *
 from test_memory_sharing import test_max_min_over_pools_that_overlap
@@ -27,11 +23,7 @@ from test_record import (
     test_a_file_cut_anywhere_loses_its_tail_only,
     test_what_is_written_is_read_again,
 )
-from test_vcpu_bounds import (
-    test_a_plan_stays_in_its_classes_and_is_never_worse,
-    test_bounds_hold_for_every_assignment,
-    test_small_plans_are_minimal,
-)
+from test_vcpu_bounds import test_a_plan_stays_in_its_classes_and_is_never_worse, test_bounds_hold_for_every_assignment
 from test_vcpu_cores import test_it_serves_no_less_and_comes_to_rest
 from test_vcpu_dedicated import test_what_is_somebodys_own_leaves_enough_to_all_others
 from test_vcpu_judge import (

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import TIMES
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -21,8 +20,6 @@ from memory.figures import Row, Traced, Untouched, run, tabulate
 from memory.host import GIB, Host, Spec, World
 
 SECONDS = 240
-# How long each guest is looked at in every second.
-CHECKED_S = SECONDS // 2 * min(TIMES, 2)
 SHORT = [name for name, kind in worlds.KINDS.items() if kind.most > 6]
 
 
@@ -69,14 +66,14 @@ class Checked(Untouched):
 @pytest.mark.parametrize("name", SHORT)
 def test_in_every_kind_of_world_memory_is_conserved(name: str) -> None:
     world = worlds.draw(name, 1)
-    world = replace(world, seconds=min(world.seconds, CHECKED_S))
+    world = replace(world, seconds=min(world.seconds, SECONDS))
     run(world, Checked(Kvmsched("eager", reclaim="eager")))
 
 
 @pytest.mark.parametrize("tool", rivals.RIVALS)
 def test_every_rival_runs_where_guests_are_silent_mute_or_new(tool: Any) -> None:
     for name in ("promise", "mute", "new_guest"):
-        run(replace(worlds.draw(name, 1), seconds=CHECKED_S), Checked(tool()))
+        run(replace(worlds.draw(name, 1), seconds=SECONDS), Checked(tool()))
 
 
 def test_the_same_world_gives_every_tool_the_same() -> None:

@@ -104,7 +104,7 @@ def test_a_thin_share_is_for_who_got_less_lately(served: str) -> None:
 POOLS = st.lists(st.sampled_from(["host", "a", "b"]), min_size=1, max_size=3, unique=True)
 
 
-@examples(50)
+@examples(200)
 @given(
     st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 100), POOLS), min_size=1, max_size=8),
     st.fixed_dictionaries({name: st.integers(-50, 9000) for name in ("host", "a", "b")}),

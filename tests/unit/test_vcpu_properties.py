@@ -130,7 +130,7 @@ def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
         assert plan.before.imbalance_pct - plan.after.imbalance_pct >= policy.threshold_pct - 0.02
 
 
-@examples(15, phases=PHASES)
+@examples(60, phases=PHASES)
 @given(hosts(), policies())
 def test_a_plan_keeps_all_limits(host: FakeHost, policy: VcpuPolicy) -> None:
     window = host.window()

@@ -443,6 +443,16 @@ def test_the_table_scrolls_filters_and_says_why() -> None:
     assert status_text.scrolled([], choice, 5).first == 0 and status_text.moved([], choice, 1) == choice
 
 
+def test_the_titles_tell_that_there_are_more_guests_than_one_sees() -> None:
+    shown = [domain(number, name=f"guest-{number}") for number in range(135)]
+    columns = status_text.Columns.of(shown, 80)
+    assert status_text.seen(shown[:5], status_text.Choice(), 5) == ""
+    for first, told in ((0, "GUEST 1-13/135 "), (122, "GUEST 123-135/135 ")):
+        seen = status_text.seen(shown, status_text.Choice(first=first), 13)
+        assert columns.titles(seen).startswith(told) and len(columns.titles(seen)) == len(columns.titles())
+    assert columns.titles("100001-100002/100003").split() == columns.titles().split(), "no room for that"
+
+
 MOVES = [("memory", ": 400M -> 512M"), ("vcpu", " vCPU 0: 0 -> 3")]
 
 

@@ -61,7 +61,7 @@ def table(status: Status, sort: str = "cpu", width: Optional[int] = None, height
     """Return the host, its pCPUs and its guests; *width* None: as wide as the names need, *height* None: all guests."""
     shown = guests(status, Choice(sort))
     columns = Columns.of(shown, width)
-    lines = [*head(status, height), columns.titles]
+    lines = [*head(status, height), columns.titles()]
     rows = [columns.row(domain) for domain in shown]
     if height is not None and len(lines) + len(rows) > height:
         left = max(0, height - len(lines) - 1)
@@ -82,6 +82,11 @@ def scrolled(shown: Sequence[DomainStatus], choice: Choice, room: int) -> Choice
     place = uuids.index(choice.selected) if choice.selected in uuids else 0
     first = max(place - room + 1, min(choice.first, place, max(0, len(uuids) - room)))
     return replace(choice, selected=uuids[place], first=max(0, first))
+
+
+def seen(shown: Sequence[DomainStatus], choice: Choice, room: int) -> str:
+    """Return which rows of all one sees, such as ``1-13/35``; "" where these are all."""
+    return "" if len(shown) <= room else f"{choice.first + 1}-{min(choice.first + room, len(shown))}/{len(shown)}"
 
 
 def moved(shown: Sequence[DomainStatus], choice: Choice, by: int) -> Choice:
@@ -192,10 +197,11 @@ class Columns:
             pins = max(_PINS, min(pins, _PINS + width - _NUMBERS_WIDTH - longest))
         return cls(longest, pins, told_apart((domain.name for domain in shown), longest))
 
-    @property
-    def titles(self) -> str:
+    def titles(self, seen: str = "") -> str:
+        """Return what stands above the columns, with which of the guests are *seen* where there is room for it."""
         cells = ("VCPU", "RUN%", "WAIT%", "PINS", "MEM/MAX", "USABLE", "UNUSED", "STATE")
-        return "GUEST".ljust(self.name) + _NUMBERS.format(*cells, pins=self.pins)
+        told = f"GUEST {seen}".strip()
+        return (told if len(told) <= self.name else "GUEST").ljust(self.name) + _NUMBERS.format(*cells, pins=self.pins)
 
     def row(self, domain: DomainStatus) -> str:
         known = any(vcpu.run_pct is not None for vcpu in domain.vcpus)

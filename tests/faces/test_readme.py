@@ -98,7 +98,8 @@ def test_the_lines_are_found() -> None:
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("scripts/")])
 def test_it_can_be_tried_without_root_or_guests(line: str, reader: Reader) -> None:
     # The guests of this machine's own libvirt are none of a test's.
-    answer = reader.types([line if " plan " in line or "--uri" in line else f"{line} --uri test:///default"], REPOSITORY)
+    elsewhere = "" if " plan " in line or "--uri" in line else " --uri test:///default"
+    answer = reader.types([line + elsewhere], REPOSITORY)
     # README shows what the first one says.
     told = f"```text\n{answer}```\n" in README.read_text(encoding="utf-8")
     assert told or "1 guest, 2 vCPUs" in answer or "would make 1 change" in answer

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from ..model import RoomFigures, RoomRequest
-from ..units import format_cpuset
+from ..units import counted, format_cpuset
 from .status import DomainMove, DomainStatus, PassStatus, PcpuStatus, Status
 
 WIDTH = 80
@@ -128,7 +128,7 @@ def cause(domain: DomainStatus) -> str:
 def _host_lines(status: Status) -> Iterable[str]:
     clock = time.strftime("%H:%M:%S", time.localtime(status.written_s))
     domains, vcpus = len(status.domains), sum(len(domain.vcpus) for domain in status.domains)
-    counts = f"{_counted(domains, 'guest')}, {_counted(vcpus, 'vCPU')} on {_counted(len(status.pcpus), 'pCPU')}"
+    counts = f"{counted(domains, 'guest')}, {counted(vcpus, 'vCPU')} on {counted(len(status.pcpus), 'pCPU')}"
     daemon = "no daemon" if status.effective_mode == "look" else f"daemon: {status.effective_mode}"
     yield f"{status.host}  {clock}  {counts}, {daemon}"
     if status.vcpu is not None:
@@ -247,10 +247,6 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "+"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def size(kib: Optional[int]) -> str:
     """Return *kib* for a narrow column: ``512M``, ``16.5G``; ``-`` if it is not known."""
     if kib is None:
@@ -265,7 +261,7 @@ def size(kib: Optional[int]) -> str:
 
 def story(domain: DomainStatus, status: Status) -> list[str]:
     """Return what a guest wants, what it gets, and why."""
-    lines = [f"{domain.name} ({domain.uuid}): {domain.state}, {_counted(len(domain.vcpus), 'vCPU')}", ""]
+    lines = [f"{domain.name} ({domain.uuid}): {domain.state}, {counted(len(domain.vcpus), 'vCPU')}", ""]
     lines += ["memory", *_indented(_memory_story(domain))]
     lines += ["", "CPU", *_indented(_vcpu_story(domain, status.pcpus))]
     lines += ["", "a pass now" if status.mode == "look" else "last moves", *_indented(_past(domain.moves))]
@@ -395,7 +391,7 @@ def _pass_lines(one: PassStatus, now_s: float) -> Iterable[str]:
         yield f"no pass yet{': ' + one.failed if one.failed else ''}"
         return
     skipped = f", {sum(one.skips.values())} skipped" if one.skips else ""
-    moves = f", {_counted(one.made, 'move')}" + (f" of {one.planned} planned" if one.planned != one.made else "")
+    moves = f", {counted(one.made, 'move')}" + (f" of {one.planned} planned" if one.planned != one.made else "")
     yield f"{_age(now_s - one.when_s)} ago: {one.headline}{moves}{skipped}"
     for text in (one.failed and f"the last pass failed: {one.failed}", *one.failures, *one.warnings):
         if text:

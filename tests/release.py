@@ -239,7 +239,8 @@ def release(dry_run: bool) -> None:
     for line in not_ready():
         print(f"dry run: {line}")
     with tempfile.TemporaryDirectory(prefix="kvmsched-release-") as first, tempfile.TemporaryDirectory() as second:
-        one, two = (build(Path(place), epoch()) for place in (first, second))
+        epoch_s = epoch()
+        one, two = (build(Path(place), epoch_s) for place in (first, second))
         sums = [hashlib.sha256(tarball.read_bytes()).hexdigest() for tarball in (one, two)]
         if sums[0] != sums[1]:
             raise Refused(f"two builds differ: {sums[0]} and {sums[1]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,8 +23,9 @@ HEAD = """\
 # Made by tests/completions.py of the command's own parser.
 """
 GUESTS = "virsh --readonly --quiet list --name 2>/dev/null"
-# Positional arguments by their metavar: what is offered for them.
-NAMES, FILES = ("NAME", "DOMAIN"), ("BUNDLE", "POLICY")
+# What is offered for a value, by its metavar; of others nobody knows what they are.
+NAMES, FILES = ("NAME", "DOMAIN"), ("BUNDLE", "POLICY", "FILE", "RECORD")
+URIS = ("qemu:///system", "qemu:///session")
 
 
 def commands() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
@@ -61,14 +62,18 @@ def fish() -> str:
                 lines += [f"{when} {offered}"] if offered else []
                 continue
             flags = " ".join(f"-l {o[2:]}" if o.startswith("--") else f"-s {o[1:]}" for o in action.option_strings)
-            values = "" if action.nargs == 0 else f" -xa '{' '.join(action.choices)}'" if action.choices else " -r -F"
+            values = "" if action.nargs == 0 else f" -x {_fish_offer(action)}".rstrip().replace("-x -F", "-r -F")
             lines.append(f"{when} {flags}{values} -d '{in_fish(text(parser, action))}'")
     return "\n".join(lines) + "\n"
 
 
+def choices(action: argparse.Action) -> Sequence[str]:
+    return URIS if action.dest == "uri" else tuple(action.choices or ())
+
+
 def _fish_offer(action: argparse.Action) -> str:
-    if action.choices:
-        return f"-a '{' '.join(action.choices)}'"
+    if choices(action):
+        return f"-a '{' '.join(choices(action))}'"
     if action.metavar in NAMES:
         return f"-a '({GUESTS})'"
     return "-F" if action.metavar in FILES else ""
@@ -88,24 +93,30 @@ def zsh() -> str:
     lines += ["    shift words", "    (( CURRENT-- ))", "    case $words[1] in"]
     for name, _told, parser in commands():
         lines.append(f"        {name})")
-        specs = [spec for action in parser._actions for spec in _zsh_specs(parser, action)]
-        lines.append("            _arguments \\\n                " + " \\\n                ".join(specs))
+        lines.append(" \\\n                ".join(["            _arguments", *_zsh_specs(parser)]))
         lines.append("            ;;")
     return "\n".join([*lines, "    esac", "}", '_kvmsched "$@"']) + "\n"
 
 
-def _zsh_specs(parser: argparse.ArgumentParser, action: argparse.Action) -> Iterator[str]:
-    if not action.option_strings:
-        if action.choices:
-            yield f"'*: :({' '.join(action.choices)})'"
-        elif action.metavar in NAMES:
-            yield "'*: :_kvmsched_guests'"
-        elif action.metavar in FILES:
-            yield "'*: :_files'"
-        return
-    values = "" if action.nargs == 0 else f":value:({' '.join(action.choices)})" if action.choices else ":value:_files"
-    for option in action.option_strings:
-        yield f"'{option}[{in_zsh(text(parser, action))}]{values}'"
+def _zsh_specs(parser: argparse.ArgumentParser) -> Iterator[str]:
+    place = 0
+    for action in parser._actions:
+        for option in action.option_strings:
+            value = "" if action.nargs == 0 else f":value:{_zsh_offer(action)}"
+            yield f"'{option}[{in_zsh(text(parser, action))}]{value}'"
+        if not action.option_strings:
+            # All the rest may be described once only: an argument that comes once has the number of its place.
+            place += 1
+            where = "*" if action.nargs in ("*", "+") else str(place)
+            yield f"'{where}: :{_zsh_offer(action)}'"
+
+
+def _zsh_offer(action: argparse.Action) -> str:
+    if choices(action):
+        return f"({' '.join(in_zsh(choice) for choice in choices(action))})"
+    if action.metavar in NAMES:
+        return "_kvmsched_guests"
+    return "_files" if action.metavar in FILES else "( )"
 
 
 PUBLISHED: dict[Path, Callable[[], str]] = {

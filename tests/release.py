@@ -92,18 +92,26 @@ def homed(root: Path = ROOT) -> Iterator[Path]:
     home = galaxy(root)["repository"].encode()
     for name in git("ls-files").splitlines():
         path = root / name
-        if path.is_file() and not path.is_symlink() and path != Path(__file__) and home in path.read_bytes():
+        if path.is_file() and not path.is_symlink() and name != "tests/release.py" and home in path.read_bytes():
             yield path
 
 
-def move_home(url: str) -> None:
+def move_home(url: str, root: Path = ROOT) -> None:
     """Let every link that leads home lead to *url*."""
-    old = galaxy()["repository"]
+    old = galaxy(root)["repository"]
     if not re.fullmatch(r"https://[\w.-]+/[\w./-]*\w", url):
         raise Refused(f"home: got {url!r}, allowed: https://HOST/PATH without a slash at its end")
-    for path in list(homed()):
+    for path in list(homed(root)):
         path.write_bytes(path.read_bytes().replace(old.encode(), url.encode()))
-        print(path.relative_to(ROOT))
+        print(path.relative_to(root))
+    # The documentation site makes a link of its own of where the repository is on its host.
+    links = root / "docs/docsite/links.yml"
+    there = f"repository: {on_its_host(url)}\n"
+    links.write_text(links.read_text().replace(f"repository: {on_its_host(old)}\n", there))
+
+
+def on_its_host(url: str) -> str:
+    return url.split("/", 3)[3]
 
 
 def disagreements(root: Path = ROOT) -> Iterator[str]:
@@ -231,7 +239,8 @@ def release(dry_run: bool) -> None:
     for line in not_ready():
         print(f"dry run: {line}")
     with tempfile.TemporaryDirectory(prefix="kvmsched-release-") as first, tempfile.TemporaryDirectory() as second:
-        one, two = (build(Path(place), epoch()) for place in (first, second))
+        epoch_s = epoch()
+        one, two = (build(Path(place), epoch_s) for place in (first, second))
         sums = [hashlib.sha256(tarball.read_bytes()).hexdigest() for tarball in (one, two)]
         if sums[0] != sums[1]:
             raise Refused(f"two builds differ: {sums[0]} and {sums[1]}")

@@ -21,7 +21,7 @@ from ansible.module_utils.common.respawn import has_respawned, probe_interpreter
 
 from .kvmsched import config, hypervisor, leases, model, passes, report, units
 from .kvmsched.policy.vcpu.demand import measure
-from .kvmsched.units import percent, printable
+from .kvmsched.units import counted, percent, printable
 
 # Where distributions put the Python that their python3-libvirt belongs to.
 DISTRIBUTION_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
@@ -173,11 +173,12 @@ def run_info(module: AnsibleModule) -> None:
         fail(module, str(error))
     selection, subsets = policy.vcpu.selection, module.params["subsets"]
     last = replace(samples[-1], domains=tuple(d for d in samples[-1].domains if selection.matches(d)))
-    vcpus = sum(len(domain.vcpus) for domain in last.domains)
-    pcpus = len(last.host.topology.pcpus)
+    domains = counted(len(last.domains), "running domain")
+    vcpus = counted(sum(len(domain.vcpus) for domain in last.domains), "vCPU")
+    pcpus = counted(len(last.host.topology.pcpus), "pCPU")
     values = {
         "changed": False,
-        "msg": f"{last.host.name}: {len(last.domains)} running domains, {vcpus} vCPUs on {pcpus} pCPUs",
+        "msg": f"{last.host.name}: {domains}, {vcpus} on {pcpus}",
         "snapshot": _subset(model.to_json(last), subsets),
         "load": _load(samples, last.domains, subsets),
         "unmatched": list(selection.unmatched(samples[-1].domains)),

@@ -167,6 +167,7 @@ def test_info_in_subsets() -> None:
     everything = run_ok("kvm_sched_info", uri=TEST, domains=["*"], interval=0.2)
     assert everything.values["snapshot"]["domains"][0]["name"] == "test"
     assert "load" in everything.values and "ansible_facts" not in everything.values
+    assert everything.msg.endswith(": 1 running domain, 2 vCPUs on 3 pCPUs")
     host = run_ok("kvm_sched_info", uri=TEST, domains=["*"], interval=0.2, subsets=["host"])
     assert "domains" not in host.values["snapshot"] and "topology" not in host.values["snapshot"]["host"]
 

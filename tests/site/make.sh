@@ -8,9 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly tools="$PWD/.build/site" source="$PWD/.build/site-source" html="$PWD/.build/site-html"
-[[ -x $tools/bin/sphinx-build && -x $tools/bin/antsibull-docs ]] || {
+# Its scripts name their place: what was made in a checkout that has moved since does not run.
+made_of="$(printf '%s\n' "$tools" && cat tests/requirements-site.txt)"
+[[ -f $tools/made-of && "$(<"$tools/made-of")" == "$made_of" ]] || {
+    rm -rf "$tools"
     /usr/bin/python3 -m venv "$tools"
     "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements-site.txt
+    printf '%s\n' "$made_of" >"$tools/made-of"
 }
 rm -rf "$source" "$html"
 # The pages lie as in the checkout, so that their links lead to one another.

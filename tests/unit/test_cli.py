@@ -132,6 +132,23 @@ def test_the_completions_of_other_shells_are_the_parser_s(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == completions.PUBLISHED[path](), "python tests/completions.py writes them"
 
 
+def test_zsh_is_told_once_of_each_place() -> None:
+    """It completes nothing for a command whose arguments name a place twice."""
+    script = next(made() for path, made in completions.PUBLISHED.items() if path.name == "_kvmsched")
+    for branch in script.split(";;"):
+        places = re.findall(r"^\s*'([0-9*]): :", branch, re.MULTILINE)
+        assert len(places) == len(set(places)), branch
+        assert not places or places in (["1"], ["1", "2"], ["*"]), branch
+
+
+@pytest.mark.parametrize("command", ["replay", "record", "plan", "check"])
+def test_files_are_offered_where_a_file_is_asked_for(command: str) -> None:
+    for made in (completions.zsh(), completions.fish()):
+        branch = re.search(rf"^ +{command}\).*?;;", made, re.DOTALL | re.MULTILINE)
+        offered = ": :_files'" in branch[0] if branch else f"__fish_seen_subcommand_from {command}' -F\n" in made
+        assert offered, made
+
+
 def test_the_completion_knows_every_command_and_option() -> None:
     script = COMPLETION.read_text(encoding="utf-8")
     known = dict(re.findall(r'^\s+(\w+)\) options="(.*)" ;;$', script, re.MULTILINE))
@@ -426,6 +443,16 @@ def test_the_table_scrolls_filters_and_says_why() -> None:
     assert status_text.scrolled([], choice, 5).first == 0 and status_text.moved([], choice, 1) == choice
 
 
+def test_the_titles_tell_that_there_are_more_guests_than_one_sees() -> None:
+    shown = [domain(number, name=f"guest-{number}") for number in range(135)]
+    columns = status_text.Columns.of(shown, 80)
+    assert status_text.seen(shown[:5], status_text.Choice(), 5) == ""
+    for first, told in ((0, "GUEST 1-13/135 "), (122, "GUEST 123-135/135 ")):
+        seen = status_text.seen(shown, status_text.Choice(first=first), 13)
+        assert columns.titles(seen).startswith(told) and len(columns.titles(seen)) == len(columns.titles())
+    assert columns.titles("100001-100002/100003").split() == columns.titles().split(), "no room for that"
+
+
 MOVES = [("memory", ": 400M -> 512M"), ("vcpu", " vCPU 0: 0 -> 3")]
 
 
@@ -545,10 +572,11 @@ def test_a_policy_is_checked_for_scripts(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["onse"], "did you mean once? (see kvmsched --help)"),
+        (["tpo"], "did you mean top? (see kvmsched --help)"),
         (["once", "--jsn"], "unknown: --jsn; did you mean --json? (see kvmsched once --help)"),
         (["once", "--polcy=x"], "unknown: --polcy=x; did you mean --policy? (see kvmsched once --help)"),
         (["top", "--sort", "memroy"], "did you mean memory? (see kvmsched top --help)"),
-        (["dance"], "plan, check (see kvmsched --help)"),
+        (["waltz"], "plan, check (see kvmsched --help)"),
         (["resume", "now"], "unknown: now (see kvmsched resume --help)"),
         (["once", "--exit-code"], "allowed: beside --dry-run"),
     ],

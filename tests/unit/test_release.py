@@ -101,6 +101,21 @@ def test_every_link_home_begins_with_the_one_home() -> None:
     assert "galaxy.yml" in {path.name for path in release.homed()}
 
 
+def test_all_that_leads_home_moves_with_it(tmp_path: Path) -> None:
+    old, new = release.galaxy()["repository"], "https://forge.example.net/people/balance"
+    for path in release.homed():
+        copy = tmp_path / path.relative_to(release.ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    release.move_home(new, tmp_path)
+    told = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"galaxy.yml", "README.md", "alerts.yml", "dashboard.json", "links.yml", "config.yml"} <= set(told)
+    assert [name for name, text in told.items() if old in text or release.on_its_host(old) in text] == []
+    assert "repository: people/balance\n" in told["links.yml"] and f"repository: {new}\n" in told["galaxy.yml"]
+    with pytest.raises(release.Refused, match="allowed: https://HOST/PATH"):
+        release.move_home("http://forge.example.net/", tmp_path)
+
+
 def test_the_change_log_has_no_module_markup() -> None:
     text = "  - kvm_vcpu_pin - O(floating=auto) of V(a) and RV(left[].kib), in C(docs/); not f(x) or PINNED(x).\n"
     told = "  - kvm_vcpu_pin - ``floating=auto`` of ``a`` and ``left[].kib``, in ``docs/``; not f(x) or PINNED(x).\n"

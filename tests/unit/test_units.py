@@ -8,7 +8,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kvmsched.units import MAX_PCPU_ID, Amount, exact_size, format_cpuset, parse_amount, parse_cpuset, parse_size
+from kvmsched.units import (
+    MAX_PCPU_ID,
+    Amount,
+    counted,
+    exact_size,
+    format_cpuset,
+    parse_amount,
+    parse_cpuset,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +82,7 @@ def test_cpusets() -> None:
 def test_bad_cpusets_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="0-3,8"):
         parse_cpuset(text)
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "guest") for number in (0, 1, 2)] == ["0 guests", "1 guest", "2 guests"]

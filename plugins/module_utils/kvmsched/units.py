@@ -206,3 +206,8 @@ def _escape(char: str) -> str:
 def percent(fraction: float) -> float:
     """Return a fraction in percent, with one digit after the point."""
     return round(100 * fraction, 1)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 guest``, ``2 guests``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

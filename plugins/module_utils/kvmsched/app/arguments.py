@@ -179,7 +179,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """Return a question for who mistyped one of the *known* words; "" where none is near."""
-    near = difflib.get_close_matches(word.partition("=")[0], list(known), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(word.partition("=")[0], list(known), n=1, cutoff=0.65)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from .. import lock
+from ..units import counted
 from . import page, replay
 from .replay import RECORDED, UNTOUCHED, Job, ReplayError, Result, Source
 
@@ -104,7 +105,7 @@ _HEAD = ("host", "recorded", "guests", "starved", "CPU unserved", "worst minute"
 
 def _index(rows: Sequence[Row]) -> str:
     return page.whole(
-        f"kvmsched on {len(rows)} hosts",
+        f"kvmsched on {counted(len(rows), 'host')}",
         "The worst first. Each name leads to its page.",
         [page.section("hosts", "Hosts", page.linked_table(_HEAD, [_cells(row) for row in rows]))],
     )

@@ -18,6 +18,7 @@ from ..config import DaemonPolicy, Policy, idle_rules
 from ..model import Snapshot, to_json
 from ..passes import MemoryResult, Tick, VcpuResult
 from ..policy.vcpu.demand import Loads
+from ..units import counted
 from . import journal, status
 from .journal import NOTICE, Journal
 from .metrics import Metrics, Port, Totals
@@ -217,7 +218,7 @@ def _summary(current: Status) -> str:
     if current.trouble:
         return f"waits: {current.trouble}"
     mode = current.effective_mode if not current.mode_reason else f"only observes ({current.mode_reason})"
-    parts = [f"mode {mode}", f"{len(current.domains)} domains"]
+    parts = [f"mode {mode}", counted(len(current.domains), "domain")]
     if current.memory is not None:
         parts.append(f"{current.memory.starved} starved, {current.memory.wasteful} wasteful")
     if current.vcpu is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from ..model import RoomFigures, RoomRequest
-from ..units import format_cpuset
+from ..units import counted, format_cpuset
 from .status import DomainMove, DomainStatus, PassStatus, PcpuStatus, Status
 
 WIDTH = 80
@@ -61,7 +61,7 @@ def table(status: Status, sort: str = "cpu", width: Optional[int] = None, height
     """Return the host, its pCPUs and its guests; *width* None: as wide as the names need, *height* None: all guests."""
     shown = guests(status, Choice(sort))
     columns = Columns.of(shown, width)
-    lines = [*head(status, height), columns.titles]
+    lines = [*head(status, height), columns.titles()]
     rows = [columns.row(domain) for domain in shown]
     if height is not None and len(lines) + len(rows) > height:
         left = max(0, height - len(lines) - 1)
@@ -82,6 +82,11 @@ def scrolled(shown: Sequence[DomainStatus], choice: Choice, room: int) -> Choice
     place = uuids.index(choice.selected) if choice.selected in uuids else 0
     first = max(place - room + 1, min(choice.first, place, max(0, len(uuids) - room)))
     return replace(choice, selected=uuids[place], first=max(0, first))
+
+
+def seen(shown: Sequence[DomainStatus], choice: Choice, room: int) -> str:
+    """Return which rows of all one sees, such as ``1-13/35``; "" where these are all."""
+    return "" if len(shown) <= room else f"{choice.first + 1}-{min(choice.first + room, len(shown))}/{len(shown)}"
 
 
 def moved(shown: Sequence[DomainStatus], choice: Choice, by: int) -> Choice:
@@ -123,7 +128,7 @@ def cause(domain: DomainStatus) -> str:
 def _host_lines(status: Status) -> Iterable[str]:
     clock = time.strftime("%H:%M:%S", time.localtime(status.written_s))
     domains, vcpus = len(status.domains), sum(len(domain.vcpus) for domain in status.domains)
-    counts = f"{_counted(domains, 'guest')}, {_counted(vcpus, 'vCPU')} on {_counted(len(status.pcpus), 'pCPU')}"
+    counts = f"{counted(domains, 'guest')}, {counted(vcpus, 'vCPU')} on {counted(len(status.pcpus), 'pCPU')}"
     daemon = "no daemon" if status.effective_mode == "look" else f"daemon: {status.effective_mode}"
     yield f"{status.host}  {clock}  {counts}, {daemon}"
     if status.vcpu is not None:
@@ -192,10 +197,11 @@ class Columns:
             pins = max(_PINS, min(pins, _PINS + width - _NUMBERS_WIDTH - longest))
         return cls(longest, pins, told_apart((domain.name for domain in shown), longest))
 
-    @property
-    def titles(self) -> str:
+    def titles(self, seen: str = "") -> str:
+        """Return what stands above the columns, with which of the guests are *seen* where there is room for it."""
         cells = ("VCPU", "RUN%", "WAIT%", "PINS", "MEM/MAX", "USABLE", "UNUSED", "STATE")
-        return "GUEST".ljust(self.name) + _NUMBERS.format(*cells, pins=self.pins)
+        told = f"GUEST {seen}".strip()
+        return (told if len(told) <= self.name else "GUEST").ljust(self.name) + _NUMBERS.format(*cells, pins=self.pins)
 
     def row(self, domain: DomainStatus) -> str:
         known = any(vcpu.run_pct is not None for vcpu in domain.vcpus)
@@ -241,10 +247,6 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "+"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def size(kib: Optional[int]) -> str:
     """Return *kib* for a narrow column: ``512M``, ``16.5G``; ``-`` if it is not known."""
     if kib is None:
@@ -259,7 +261,7 @@ def size(kib: Optional[int]) -> str:
 
 def story(domain: DomainStatus, status: Status) -> list[str]:
     """Return what a guest wants, what it gets, and why."""
-    lines = [f"{domain.name} ({domain.uuid}): {domain.state}, {_counted(len(domain.vcpus), 'vCPU')}", ""]
+    lines = [f"{domain.name} ({domain.uuid}): {domain.state}, {counted(len(domain.vcpus), 'vCPU')}", ""]
     lines += ["memory", *_indented(_memory_story(domain))]
     lines += ["", "CPU", *_indented(_vcpu_story(domain, status.pcpus))]
     lines += ["", "a pass now" if status.mode == "look" else "last moves", *_indented(_past(domain.moves))]
@@ -389,7 +391,7 @@ def _pass_lines(one: PassStatus, now_s: float) -> Iterable[str]:
         yield f"no pass yet{': ' + one.failed if one.failed else ''}"
         return
     skipped = f", {sum(one.skips.values())} skipped" if one.skips else ""
-    moves = f", {_counted(one.made, 'move')}" + (f" of {one.planned} planned" if one.planned != one.made else "")
+    moves = f", {counted(one.made, 'move')}" + (f" of {one.planned} planned" if one.planned != one.made else "")
     yield f"{_age(now_s - one.when_s)} ago: {one.headline}{moves}{skipped}"
     for text in (one.failed and f"the last pass failed: {one.failed}", *one.failures, *one.warnings):
         if text:

@@ -170,8 +170,9 @@ class _Screen:
         self.choice = status_text.scrolled(shown, self.choice, room)
         lines = [(line, curses.A_NORMAL) for line in above]
         # What is left of a wide terminal tells why; else only the line below does.
-        wide = width - len(columns.titles) >= _LEAST_CAUSE
-        lines.append((columns.titles + ("  WHY" if wide else ""), curses.A_REVERSE))
+        titles = columns.titles(status_text.seen(shown, self.choice, room))
+        wide = width - len(titles) >= _LEAST_CAUSE
+        lines.append((titles + ("  WHY" if wide else ""), curses.A_REVERSE))
         selected = ""
         for domain in shown[self.choice.first : self.choice.first + room]:
             attribute = self.colours.get(domain.verdict, curses.A_NORMAL)

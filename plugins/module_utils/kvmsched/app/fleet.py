@@ -113,16 +113,17 @@ def _summary(results: Sequence[Result]) -> str:
     )
 
 
+# On a telephone the first ones are seen.
 _HEAD = (
     "host",
-    "recorded",
-    "until",
-    "guests",
     "starved",
     "CPU unserved",
     "worst minute",
     "moves",
     "starved, untouched",
+    "guests",
+    "recorded",
+    "until",
 )
 
 
@@ -140,13 +141,13 @@ def _cells(row: Row) -> list[tuple[str, str]]:
         return [(row.host, ""), (row.failed, "")]
     recorded, untouched = row.results[0].figures, row.results[1].figures
     texts = (
-        replay.duration(recorded.seconds),
-        page.clock(row.results[0].end_s),
-        str(recorded.guests),
         replay.duration(recorded.starved_s),
         f"{recorded.unserved_pct:.1f} %",
         f"{recorded.worst_minute_pct:.0f} %",
         str(recorded.pin_moves + recorded.memory_moves),
         replay.duration(untouched.starved_s),
+        str(recorded.guests),
+        replay.duration(recorded.seconds),
+        page.clock(row.results[0].end_s),
     )
     return [(row.host, quote(_name(row.host))), *((text, "") for text in texts)]

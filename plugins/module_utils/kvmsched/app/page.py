@@ -117,7 +117,8 @@ def linked_table(head: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]])
         lines.append(
             f'<tr><th scope="row">{cells_[0]}</th>'
             + "".join(f"<td>{cell}</td>" for cell in cells_[1:-1])
-            + f'<td colspan="{wide}">{cells_[-1]}</td></tr>'
+            + (f'<td class="words" colspan="{wide}">' if wide > 1 else "<td>")
+            + f"{cells_[-1]}</td></tr>"
         )
     return _framed(head, lines)
 

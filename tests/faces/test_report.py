@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from face import REPOSITORY
@@ -17,24 +19,37 @@ from face import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "tests/unit"))
 from test_replay import EAGER, day_of_memory, day_of_vcpus
 
+AWAY = "ansible_connection=ssh ansible_host=127.0.0.1 ansible_port=1"
+LOCAL = "ansible_connection=local ansible_python_interpreter"
+# Who can't be reported on: how it is reached, and what its row says.
+TROUBLED = {
+    "away": (AWAY, "unreachable: "),
+    "broken": (f"{LOCAL}=/usr/bin/python3", "r.kvmrec.gz: "),
+    "no-python": (f"{LOCAL}=/nowhere/python3", "/nowhere/python3"),
+}
 
-@pytest.mark.parametrize("hosts", [2, pytest.param(50, marks=pytest.mark.nightly)])
-def test_each_host_is_a_row_and_one_that_is_away_too(tmp_path: Path, hosts: int) -> None:
+
+@pytest.mark.parametrize(("hosts", "turns"), [(2, 2), pytest.param(44, 1, marks=pytest.mark.nightly, id="fifty")])
+def test_each_host_is_a_row_and_who_is_in_trouble_too(tmp_path: Path, hosts: int, turns: int) -> None:
+    """A second report replaces the first."""
     names = [f"host{number}" for number in range(hosts)]
+    kinds = [made_record(tmp_path / "kinds" / str(number), number) for number in range(2)]
     for number, name in enumerate(names):
-        directory = tmp_path / "records" / name
-        directory.parent.mkdir(exist_ok=True)
-        if number % 2:
-            day_of_vcpus(directory, passes=12)
-        else:
-            day_of_memory(directory, EAGER, passes=12)
+        (tmp_path / "records" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "records" / name).symlink_to(kinds[number % 2])
+    troubled = {f"{name}{turn}": TROUBLED[name] for turn in range(max(1, hosts // 20)) for name in TROUBLED}
+    for name in troubled:
+        (tmp_path / "records" / name).mkdir()
+        (tmp_path / "records" / name / "r.kvmrec.gz").write_text("hello")
     inventory = tmp_path / "inventory"
-    away = "away ansible_connection=ssh ansible_host=127.0.0.1 ansible_port=1\n"
-    lines = (f"{name} ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n" for name in names)
-    inventory.write_text(f"[hypervisors]\n{''.join(lines)}{away}")
+    # Who is away is the first of the play, whose host makes the pages for all.
+    lines = [f"{name} {how}" for name, (how, _row) in troubled.items()]
+    lines += [f"{name} {LOCAL}=/usr/bin/python3" for name in names]
+    inventory.write_text("\n".join(("[hypervisors]", *lines, "")))
+    report = tmp_path / "report"
     policy = {"daemon": {"record": f"{tmp_path}/records/{{{{ inventory_hostname }}}}"}}
-    more = {"kvmsched_policy": policy, "kvmsched_report_directory": str(tmp_path / "report"), "ansible_become": False}
-    for _turn in range(2):  # a second report replaces the first
+    more = {"kvmsched_policy": policy, "kvmsched_report_directory": str(report), "ansible_become": False}
+    for _turn in range(turns):
         done = subprocess.run(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
@@ -50,8 +65,29 @@ def test_each_host_is_a_row_and_one_that_is_away_too(tmp_path: Path, hosts: int)
             text=True,
             check=False,
         )
-        assert "index.html" in done.stdout, done.stdout + done.stderr
-    told = json.loads((tmp_path / "report/index.json").read_text())
-    assert set(told) == {*names, "away"} and "failed" in told["away"]
+        assert done.returncode == 0 and "index.html" in done.stdout, done.stdout + done.stderr
+    told = json.loads((report / "index.json").read_text())
+    assert set(told) == {*names, *troubled}
     assert all("as recorded" in told[name] for name in names), told
-    assert len(list((tmp_path / "report").glob("host-*.html"))) == hosts
+    for name, (_how, row) in troubled.items():
+        assert row in told[name]["failed"], told[name]
+    index = (report / "index.html").read_text()
+    rows = re.findall(r'<th scope="row">(?:<a href="([^"]+)">)?([^<]+)', index)
+    assert {name for _page, name in rows[: len(troubled)]} == set(troubled), "who could not be read comes first"
+    worst = [told[name]["as recorded"]["figures"] for _page, name in rows[len(troubled) :]]
+    order = [(-figures["starved_s"] / figures["seconds"], -figures["unserved_pct"]) for figures in worst]
+    assert len(order) == hosts and order == sorted(order) and order[0] < order[-1], "the worst first"
+    pages = [unquote(page) for page, _name in rows if page]
+    assert sorted(pages) == sorted(page.name for page in report.glob("host-*.html")) and len(pages) == hosts
+    assert all(0 < (report / page).stat().st_size < 5 * 2**20 for page in pages)
+    assert not any(path.stat().st_mode & 0o077 for path in report.iterdir()), "nobody else reads what happened"
+
+
+def made_record(directory: Path, number: int) -> Path:
+    """Return *directory*, with the record of a host whose memory or whose vCPUs are moved."""
+    directory.parent.mkdir(exist_ok=True)
+    if number % 2:
+        day_of_vcpus(directory, passes=12)
+    else:
+        day_of_memory(directory, EAGER, passes=12)
+    return directory

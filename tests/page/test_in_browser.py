@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from browser import Browser
-from kvmsched.app import page
+from kvmsched.app import fleet, page
 from kvmsched.app.replay import RECORDED, UNTOUCHED, Job, Result, Source, play
 from kvmsched.twin.score import GuestStory, PastMove
 from test_replay import EAGER, PLACE, day_of_memory, day_of_vcpus
 
 GIB = 1024 * 1024
+BUNDLE = Path(__file__).resolve().parents[1] / "unit/bundle_1.json"
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +138,35 @@ def test_a_day_of_a_hundred_guests_opens_and_scrolls(browser: Browser, results: 
     browser.rest()
     drawn = "(c => c[c.length - 1].width)(document.querySelectorAll('canvas'))"
     assert browser.run(drawn) > 300 and not browser.trouble
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty hosts, five of them in trouble."""
+    directory = tmp_path_factory.mktemp("fleet")
+    for number in range(50):
+        host = directory / f"hypervisor-{number:02}.example.org"
+        if number == 7:
+            day_of_memory(host, EAGER)
+            continue
+        host.mkdir()
+        if number % 10 == 3:
+            (host / "why.txt").write_text("unreachable: Failed to connect to the host via ssh: No route to host\n" * 3)
+        else:
+            (host / "bundle.json").write_bytes(BUNDLE.read_bytes())
+    assert fleet.report(str(directory), lambda _line: None) == 5
+    return directory / "index.html"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_index_of_fifty_hosts_fits_and_leads_to_each(browser: Browser, index: Path, width: int, dark: bool) -> None:
+    browser.open(index, width, dark=dark)
+    assert not browser.trouble and browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelectorAll('tbody tr').length") == 50
+    rows = browser.run("[...document.querySelectorAll('tbody tr')].map(row => row.textContent)")
+    assert all(("unreachable: " in row) == (place < 5) for place, row in enumerate(rows)), "in trouble comes first"
+    pages = [Path(unquote(urlsplit(url).path)) for url in browser.run("[...document.links].map(link => link.href)")]
+    assert len(pages) == 45 and all(page.exists() for page in pages)
+    browser.open(pages[0], width, dark=dark)
+    assert browser.run("document.querySelectorAll('canvas').length") and not browser.trouble

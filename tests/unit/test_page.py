@@ -121,14 +121,17 @@ def test_a_fleet_has_a_row_a_host_the_worst_first(tmp_path: Path) -> None:
     for path in (tmp_path / "hungry").iterdir():
         (fleet / "hungry" / path.name).write_bytes(path.read_bytes())
     (fleet / "broken" / "r").write_text("{")
+    (fleet / "away").mkdir()
+    (fleet / "away" / "why.txt").write_text("unreachable: no route\n to \x1b[31m<b>it" + "!" * 9000)
     out, err = io.StringIO(), io.StringIO()
-    assert cli.main(["replay", "--fleet", str(fleet)], out, err) == 1, "two hosts could not be read"
+    assert cli.main(["replay", "--fleet", str(fleet)], out, err) == 1, "three hosts could not be read"
     assert "empty: nothing was fetched from it" in out.getvalue() and "broken: " in out.getvalue()
     words = Words((fleet / "index.html").read_text())
     assert words.fetched == ["host-hungry.html", "host-a%2526b.html", "host-calm.html"]
-    assert words.text.index("broken") < words.text.index("hungry") < words.text.index("calm")
+    assert words.text.index("away") < words.text.index("broken") < words.text.index("hungry") < words.text.index("calm")
     told = json.loads((fleet / "index.json").read_text())
-    assert set(told) == {"calm", "a&b", "hungry", "empty", "broken"} and told["empty"] == {
+    assert told["away"]["failed"].startswith("unreachable: no route to ?[31m<b>it!") and len(out.getvalue()) < 2000
+    assert set(told) == {"calm", "a&b", "hungry", "empty", "broken", "away"} and told["empty"] == {
         "failed": "nothing was fetched from it"
     }
     assert set(told["hungry"]) == {RECORDED, UNTOUCHED, "its own policy"} and set(told["calm"]) == {RECORDED, UNTOUCHED}

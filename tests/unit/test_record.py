@@ -152,6 +152,21 @@ def test_a_cut_of_any_length_is_read_or_refused_in_one_line(tmp_path: Path) -> N
             assert found == looks[: len(found)]
 
 
+def test_what_stands_before_a_damage_is_read(tmp_path: Path) -> None:
+    """Not only what other blocks of the disk hold: a record of hours may be one of them."""
+    looks = day(8, 60)
+    path = written(tmp_path / "r", looks)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 300] + b"\xff" * 300)
+    lost: list[str] = []
+    found = [look.snapshot for look in record.read([str(path)], lost.append)]
+    assert len(found) > 20 and found == looks[: len(found)] and "the rest can't be read" in lost[0]
+    path.write_bytes(whole[:30] + b"\xff" * 300)
+    for read in (lambda: list(record.read([str(path)])), lambda: record.span([str(path)])):
+        with pytest.raises(record.RecordError, match=f"{path}: got nothing that can be read"):
+            read()
+
+
 @examples(8)
 @given(position=st.integers(0, 10**6), byte=st.integers(0, 255))
 def test_a_damaged_byte_is_refused_or_told(tmp_path_factory: pytest.TempPathFactory, position: int, byte: int) -> None:

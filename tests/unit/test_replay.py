@@ -480,6 +480,8 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
         ("time,guest,cpu\n1,,1\n", "line 2: got no guest"),
         ("time,guest,cpu\n1\n", "line 2"),
         ("time,guest,cpu\n1,a,1e11\n2,a,1\n", "a guest of 1000000000 vCPUs"),
+        (f"time,guest,cpu\n1,{'a' * 200_000},1\n", "after line 1: field larger than"),
+        (f"{'a' * 200_000},guest,cpu\n", "after line 0: field larger than"),
     ],
 )
 def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -521,6 +523,17 @@ def test_a_picture_needs_matplotlib_and_says_so_at_once(
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda _name: None)
     code, out, err = run("replay", path, "--png", str(tmp_path / "p.png"))
     assert (code, out) == (2, "") and "python3-matplotlib" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_what_can_t_be_written_is_told_before_a_long_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    day_of_vcpus(tmp_path / "r", acts=False, passes=4)
+    monkeypatch.setattr(replay, "play_all", lambda *_all, **_more: pytest.fail("it replays first"))
+    for place in ("no/p", f"r/0{record.SUFFIX}/p"):
+        code, out, err = run("replay", str(tmp_path / "r"), option, str(tmp_path / place))
+        assert (code, out) == (1, "") and "may be written to" in err and err.count("\n") == 1
 
 
 def test_the_command_refuses_what_it_can_t_read(tmp_path: Path) -> None:

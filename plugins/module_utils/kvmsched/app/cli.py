@@ -375,7 +375,7 @@ def _write_beside(path: str, text: str) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Refused(f"snapshot: got {path}, allowed: a new or a regular file")
+            raise Refused(f"got {path} to write to, allowed: a new or a regular file")
     try:
         lock.write_atomically(os.path.abspath(path), text, 0o600)
     except OSError as error:
@@ -510,6 +510,8 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     progress = _Bar(terminal)
     try:
         jobs += [_candidate(path) for path in options.policy or ()] or [replay.Job("its own policy", _recorded(source))]
+        for path in filter(None, (options.html, options.png)):
+            _may_write(path)
         if options.png:
             plot.check()
         results = replay.play_all(source, jobs, progress.show, picture=bool(options.html or options.png))
@@ -528,6 +530,13 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     else:
         terminal.say(*replay.table(results), "", *replay.notes(results))
     return DONE
+
+
+def _may_write(path: str) -> None:
+    """Fail now where the file *path* can't be: not after a replay that takes minutes."""
+    where = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(where) or not os.access(where, os.W_OK):
+        raise Failed(f"{path}: got {where}, expected a directory that may be written to")
 
 
 def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:

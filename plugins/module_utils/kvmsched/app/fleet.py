@@ -13,12 +13,15 @@ from typing import Any, Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from .. import lock
-from ..units import counted
+from ..units import counted, one_line, printable
 from . import page, replay
 from .replay import RECORDED, UNTOUCHED, Job, ReplayError, Result, Source
 
 # A step at which a day of a hundred guests takes a minute.
 STEP_S = 60.0
+# In a host's directory: why nothing was fetched from it, as playbooks/report.yml notes it.
+WHY = "why.txt"
+_MOST_WHY = 4096
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,23 @@ def report(directory: str, tell: Callable[[str], None]) -> int:
 
 
 def _row(directory: str, host: str) -> Row:
-    paths = sorted(str(path) for path in Path(directory, host).iterdir() if path.is_file() and not path.is_symlink())
+    files = [path for path in Path(directory, host).iterdir() if path.is_file() and not path.is_symlink()]
+    paths = sorted(str(path) for path in files if path.name != WHY)
     if not paths:
-        return Row(host, failed="nothing was fetched from it")
+        return Row(host, failed=_why(Path(directory, host, WHY)))
     try:
         return Row(host, replay.play_all(Source(tuple(paths), step_s=STEP_S), jobs_of(paths), picture=True))
     except ReplayError as error:
         return Row(host, failed=str(error))
+
+
+def _why(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            told = file.read(_MOST_WHY)
+    except OSError:
+        told = ""
+    return printable(one_line(told)) or "nothing was fetched from it"
 
 
 def jobs_of(paths: Sequence[str]) -> list[Job]:
@@ -100,7 +113,18 @@ def _summary(results: Sequence[Result]) -> str:
     )
 
 
-_HEAD = ("host", "recorded", "guests", "starved", "CPU unserved", "worst minute", "moves", "starved, untouched")
+# On a telephone the first ones are seen.
+_HEAD = (
+    "host",
+    "starved",
+    "CPU unserved",
+    "worst minute",
+    "moves",
+    "starved, untouched",
+    "guests",
+    "recorded",
+    "until",
+)
 
 
 def _index(rows: Sequence[Row]) -> str:
@@ -117,12 +141,13 @@ def _cells(row: Row) -> list[tuple[str, str]]:
         return [(row.host, ""), (row.failed, "")]
     recorded, untouched = row.results[0].figures, row.results[1].figures
     texts = (
-        replay.duration(recorded.seconds),
-        str(recorded.guests),
         replay.duration(recorded.starved_s),
         f"{recorded.unserved_pct:.1f} %",
         f"{recorded.worst_minute_pct:.0f} %",
         str(recorded.pin_moves + recorded.memory_moves),
         replay.duration(untouched.starved_s),
+        str(recorded.guests),
+        replay.duration(recorded.seconds),
+        page.clock(row.results[0].end_s),
     )
     return [(row.host, quote(_name(row.host))), *((text, "") for text in texts)]

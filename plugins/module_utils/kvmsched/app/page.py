@@ -28,7 +28,7 @@ def html(results: Sequence[Result]) -> str:
     """The page of *results*, the first of which is what the others are compared with."""
     first = results[0]
     title = f"kvmsched on {first.host}"
-    when = f"{_time(first.begin_s)} to {_time(first.end_s)}, {first.figures.guests} guests, {first.figures.looks} looks"
+    when = f"{clock(first.begin_s)} to {clock(first.end_s)}, {first.figures.guests} guests, {first.figures.looks} looks"
     body = [
         section("found", "What stands out", _list(findings(results))),
         section("compared", "Side by side", _table(cells(results)) + _list(notes(results), "notes")),
@@ -75,7 +75,8 @@ def _text(text: object) -> str:
     return markup.escape(str(text))
 
 
-def _time(wall_s: float) -> str:
+def clock(wall_s: float) -> str:
+    """Return that time as people write it, in the time zone of whoever makes the page."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_s))
 
 
@@ -116,7 +117,8 @@ def linked_table(head: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]])
         lines.append(
             f'<tr><th scope="row">{cells_[0]}</th>'
             + "".join(f"<td>{cell}</td>" for cell in cells_[1:-1])
-            + f'<td colspan="{wide}">{cells_[-1]}</td></tr>'
+            + (f'<td class="words" colspan="{wide}">' if wide > 1 else "<td>")
+            + f"{cells_[-1]}</td></tr>"
         )
     return _framed(head, lines)
 

@@ -30,6 +30,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 500; }
 thead th { color: var(--soft); font-weight: 600; }
+td.words { text-align: left; white-space: normal; }
 a { color: var(--accent); }
 canvas, svg { display: block; width: 100%; touch-action: pan-y; }
 .bar { display: flex; flex-wrap: wrap; gap: 8px 16px; align-items: center; margin-bottom: 10px; }

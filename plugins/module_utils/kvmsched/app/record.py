@@ -30,6 +30,8 @@ from .bundle import Bundle, Decided, History
 # A line of a host of 1,000 guests has some MiB; none of this length is ours.
 _LONGEST_LINE = 64 * 1024 * 1024
 _CHUNK = 1 << 20
+# What is read at once of a compressed file: where a byte is damaged, what stands before it in the same piece is lost.
+_PIECE = 4096
 # Counters and sizes that change with every look. Each is written as the growth of one column over all domains.
 HOT = (
     "actual_kib",
@@ -256,9 +258,10 @@ def span(paths: Iterable[str]) -> Span:
             lines = _lines(opened, lambda _line: None)
             first = next(lines, b"")
             if not _is_frame(first):
-                for now in (now for look in looks(file) for now in (*look.earlier, look.snapshot)):
-                    wall_us, count = _us(now.wall_s), count + 1
-                    begin_s = now.wall_s if begin_s is None else begin_s
+                for look in read([str(file)]):
+                    for now in (*look.earlier, look.snapshot):
+                        wall_us, count = _us(now.wall_s), count + 1
+                        begin_s = now.wall_s if begin_s is None else begin_s
                 continue
             for line in itertools.chain((first,), lines):
                 found = None if _is_frame(line) else _STEP_TIME.search(line)
@@ -307,10 +310,17 @@ def looks(path: Path, lost: Callable[[str], None] = lambda _line: None) -> Itera
 
 def looks_in(file: BinaryIO, lost: Callable[[str], None] = lambda _line: None) -> Iterator[Look]:
     """The looks of what is read from *file*; see read()."""
-    lines = _lines(file, lost)
+    damaged: list[str] = []
+
+    def lost_of_it(line: str) -> None:
+        damaged.append(line)
+        lost(line)
+
+    lines = _lines(file, lost_of_it)
     first = next(lines, None)
     if first is None:
-        raise RecordError("got an empty file, expected a record or a bundle")
+        found = "nothing that can be read" if damaged else "an empty file"
+        raise RecordError(f"got {found}, expected a record or a bundle")
     if _is_frame(first):
         yield from _played(first, lines, lost)
         return
@@ -354,7 +364,7 @@ def _lines(file: BinaryIO, lost: Callable[[str], None]) -> Iterator[bytes]:
 
 
 def _unpacked(file: BinaryIO, lost: Callable[[str], None]) -> Iterator[bytes]:
-    head = file.read(_CHUNK)
+    head = file.read(_PIECE)
     if not head.startswith(b"\x1f\x8b"):
         while head:
             yield head
@@ -370,8 +380,8 @@ def _unpacked(file: BinaryIO, lost: Callable[[str], None]) -> Iterator[bytes]:
         head = unpack.unconsumed_tail or unpack.unused_data
         if unpack.eof and head:
             unpack = zlib.decompressobj(wbits=31)
-        if len(head) < _CHUNK:
-            head += file.read(_CHUNK)
+        if len(head) < _PIECE:
+            head += file.read(_PIECE)
     if not unpack.eof:
         yield unpack.flush()
 

@@ -156,14 +156,18 @@ def _csv(path: Path) -> dict[str, _Guest]:
     found: dict[str, _Guest] = defaultdict(_Guest)
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
-        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise RecordError(f"{path}: missing the column {missing[0]}, expected a head such as {_HEAD}")
-        for row in _bounded(reader):
-            try:
+        try:
+            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise RecordError(f"{path}: missing the column {missing[0]}, expected a head such as {_HEAD}")
+            for row in _bounded(reader):
                 _add(found, row)
-            except (ValueError, TypeError) as error:
-                raise RecordError(f"{path}: line {reader.line_num}: {error}") from None
+        except RecordError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"{path}: line {reader.line_num}: {error}") from None
+        except csv.Error as error:
+            raise RecordError(f"{path}: after line {reader.line_num}: {error}") from None
     return dict(found)
 
 

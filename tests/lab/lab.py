@@ -34,7 +34,13 @@ class RunningGuest:
     """A guest that runs: what to tell it, and the truth about it. ``domain`` is its virDomain."""
 
     def __init__(
-        self, guest: Guest, files: Files, domain: Any, qemu_pid: Callable[[str], int], kernel: Any = truth
+        self,
+        guest: Guest,
+        files: Files,
+        domain: Any,
+        qemu_pid: Callable[[str], int],
+        kernel: Any = truth,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.guest = guest
         self.name = guest.name
@@ -43,6 +49,7 @@ class RunningGuest:
         self._told_up_s = 0.0
         self._qemu_pid = qemu_pid
         self.kernel = kernel  # who knows its threads: truth.py, here or on the machine where it runs
+        self._clock = clock  # what bounds on waiting are bounds of
         self.refresh()
 
     def refresh(self) -> None:
@@ -176,11 +183,11 @@ class RunningGuest:
         self.wait_until(lambda: self.domain.memoryStats().get("last_update", 0) > since_s + 1, "to be seen by libvirt")
 
     def _wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = self._clock() + timeout_s
         while not done():
             if not self.alive:
                 raise RuntimeError(f"{self.name} was {what}: it is dead; its console ends:\n{self.console()[-1500:]}")
-            if time.monotonic() > deadline:
+            if self._clock() > deadline:
                 why = f"not within {timeout_s:g} s"
                 raise TimeoutError(f"{self.name} was {what}: {why}; its console ends:\n{self.console()[-1500:]}")
             time.sleep(POLL_S)
@@ -291,8 +298,8 @@ class Lab:
         else:
             domain = self.connection.createXML(xml)
         qemu_pid = self.own.qemu_pid if self.own else machine.qemu_pid
-        kernel = self.own.kernel if isinstance(self.own, Machine) else truth
-        self.guests[guest.name] = RunningGuest(guest, files, domain, qemu_pid, kernel)
+        here = (self.own.kernel, self.own.clock) if isinstance(self.own, Machine) else (truth, time.monotonic)
+        self.guests[guest.name] = RunningGuest(guest, files, domain, qemu_pid, *here)
         return self.guests[guest.name]
 
     def apply_pins(self, running: RunningGuest) -> None:

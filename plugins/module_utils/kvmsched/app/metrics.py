@@ -36,7 +36,7 @@ MOST_DOMAINS = 1000
 
 # A scraper needs one connection for some milliseconds. Whoever holds one for longer is cut off. Where there are too
 # many, who came first is cut, those that did not even ask before others, but not before it had a little time to ask:
-# any local user may open as many as he likes, and a scraper shall be served.
+# any local user may open as many as they like, and a scraper shall be served.
 _MOST_CLIENTS = 8
 _LONGEST_S = 10.0
 _WAIT_S, _LEAST_S = 1.0, 0.25

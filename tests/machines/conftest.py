@@ -9,9 +9,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lab import Cell, Machine, Topology
+from release import build, epoch
 
 # Three times what the longest of them takes, on a machine that is three times as busy.
 HANG_S = 3600
@@ -31,7 +33,14 @@ def no_hang() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
-    """A hypervisor without guests."""
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection, built."""
+    return build(tmp_path_factory.mktemp("release"), epoch())
+
+
+@pytest.fixture(scope="session")
+def machine(tarball: Path) -> Iterator[Machine]:
+    """A hypervisor with kvmsched and without guests."""
     with Machine("bookworm", TOPOLOGY, ARGUMENTS, say=print) as machine:
+        machine.push(tarball)
         yield machine

@@ -1,0 +1,79 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command on a machine, as its operator runs it there, and what the machine's kernel says of its guests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from face import GUESTS
+from kvmsched.units import parse_cpuset
+from lab import Machine, RunningGuest
+
+POLICY_FILE = "/etc/kvmsched/policy.json"
+STARVATION_MIB, WASTE_MIB = 60, 120
+# Small guests on a slow machine: a healthy libvirt may take long to answer there.
+POLICY: dict[str, Any] = {
+    "domains": [GUESTS],
+    "deadline": 120,
+    "lock_timeout": 120,
+    "memory": {
+        "starvation": f"{STARVATION_MIB}M",
+        "waste": f"{WASTE_MIB}M",
+        "reclaim": "eager",
+        "host_reserve": "128M",
+        "arrival_timeout": 60,
+    },
+    "vcpu": {"floating": "place", "reserved": "0", "hold": 1, "half_life": 0, "cooldown": 0},
+}
+MANY_PASSES = 10
+
+
+def obey(machine: Machine, rules: Sequence[dict[str, Any]] = (), **parts: dict[str, Any]) -> None:
+    """Have a policy there: POLICY, with these rules, and with these keys within its parts."""
+    changed = {name: {**POLICY.get(name, {}), **keys} for name, keys in parts.items()}
+    machine.write(POLICY_FILE, json.dumps({**POLICY, **changed, "rules": list(rules)}))
+
+
+def kvmsched(machine: Machine, command: str) -> dict[str, Any]:
+    """What a command answers as JSON."""
+    answer = dict(json.loads(machine.run(f"kvmsched {command} --json")))
+    for part in filter(None, (answer.get(name) for name in ("memory", "vcpu"))):
+        print(f"\n{command}: {part['msg']}", *part["moves"], *part["skips"], *part["failures"], sep="\n  ")
+    return answer
+
+
+def until_unchanged(machine: Machine, part: str) -> list[dict[str, Any]]:
+    """What became of the part in all passes up to the one that finds nothing to do, and nothing under way."""
+    passes: list[dict[str, Any]] = []
+    while not passes or passes[-1]["changed"] or passes[-1]["skip_counts"].get("settling"):
+        assert len(passes) < MANY_PASSES, [[one["moves"], one["msg"]] for one in passes]
+        passes.append(kvmsched(machine, f"once {part}")[part])
+    return passes
+
+
+def release(machine: Machine) -> None:
+    """Have all guests get back what they had."""
+    released = kvmsched(machine, f"release '{GUESTS}'")
+    assert not released["memory"]["not_restored"] and not released["vcpu"]["not_restored"]
+
+
+def scope(guest: RunningGuest) -> str:
+    """The cgroup of a guest."""
+    name = guest.name.replace("-", "?x2d")  # as systemd escapes it
+    return f"/sys/fs/cgroup/machine.slice/machine-qemu?x2d*?x2d{name}.scope"
+
+
+def place(machine: Machine, guest: RunningGuest, vcpu: int = 0) -> set[int]:
+    """Where a vCPU may run, by its affinity and by its cgroup, which say the same."""
+    place = set(guest.affinity(vcpu))
+    assert parse_cpuset(machine.run(f"cat {scope(guest)}/libvirt/vcpu{vcpu}/cpuset.cpus").strip()) == place
+    return place
+
+
+def records(*guests: RunningGuest) -> list[str]:
+    """The guests that hold a record of what they had."""
+    return [guest.name for guest in guests if "kvmsched:state" in guest.domain.XMLDesc()]

@@ -10,7 +10,7 @@ shell_files = .ci/run scripts/kvmsched $(shell git -c safe.directory='*' ls-file
 export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: help demo test stages hosts guests nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines
 .PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down machine-up machine-down

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import bytecode  # noqa: F401 before all that it is for
 import fake_binding
 import pytest
 from fake_libvirt import MIB, Clock, Guest, World

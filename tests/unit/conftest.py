@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import bytecode  # noqa: F401 before all that it is for
 import pytest
 from hypothesis import HealthCheck, settings
 from kvmsched import lock

@@ -48,7 +48,7 @@ guests:
 	exit $$failed
 
 nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos and of fuzzing (root)
-	@$(MAKE) --no-print-directory fuzz ARGS='--times=20 -m ""'
+	@$(MAKE) --no-print-directory fuzz EXAMPLES=40 ARGS='--times=20 -m ""'
 	@$(MAKE) --no-print-directory faces integration fleet ARGS='-m nightly'
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
@@ -71,9 +71,10 @@ unit: prepare ## Run the unit tests
 	@echo "== unit tests"
 	@pytest --quiet --numprocesses=auto tests/unit $(ARGS)
 
-fuzz: prepare ## Feed it what hostile guests, owners, users and a broken libvirt might; ARGS="--times=20 -m ''" for more
+fuzz: prepare ## Feed it what hostile guests, owners, users and a broken libvirt might; ARGS="--times=20 -m ''" EXAMPLES=40 for more
 	@echo "== fuzz"
 	@pytest --quiet --numprocesses=2 -m "not nightly" tests/fuzz $(ARGS)
+	@KVMSCHED_EXAMPLES=$(or $(EXAMPLES),4) pytest --quiet --numprocesses=2 $$(grep --files-with-matches '^from examples import' tests/unit/*.py)
 
 mutants: prepare ## Change each code of a skip or a failure, and see mypy or a unit test object; ARGS=--misspelt for a minute
 	@python tests/mutants.py $(ARGS)

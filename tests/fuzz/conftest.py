@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +17,7 @@ from hypothesis import HealthCheck, settings
 from kvmsched import passes
 from kvmsched.hypervisor import THREAD, connection
 
-# Properties of the unit tests have so many times as many examples here.
-MORE = 4
 URI = "test:///default"
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
-import examples
-
-pytest.register_assert_rewrite(*(path.stem for path in Path(sys.path[-1]).glob("test_*.py")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("fuzz")
-    examples.TIMES = MORE * config.getoption("--times")
 
 
 Host = Callable[..., World]

@@ -1,16 +1,16 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many examples a property has: a few in the unit tests, four times as many in tests/fuzz/test_properties.py."""
+"""How many examples a property has: a few in the unit tests, four times as many in `make fuzz`."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-# Fuzzing sets it, before a property is imported.
-TIMES = 1
+TIMES = int(os.environ.get("KVMSCHED_EXAMPLES", "1"))
 
 
 def examples(few: int, **more: Any) -> settings:

@@ -22,7 +22,7 @@ help: ## Show this list
 demo: prepare ## Balance a few small real guests before your eyes (root)
 	@cd tests && python -m lab.demo $(ARGS)
 
-# First what does not mind company, three at a time; then what judges how guests share the pCPUs, which needs them alone.
+# First what does not mind company, three at a time; then what judges how this machine is shared, alone.
 # What fails keeps none of its neighbours from being run: one run tells all that is wrong, and once more at its end.
 test: prepare ## Run every test but the nightly ones (root)
 	@set -o pipefail; $(MAKE) --no-print-directory stages 2>&1 | tee .build/test.log || { \

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tests marked ``quiet`` judge how the CPUs of this machine are shared: while others use them, they say nothing.
+"""Tests marked ``quiet`` judge how this machine is shared: while others use its CPUs or memory, they say nothing.
 
 A conftest.py that has the hooks below as its own applies them. In CI nothing is skipped: such a test is made twice
 more, each time in a calm moment where one comes, and the last time has the last word.

@@ -61,6 +61,7 @@ def survives_burst(guest: RunningGuest) -> bool:
     return survived
 
 
+@pytest.mark.quiet  # what this machine has to give is what others leave
 @pytest.mark.parametrize("starved_s", [45, pytest.param(600, marks=pytest.mark.nightly)])
 def test_a_guest_that_paid_for_a_starving_neighbour_survives_a_burst(starved_s: int) -> None:
     """The host has nothing above its reserve, so the neighbour's need is paid from what the others leave unused."""

@@ -38,7 +38,8 @@ def test_what_can_t_be_met_is_not_found() -> None:
 
 def test_the_same_problem_has_the_same_answer() -> None:
     problem = plain_problem([0.1 * n for n in range(1, 9)], [0] * 8, 3)
-    assert fewest_moves(problem, [1.25] * 3, 0.0, None) == fewest_moves(problem, [1.25] * 3, 0.0, None) is not None
+    answer = fewest_moves(problem, [1.25] * 3, 0.0, None)
+    assert answer is not None and fewest_moves(problem, [1.25] * 3, 0.0, None) == answer
 
 
 def test_large_ones_and_items_without_a_place_are_left_to_the_planners() -> None:

@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def commands(section: str = "", word: str = "") -> list[str]:
-    """The command lines of a *section*, or of all; with *word*, those of the blocks below a line that has it.
+    """The command lines of a *section*, or of all; with *word*, those of the blocks below a paragraph that has it.
 
     A command is an indented line. What follows ``#`` after two blanks is a remark; output stands in fenced blocks.
     """
@@ -40,15 +40,17 @@ def said(command: Sequence[str], where: Optional[Path] = None, environment: Opti
 
 def _lines() -> Iterator[tuple[str, str, str]]:
     heading = lead = ""
-    fenced = False
+    fenced = ended = False
     for line in README.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             fenced = not fenced
-        elif fenced or not line.strip():
+        elif fenced:
             continue
+        elif not line.strip():
+            ended = True
         elif line.startswith("#"):
             heading = line.lstrip("# ")
         elif line.startswith("    "):
             yield heading, lead, re.split(r"\s{2,}# ", line.strip())[0]
         else:
-            lead = line
+            lead, ended = line if ended else f"{lead} {line}", False

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from face import GUESTS
@@ -14,15 +13,14 @@ from kvmsched.units import parse_cpuset
 from lab import Machine, RunningGuest
 
 POLICY_FILE = "/etc/kvmsched/policy.json"
-STARVATION_MIB, WASTE_MIB = 60, 120
 # Small guests on a slow machine: a healthy libvirt may take long to answer there.
 POLICY: dict[str, Any] = {
     "domains": [GUESTS],
     "deadline": 120,
     "lock_timeout": 120,
     "memory": {
-        "starvation": f"{STARVATION_MIB}M",
-        "waste": f"{WASTE_MIB}M",
+        "starvation": "60M",
+        "waste": "120M",
         "reclaim": "eager",
         "host_reserve": "128M",
         "arrival_timeout": 60,
@@ -32,10 +30,9 @@ POLICY: dict[str, Any] = {
 MANY_PASSES = 10
 
 
-def obey(machine: Machine, rules: Sequence[dict[str, Any]] = (), **parts: dict[str, Any]) -> None:
-    """Have a policy there: POLICY, with these rules, and with these keys within its parts."""
-    changed = {name: {**POLICY.get(name, {}), **keys} for name, keys in parts.items()}
-    machine.write(POLICY_FILE, json.dumps({**POLICY, **changed, "rules": list(rules)}))
+def obey(machine: Machine) -> None:
+    """Have POLICY there."""
+    machine.write(POLICY_FILE, json.dumps(POLICY))
 
 
 def kvmsched(machine: Machine, command: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lab import Guest
 
 HOG, LAZY, BUSY, CALM = (f"kvmsched-test-{name}" for name in ("hog", "lazy", "busy", "calm"))
@@ -18,3 +20,11 @@ def four() -> list[Guest]:
         Guest(BUSY, memory_mib=256, hold_mib=60, cpu=[0.5], pin={0: "0"}),
         Guest(CALM, memory_mib=256, hold_mib=60, cpu=[0.4], pin={0: "0"}),
     ]
+
+
+def nothing_due(domains: dict[str, dict[str, Any]]) -> bool:
+    """Whether none is starved and none has waste, in a status: rest alone may end by itself, as a back-off does."""
+    return all(
+        domain["usable_kib"] >= domain["starvation_kib"] and domain["unused_kib"] <= domain["waste_kib"]
+        for domain in domains.values()
+    )

@@ -19,7 +19,7 @@ from typing import Any
 import libvirt
 import pytest
 from face import COMMAND, ok
-from four import BUSY, CALM, HOG, LAZY, four
+from four import BUSY, CALM, HOG, LAZY, four, nothing_due
 from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
 from running import PATIENCE_S, REPOSITORY, Daemon, policy, running
 
@@ -240,6 +240,7 @@ def test_a_killed_daemon_goes_on_where_it_was(guests: list[RunningGuest], tmp_pa
     document = policy({"period": 2}, memory=MEMORY)
     with running(document, directory=tmp_path) as daemon:
         daemon.wait(lambda: daemon.moves, "to act")
+        daemon.wait(lambda: nothing_due(daemon.domains()), "to have nothing to move")
         daemon.wait_quiet(10)
         daemon.end(signal.SIGKILL)
     with running(document, directory=tmp_path) as daemon:

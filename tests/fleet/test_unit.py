@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from four import BUSY, HOG, LAZY, four
+from four import BUSY, HOG, LAZY, four, nothing_due
 from lab import Fleet, Guest, Host, HostError, Lab, RunningGuest, TinyGuest
 from unit import MEMORY_MOVE, REPOSITORY, Unit
 
@@ -172,6 +172,7 @@ def test_a_bad_policy_is_refused_with_its_key_and_a_good_one_taken(unit: Unit) -
 
 def test_killed_it_comes_back_and_goes_on(unit: Unit, host: Host) -> None:
     unit.wait_passes()
+    unit.wait(lambda: nothing_due(unit.domains()), "to have nothing to move")
     unit.wait_quiet(6)
     pid = unit.pid
     rescue = Unit(host, "kvmsched-rescue")

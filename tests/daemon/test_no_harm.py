@@ -11,12 +11,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from lab import Guest, Lab, RunningGuest
+from lab import Guest, Lab, RunningGuest, truth
 from running import PATIENCE_S, policy, running
 
 MIB = 1024
@@ -45,8 +44,7 @@ def guests(three: list[RunningGuest]) -> list[RunningGuest]:
 
 
 def available_mib() -> int:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // MIB
+    return truth.memory_kib()["MemAvailable"] // MIB
 
 
 def survives_burst(guest: RunningGuest) -> bool:

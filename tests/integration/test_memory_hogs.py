@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from face import Answer, run_ok
-from lab import Guest, Lab, RunningGuest
+from lab import Guest, Lab, RunningGuest, truth
 
 MIB = 1024
 NAMES = [f"kvmsched-test-{name}" for name in ("one", "two", "three", "four")]
@@ -27,8 +26,6 @@ STEP_MIB = 28
 KEPT_MIB = 150 + 150 / 4 + 21 + 8
 # The kernel's own counters jitter by a few MiB from one second to the next.
 NOISE_MIB = 8
-# What each QEMU may still take for itself, as docs/memory.md has it.
-OVERHEAD_MIB = 64
 # What a host's own processes and page tables take and give back from one moment to the next.
 HOST_NOISE_MIB = 32
 
@@ -63,15 +60,9 @@ class HostWatch(threading.Thread):
 
     def _look(self) -> tuple[int, int]:
         """What is available, and what others than the guests use, in KiB."""
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kib = {line.split()[0]: int(line.split()[1]) for line in lines}
-        available_kib = kib["MemAvailable:"]
-        return available_kib, kib["MemTotal:"] - available_kib - sum(map(_resident_kib, self.guests))
-
-
-def _resident_kib(guest: RunningGuest) -> int:
-    status = Path(f"/proc/{guest.pid}/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+        kib = truth.memory_kib()
+        available_kib = kib["MemAvailable"]
+        return available_kib, kib["MemTotal"] - available_kib - sum(guest.resident_kib() for guest in self.guests)
 
 
 def passes_until(done: Callable[[Answer], bool], at_most: int, **options: object) -> list[Answer]:
@@ -95,8 +86,8 @@ def usable_mib(guest: RunningGuest) -> int:
 
 def nothing_to_give_mib(guests: list[RunningGuest]) -> int:
     """The reserve beside which the host has just what its guests, and their QEMUs, were promised."""
-    promised_kib = sum(guest.balloon_kib() + OVERHEAD_MIB * MIB - _resident_kib(guest) for guest in guests)
-    return (HostWatch(guests).available_kib - max(0, promised_kib)) // MIB
+    promised_kib = sum(guest.untouched_kib() for guest in guests)
+    return (truth.memory_kib()["MemAvailable"] - promised_kib) // MIB
 
 
 def at_its_maximum_mib(guest: RunningGuest) -> int:

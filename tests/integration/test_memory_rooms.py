@@ -16,8 +16,6 @@ from lab import Guest, Lab, RunningGuest
 MIB = 1024
 NAMES = [f"kvmsched-test-{name}" for name in ("one", "two")]
 OPTIONS = {"domains": ["kvmsched-test-*"], "starvation": "100M", "waste": "200M", "reclaim": "eager"}
-# What each QEMU may still take for itself, as docs/memory.md has it.
-OVERHEAD_MIB = 64
 # Enough for one of two guests in need.
 ROOM_MIB = 80
 # What QEMUs and the kernel's own pages take and give back between two looks at a cgroup.
@@ -64,17 +62,10 @@ class Machines:
         self._limit.write_text("-1" if self.old else "max")
 
 
-def untouched_kib(guest: RunningGuest) -> int:
-    """What the guest has and has not touched yet, and its QEMU's own part."""
-    status = Path(f"/proc/{guest.pid}/status").read_text(encoding="utf-8")
-    (resident_kib,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    return max(0, guest.balloon_kib() + OVERHEAD_MIB * MIB - resident_kib)
-
-
 def test_what_a_shared_limit_leaves_is_given_once(needy: list[RunningGuest]) -> None:
     machines = Machines(needy[0])
     sizes = [guest.balloon_kib() for guest in needy]
-    machines.limit(machines.used_kib() + sum(map(untouched_kib, needy)) + ROOM_MIB * MIB)
+    machines.limit(machines.used_kib() + sum(guest.untouched_kib() for guest in needy) + ROOM_MIB * MIB)
     try:
         held = run_ok("kvm_mem_balance", **OPTIONS)
         grown = [guest.balloon_kib() - size for guest, size in zip(needy, sizes)]

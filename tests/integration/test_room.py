@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from face import GUESTS, kvmsched, ok, ok_json
-from lab import Guest, Lab, RunningGuest
+from lab import Guest, Lab, truth
 
 MIB = 1024
 IDLE, CALM, NEW = (f"kvmsched-test-{name}" for name in ("idle", "calm", "new"))
@@ -28,25 +28,11 @@ def lab() -> Iterator[Lab]:
         kvmsched("room", "0")
 
 
-def available_mib() -> int:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // MIB
-
-
-def promised_mib(lab: Lab) -> int:
-    """What the guests may still touch of what they have, with QEMU's own part."""
-    held = [int(ok_json_memory(guest)["rss"]) for guest in lab.guests.values()]
-    return (sum(guest.balloon_kib() for guest in lab.guests.values()) - sum(held)) // MIB + 64 * len(held)
-
-
-def ok_json_memory(guest: RunningGuest) -> dict[str, int]:
-    return dict(guest.domain.memoryStats())
-
-
 def policy(path: Path, lab: Lab, room_there_mib: int) -> str:
     """A policy by which the host has so much to give, beyond its reserve and all that guests were promised."""
-    reserve_mib = max(0, available_mib() - max(0, promised_mib(lab)) - room_there_mib)
-    document = {"domains": [GUESTS], "memory": {**MEMORY, "host_reserve": f"{reserve_mib}M"}}
+    promised_kib = sum(guest.untouched_kib() for guest in lab.guests.values())
+    reserve_kib = max(0, truth.memory_kib()["MemAvailable"] - promised_kib - room_there_mib * MIB)
+    document = {"domains": [GUESTS], "memory": {**MEMORY, "host_reserve": f"{reserve_kib}K"}}
     path.write_text(json.dumps(document))
     return str(path)
 

@@ -22,6 +22,8 @@ from .own import OwnLibvirtd
 
 KIB_PER_MIB = 1024
 BALLOON_TOLERANCE_KIB = 1024
+# What each QEMU may still take for itself, as docs/memory.md has it.
+OVERHEAD_KIB = 64 * KIB_PER_MIB
 POLL_S = 0.1
 # Bounds on waiting, so that a guest that hangs fails its test: no healthy one comes near them.
 PATIENCE_S = 300
@@ -169,6 +171,14 @@ class RunningGuest:
     def balloon_kib(self) -> int:
         """The balloon as QEMU has it now; the guest's own word for it is report().total_kib."""
         return int(self.domain.memoryStats()["actual"])
+
+    def resident_kib(self) -> int:
+        """What its QEMU has touched."""
+        return self.kernel.resident_kib(self.pid)
+
+    def untouched_kib(self) -> int:
+        """What its QEMU may still touch: what the guest has and did not use yet, and QEMU's own part."""
+        return max(0, self.balloon_kib() + OVERHEAD_KIB - self.resident_kib())
 
     # -- waiting
 

@@ -106,6 +106,21 @@ def send_signal(pid: int, number: int) -> None:
     os.kill(pid, number)
 
 
+def memory_kib() -> dict[str, int]:
+    """This machine's memory, by the names of /proc/meminfo: MemTotal, MemAvailable ..."""
+    return _kib(Path("/proc/meminfo"))
+
+
+def resident_kib(pid: int) -> int:
+    """What a process has touched and still has."""
+    return _kib(Path(f"/proc/{pid}/status"))["VmRSS"]
+
+
+def _kib(path: Path) -> dict[str, int]:
+    lines = re.findall(r"^(.+):\s+(\d+) kB$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: int(kib) for name, kib in lines}
+
+
 def pcpu_busy_ns() -> dict[int, int]:
     """Non-idle time of each pCPU, from /proc/stat (10 ms steps)."""
     busy = {}

@@ -31,6 +31,22 @@ def beside(cell: int) -> str:
 </numatune>"""
 
 
+def test_an_isolated_pcpu_is_used_by_guests_whose_definition_names_it(machine: Machine) -> None:
+    """The kernel balances nothing onto it: both stay on the other one of their set until somebody pins them."""
+    obey(machine)
+    asked = {6, ISOLATED}
+    with Lab(own=machine, say=print) as lab:
+        names = [f"kvmsched-test-{name}" for name in ("this", "that")]
+        guests = lab.start(*(TinyGuest(name, cpu=[LOAD], cpuset="6-7") for name in names))
+        assert [place(machine, guest) for guest in guests] == [asked, asked]
+        waited = waits(lab)
+        assert until_unchanged(machine, "vcpu")[0]["changed"]
+        assert sorted(map(tuple, (place(machine, guest) for guest in guests))) == [(6,), (ISOLATED,)]
+        assert max(waits(lab)) < max(waited), waited
+        release(machine)
+        assert [place(machine, guest) for guest in guests] == [asked, asked] and not records(*guests)
+
+
 @pytest.fixture(scope="module")
 def lab(machine: Machine) -> Iterator[Lab]:
     """Four vCPUs that pile up on one pCPU of each cell."""

@@ -276,9 +276,11 @@ class Machine:
 
     def _forward(self, name: str, there: str) -> None:
         """Make a socket of the machine one in its directory here."""
-        forward = ["-O", "forward", "-o", "StreamLocalBindUnlink=yes", "-L", f"{self.directory}/{name}:{there}"]
+        forward = ["-o", "StreamLocalBindUnlink=yes", "-L", f"{self.directory}/{name}:{there}"]
+        # Of one that it has already ssh makes no socket anew.
+        subprocess.run(self._ssh("-O", "cancel", *forward, ROOT), capture_output=True, check=False)
         (self.directory / name).unlink(missing_ok=True)
-        machine.quietly(self._ssh(*forward, ROOT))
+        machine.quietly(self._ssh("-O", "forward", *forward, ROOT))
 
     def _write_inventory(self) -> None:
         """Variables of this host alone: inventories of several machines can be given together."""

@@ -119,7 +119,9 @@ def _printable(line: str) -> str:
 
 
 def _line(result: Mapping[str, Any]) -> str:
-    return " ".join(str(result.get("msg") or "not looked at").split())
+    """Say why. Where a module did not even start, older Ansible has the reason only in what its shell wrote."""
+    wrote = str(result.get("module_stdout") or result.get("module_stderr") or "").splitlines()[-1:]
+    return " ".join(" ".join([str(result.get("msg") or "not looked at"), *wrote]).split())
 
 
 def _table(hosts: list[dict[str, Any]]) -> Iterator[str]:

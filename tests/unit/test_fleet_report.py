@@ -87,3 +87,12 @@ def test_what_lacks_and_what_is_not_known_is_told() -> None:
 def test_a_host_that_nothing_is_known_of() -> None:
     made = MODULE.fleet_report(["kvm1"], {"kvm1": {}})
     assert made["hosts"][0]["reason"] == "not looked at"
+
+
+def test_a_module_that_did_not_start_says_what_its_shell_wrote() -> None:
+    """So older Ansible tells of an interpreter that is missing: its message says where to look only."""
+    shell = "/bin/sh: 1: /nowhere/python3: not found"
+    told = {"failed": True, "msg": "it did not execute, see stdout/stderr"}
+    for wrote in ({"module_stdout": "", "module_stderr": f"{shell}\n"}, {"module_stdout": f"\r\n{shell}\r\n"}):
+        made = report(kvm1=({**told, **wrote}, {**told, **wrote}))
+        assert made["hosts"][0]["reason"] == f"it did not execute, see stdout/stderr {shell}"

@@ -28,6 +28,7 @@ from kvmsched.model import (
     PeriodMove,
     Record,
     Room,
+    Skip,
     Snapshot,
     Topology,
 )
@@ -182,7 +183,8 @@ class Kvmsched:
     # ------------------------------------------------------------ what libvirt would tell
 
     def observe(self, host: Host, now_s: float) -> Snapshot:
-        domains = tuple([self._domain(guest) for guest in host.guests])
+        hung = [guest for guest in host.guests if guest.spec.hangs_s[0] <= now_s < guest.spec.hangs_s[1]]
+        domains = tuple([self._domain(guest) for guest in host.guests if guest not in hung])
         arc = None if host.world.arc is None else int(max(0.0, host.arc - host.world.arc[0]) * MIB)
         sizes = HostMemory(
             int(host.total * MIB),
@@ -205,7 +207,7 @@ class Kvmsched:
             for number, spec in enumerate(host.world.cells)
         )
         model = ModelHost(HOST, HOST, "bench:///", "bench", Topology((), cells), memory=sizes, rooms=rooms)
-        return Snapshot(UP_S + now_s, EPOCH_S + now_s, model, domains)
+        return Snapshot(UP_S + now_s, EPOCH_S + now_s, model, domains, tuple(map(_hung, hung)))
 
     def _domain(self, guest: Guest) -> Domain:
         """The same Domain as before where nothing about it changed: building one costs as much as judging it."""
@@ -267,6 +269,12 @@ def switches() -> list[str]:
 # Frozen dataclasses are slow to make, and one is made for each guest and pass.
 _BALLOON = vars(Balloon(0, 0)).copy()
 _DOMAIN = vars(Domain("", "", 0)).copy()
+
+
+def _hung(guest: Guest) -> Skip:
+    """What is told of a guest that does not answer."""
+    untouched_kib = int(max(0.0, guest.told + guest.spec.overhead - guest.rss) * MIB)
+    return Skip(guest.spec.name, guest.spec.name, "hung", "it did not answer", untouched_kib)
 
 
 def _build(guest: Guest, rss_kib: int, record: Optional[Record]) -> Domain:

@@ -62,7 +62,8 @@ class Spec:
     while it is short of memory. ``keeps``: the host never gets back what its balloon gives, ``locked``: VmLck tells
     so. ``expands``: it fills whatever it gets. ``clamped``: it tells no more usable than unused memory. ``person``:
     when somebody sets which size. ``falls``: its counters are lower at each reading. ``high``: the memory.high of its
-    QEMU, above which the kernel lets it crawl. ``offers``: its owner says ``reclaim: idle``.
+    QEMU, above which the kernel lets it crawl. ``offers``: its owner says ``reclaim: idle``. ``hangs_s``: from when to
+    when its QEMU answers libvirt nothing.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Spec:
     falls: bool = False
     offers: bool = False
     high: float = 0.0
+    hangs_s: tuple[int, int] = (1 << 60, 1 << 60)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class World:
     """One host. ``other`` is what it uses itself at each second (the last value stays).
 
     ``arc`` is (minimum, MiB/s of eviction) of a ZFS cache that fills what is free but ``total/32``. ``rooms`` are
-    cgroups with their limits. ``fits``: what all guests want fits into their sizes and the host, so that nobody
+    cgroups with their limits. ``swap_ins`` is what the host reads from its swap for itself, by second. ``fits``: what all guests want fits into their sizes and the host, so that nobody
     has to suffer. ``short``: the host has not what they want, whoever shares it out. ``asked``: what is taken was
     offered by its owner. ``rest_s`` is the time in which nothing happens but noise. ``daemon_away_s`` is when the
     daemon is dead, ``forgets`` whether it then begins without history, ``eager_until_s`` when the host was upgraded
@@ -134,6 +136,7 @@ class World:
     total: float
     other: Sequence[float] = (2048.0,)
     swap: float = 0.0
+    swap_ins: dict[int, float] = field(default_factory=dict)
     arc: Optional[tuple[float, float]] = None
     rooms: dict[str, float] = field(default_factory=dict)
     cells: tuple[CellSpec, ...] = ()
@@ -448,6 +451,7 @@ class Host:
                 guest.target, guest.asked_s, guest.follows = spec.person[1], now_s, True
             guest.step(now_s)
         self.other = world.other[now_s] if now_s < len(world.other) else world.other[-1]
+        self.swap_in += world.swap_ins.get(now_s, 0.0)
         self._pay(now_s)
 
     def _start(self, now_s: int) -> None:

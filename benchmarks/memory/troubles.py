@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 
 from .drawing import RATES, demand, idle, kind, plain, told, wave
+from .faults import packed
 from .host import GIB, Spec, World
 
 # ---------------------------------------------------------------- drivers and statistics
@@ -320,6 +321,49 @@ def host_swap(rng: Random, seed: int) -> World:
             )
         )
     return World("host_swap", seed, seconds, tuple(guests), 48 * GIB / 1.3 + 2 * GIB, swap=16 * GIB)
+
+
+@kind()
+def promised(rng: Random, seed: int) -> World:
+    """Ten to fifteen guests of 8G without swap, promised 95 to 110 % of a host and touched to a third; one with swap
+    comes to lack 60 to 400M of that. Then each of the others bursts within its first size, one after the other."""
+    seconds, guests = 1200, []
+    count = rng.randrange(10, 16)
+    for i in range(count):
+        used, begin = 0.15 * 8 * GIB, 400 + 600 * i // count
+        wanted = demand(rng, seconds, used, 6, [(begin, begin + 120, rng.uniform(0.5, 0.75) * 8 * GIB)])
+        guests.append(
+            Spec(
+                f"donor{i}",
+                wanted,
+                8 * GIB,
+                8 * GIB,
+                rate=rng.choice(RATES),
+                idle=used,
+                **plain(rng, touched=rng.uniform(0.25, 0.4)),
+            )
+        )
+    lacks = demand(rng, seconds, 3.2 * GIB, 6, [(200, seconds, 0.8 * GIB - 260 + rng.uniform(60, 400))])
+    guests.append(Spec("hog", lacks, 8 * GIB, 4 * GIB, rate=20, idle=3 * GIB, swap=4 * GIB, **plain(rng)))
+    total = (2 * GIB + sum(g.size + 70 for g in guests)) / rng.uniform(0.95, 1.1)
+    return World("promised", seed, seconds, tuple(guests), total, fits=True)
+
+
+@kind()
+def login(rng: Random, seed: int) -> World:
+    """The packed host with swap, on which somebody logs in: within 5 s it reads 10 to 100M of its own from there."""
+    begin, share = 300 + rng.randrange(300), rng.uniform(10, 100) / 5
+    swap_ins = dict.fromkeys(range(begin, begin + 5), share)
+    return replace(packed(rng, seed), name="login", swap=16 * GIB, swap_ins=swap_ins)
+
+
+@kind()
+def hung(rng: Random, seed: int) -> World:
+    """The packed host, on which a guest's QEMU answers libvirt nothing for 30 to 120 s (its storage hangs)."""
+    begin = 300 + rng.randrange(300)
+    whole = packed(rng, seed)
+    one = replace(whole.guests[0], hangs_s=(begin, begin + rng.randrange(30, 120)))
+    return replace(whole, name="hung", guests=(one, *whole.guests[1:]))
 
 
 @kind()

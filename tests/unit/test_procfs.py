@@ -31,6 +31,14 @@ def test_what_a_kernel_does_not_tell_is_not_known(files: dict[str, str]) -> None
     assert procfs.memory() == HostMemory(65011712, 734003)
 
 
+def test_huge_pages_are_no_part_of_what_a_host_has(files: dict[str, str]) -> None:
+    """They serve only who asks for them: a share of them would be a reserve that nothing can fill."""
+    files["/proc/meminfo"] = (
+        f"{MEMINFO}HugePages_Total:      20\nHugepagesize:    1048576 kB\nHugetlb:        20971520 kB\n"
+    )
+    assert procfs.memory() == HostMemory(65011712 - 20 * GIB, 734003)
+
+
 def test_pressure_and_host_swap(files: dict[str, str]) -> None:
     files["/proc/meminfo"] = MEMINFO
     files["/proc/pressure/memory"] = "some avg10=1.50 avg60=0.00 total=1\nfull avg10=0.25 avg60=0.00 total=1\n"

@@ -135,7 +135,8 @@ class Topology:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Host memory: MemTotal, MemAvailable and, where the kernel has it, PSI ``some``/``full`` avg10 in percent.
+    """Host memory: MemTotal without huge pages, MemAvailable and, where the kernel has it, PSI ``some``/``full`` avg10
+    in percent.
 
     ``arc_kib`` is what the ZFS cache can give back, which MemAvailable leaves out: its evictable part, at most
     its size above its minimum. ``swap_in_kib`` is what the host ever read back from its own swap.

@@ -42,14 +42,17 @@ _read = read
 
 
 def memory() -> Optional[HostMemory]:
-    """Return MemTotal and MemAvailable; memory pressure, host swap and the ZFS cache where the kernel has them."""
+    """Return what the host has and what is available; pressure, swap and the ZFS cache where the kernel has them.
+
+    Huge pages serve nobody but who asks for them: MemTotal counts them, MemAvailable does not.
+    """
     sizes = _kib_by_name(_read("/proc/meminfo"))
     if not {"MemTotal", "MemAvailable"} <= set(sizes):
         return None
     pressure = _pressure(_read("/proc/pressure/memory") or "")
     swapped_in = re.search(r"^pswpin (\d+)$", _read("/proc/vmstat") or "", re.MULTILINE)
     return HostMemory(
-        sizes["MemTotal"],
+        sizes["MemTotal"] - sizes.get("Hugetlb", 0),
         sizes["MemAvailable"],
         pressure.get("some"),
         pressure.get("full"),

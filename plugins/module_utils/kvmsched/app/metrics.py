@@ -202,7 +202,7 @@ def _of_passes(status: Status, totals: Totals) -> Iterable[Family]:
 def _of_host(status: Status) -> Iterable[Family]:
     yield from _gauge("domains", "Running domains.", len(status.domains))
     total_kib = status.memory_total_kib
-    yield from _gauge("host_memory_bytes", "MemTotal of the host.", _bytes(total_kib))
+    yield from _gauge("host_memory_bytes", "MemTotal of the host, without huge pages.", _bytes(total_kib))
     if status.memory is not None:
         memory = status.memory
         for name, text, value in (

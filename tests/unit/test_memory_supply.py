@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Optional
 
 import pytest
 from kvmsched.config import Rule
 from kvmsched.model import (
     HostMemory,
+    Skip,
 )
 from kvmsched.policy import memory
 from kvmsched.policy.memory.history import MemoryHistory, OwnUse
 from kvmsched.policy.memory.safeties import Safeties
+from kvmsched.policy.memory.supply import own_use_kib
 from kvmsched.units import Amount
 from memory_worlds import (
     AUTO,
@@ -57,12 +60,37 @@ def test_a_host_that_grew_may_grow_as_much_again() -> None:
     assert moves(auto_plan(now, MemoryHistory(own_use=(long_ago,)))) == {}
 
 
-@pytest.mark.parametrize(("read_mib", "taken"), [(0, {}), (4, {}), (50, {"web": -226})])
-def test_a_host_that_reads_from_its_swap_is_in_danger(read_mib: int, taken: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("read_mib", "since_s", "taken"),
+    [(0, 60, {}), (4, 60, {}), (50, 60, {"web": -226}), (50, 5, {}), (50, -3600, {}), (5000, None, {})],
+)
+def test_a_host_that_goes_on_reading_from_its_swap_is_in_danger(
+    read_mib: int, since_s: Optional[float], taken: dict[str, int]
+) -> None:
+    """What it reads in one look, somebody touched anew: a login, a job of the night."""
     now = snapshot([domain("web", **WASTEFUL)], available=900)
     now = replace(now, host=replace(now.host, memory=HostMemory(32768 * MIB, 900 * MIB, swap_in_kib=read_mib * MIB)))
-    history = replace(a_tick_ago("web", actual_kib=4096 * MIB), swap_in_kib=0)
-    assert moves(memory.decide([now], AUTO, history)[0]) == taken
+    began_s = None if since_s is None else NOW_S - since_s
+    history = replace(a_tick_ago("web", actual_kib=4096 * MIB), swap_in_kib=0, swapping_s=began_s)
+    plan, after = memory.decide([now], AUTO, history)
+    assert moves(plan) == taken
+    reads = read_mib >= 50
+    assert after.swapping_s == (min(began_s or NOW_S, NOW_S) if reads else None), "it ends where it reads no more"
+
+
+def test_whoever_cannot_be_observed_is_no_growth_of_the_host() -> None:
+    """What its QEMU holds is nobody's for this look: others would pay for all of it."""
+    calm = {"unused": 100, "usable": 2000, "rss": 8192}
+    guests = [domain("web", 8192, **calm), domain("db", 8192, **calm)]
+    full = snapshot(guests, available=900)
+    known = OwnUse(NOW_S - 300, own_use_kib(full) or 0)
+    assert moves(auto_plan(full, MemoryHistory(own_use=(known,)))) == {}
+    hangs = replace(full, domains=full.domains[:1], skips=(Skip("db", guests[1].uuid, "hung", "hung"),))
+    plan, after = memory.decide([hangs], AUTO, MemoryHistory(own_use=(known,)))
+    assert moves(plan) == {} and after.own_use == (known,), "nor is it remembered as the host's own"
+    assert guests[1].balloon is not None
+    mute = replace(guests[1], balloon=replace(guests[1].balloon, rss_kib=None))
+    assert own_use_kib(replace(full, domains=(guests[0], mute))) is None
 
 
 def test_a_host_in_danger_takes_what_is_resident() -> None:

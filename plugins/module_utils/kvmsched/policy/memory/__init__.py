@@ -237,6 +237,7 @@ class _Scene:
             lent=lent_after(self.host, balloons, self._by_uuid),
             wall_s=self.now.wall_s,
             swap_in_kib=memory.swap_in_kib if memory else None,
+            swapping_s=self.host.swapping_s,
             own_use=noted(self.now, self.history),
             credit_kib=owing_after(self.host, whole_kib, taken_kib),
         )

@@ -115,8 +115,9 @@ class MemoryHistory:
     """What is remembered of a host: ``level`` at the last pass, ``domains`` by UUID.
 
     ``lent`` maps the name of a room (the host: "") to what was given out of its caches and not seen to come yet.
-    ``swap_in_kib`` is what the host had ever read back from its swap at ``wall_s``, ``own_use`` what it used itself
-    in the last minutes. ``credit_kib`` is what was given on credit and not covered yet (decision 45).
+    ``swap_in_kib`` is what the host had ever read back from its swap at ``wall_s``, ``swapping_s`` since when it goes
+    on reading from there, None where it does not. ``own_use`` is what it used itself in the last minutes.
+    ``credit_kib`` is what was given on credit and not covered yet (decision 45).
     """
 
     level: str = "ok"
@@ -124,6 +125,7 @@ class MemoryHistory:
     lent: dict[str, Lent] = field(default_factory=dict)
     wall_s: float = 0.0
     swap_in_kib: Optional[int] = None
+    swapping_s: Optional[float] = None
     own_use: tuple[OwnUse, ...] = ()
     credit_kib: int = 0
 

@@ -20,8 +20,10 @@ from .requests import pending
 from .rooms import RoomState, rooms, rooms_of
 from .safeties import Safeties
 
-# A host that reads this much back from its own swap is in danger, whatever MemAvailable says.
+# A host that reads this much back from its own swap for so long is in danger, whatever MemAvailable says. What it reads
+# for a moment somebody touched anew: a login, a job of the night.
 HOST_SWAP_IN_KIB_PER_S = 1024
+HOST_SWAP_IN_S = 10
 # How far back the host's own growth is looked for, and how often it is noted.
 GROWTH_S = 600
 NOTED_S = 60
@@ -46,9 +48,9 @@ class HostState:
     ``at_risk_kib`` is what domains may still touch of what they were promised, ``claimed_kib`` the part of that which
     domains in need will touch for certain. ``callable_kib`` is what idle domains may call back. ``free_kib`` is what is
     really free above the reserve, ``lends``: a part of that may be spent on survival (decision 45).
-    ``newcomer_kib`` is kept for a guest that is to start. ``thrashing``: the host reads from its swap, or all its tasks
-    wait for memory. ``owing_kib`` is what was given on credit and is not covered yet. ``rooms`` is what only some
-    domains share, by its name.
+    ``newcomer_kib`` is kept for a guest that is to start. ``thrashing``: the host goes on reading from its swap, which
+    it does since ``swapping_s``, or all its tasks wait for memory. ``owing_kib`` is what was given on credit and is not
+    covered yet. ``rooms`` is what only some domains share, by its name.
     """
 
     level: str
@@ -65,6 +67,7 @@ class HostState:
     free_kib: int = 0
     lends: bool = False
     thrashing: bool = False
+    swapping_s: Optional[float] = None
     grants_kib: int = 0
     lent: Lent = NOTHING_LENT
     newcomer_kib: int = 0
@@ -113,7 +116,9 @@ def host_state(
     # Aim where the level ends, not at its edge.
     wanted_kib = reserve_kib if level == "ok" else int(reserve_kib * LEVEL_LEAVE)
     missing_kib = short_kib = max(0, wanted_kib - counted_kib)
-    thrashing = (memory.psi_full_avg10_pct or 0.0) > LOW_PSI_FULL_PCT or swaps_in(snapshots, history)
+    waits = (memory.psi_full_avg10_pct or 0.0) > LOW_PSI_FULL_PCT
+    swapping_s = swapping_since(snapshots, history)
+    thrashing = waits or (swapping_s is not None and snapshot.wall_s - swapping_s >= HOST_SWAP_IN_S)
     if policy.takes == "auto" and safeties.danger and not thrashing:
         short_kib = missing_kib and min(missing_kib, untouched_of(snapshot) + growth_kib(snapshot, history))
     free_kib = memory.available_kib - reserve_kib - claimed_kib - swapped_of(snapshot)
@@ -134,8 +139,9 @@ def host_state(
         pool_kib=min(reserve_kib, memory.total_kib // 20) if policy.takes == "lazy" else 0,
         callable_kib=callable_of(snapshot) if policy.takes == "auto" else 0,
         free_kib=free_kib,
-        lends=safeties.survival and not thrashing,
+        lends=safeties.survival and not waits and swapping_s is None,
         thrashing=thrashing,
+        swapping_s=swapping_s,
         grants_kib=min(spare_kib + arc_kib, max(0, spare_kib) + lent.lendable_kib) if arc_kib else spare_kib,
         lent=lent,
         newcomer_kib=still_asked_kib(policy.room, snapshot),
@@ -152,8 +158,15 @@ def still_asked_kib(request: Optional[RoomRequest], snapshot: Snapshot) -> int:
     return max(0, request.kib - sum(balloon.maximum_kib for balloon in came))
 
 
-def swaps_in(snapshots: Sequence[Snapshot], history: MemoryHistory) -> bool:
-    """Return whether the host reads memory back from its own swap."""
+def swapping_since(snapshots: Sequence[Snapshot], history: MemoryHistory) -> Optional[float]:
+    """Return when a look first said that the host reads back from its own swap; None where this one does not."""
+    if not _swaps_in(snapshots, history):
+        return None
+    now_s = snapshots[-1].wall_s
+    return now_s if history.swapping_s is None else min(history.swapping_s, now_s)
+
+
+def _swaps_in(snapshots: Sequence[Snapshot], history: MemoryHistory) -> bool:
     now = snapshots[-1]
     memory, before = now.host.memory, snapshots[0].host.memory
     if memory is None or memory.swap_in_kib is None:
@@ -191,11 +204,13 @@ def _callable_kib(record: Optional[MemoryRecord], balloon: Optional[Balloon]) ->
 
 
 def own_use_kib(snapshot: Snapshot) -> Optional[int]:
-    """Return what the host itself uses, all but its domains."""
+    """Return what the host itself uses, all but its domains; None where one of them does not tell what it holds."""
     memory = snapshot.host.memory
-    if memory is None:
+    held_kib = [domain.balloon.rss_kib for domain in snapshot.domains if domain.balloon is not None]
+    known_kib = [kib for kib in held_kib if kib is not None]
+    if memory is None or snapshot.skips or len(known_kib) < len(held_kib):
         return None
-    return memory.total_kib - memory.available_kib - sum(d.balloon.rss_kib or 0 for d in snapshot.domains if d.balloon)
+    return memory.total_kib - memory.available_kib - sum(known_kib)
 
 
 def growth_kib(snapshot: Snapshot, history: MemoryHistory) -> int:

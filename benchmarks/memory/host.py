@@ -122,11 +122,12 @@ class World:
     """One host. ``other`` is what it uses itself at each second (the last value stays).
 
     ``arc`` is (minimum, MiB/s of eviction) of a ZFS cache that fills what is free but ``total/32``. ``rooms`` are
-    cgroups with their limits. ``swap_ins`` is what the host reads from its swap for itself, by second. ``fits``: what all guests want fits into their sizes and the host, so that nobody
-    has to suffer. ``short``: the host has not what they want, whoever shares it out. ``asked``: what is taken was
-    offered by its owner. ``rest_s`` is the time in which nothing happens but noise. ``daemon_away_s`` is when the
-    daemon is dead, ``forgets`` whether it then begins without history, ``eager_until_s`` when the host was upgraded
-    from eager. ``settings`` are the operator's, ``comfort`` is how much usable memory above its want a gift may leave.
+    cgroups with their limits. ``swap_ins`` is what the host reads from its swap for itself, by second. ``fits``: what
+    all guests want fits into their sizes and the host, so that nobody has to suffer. ``short``: the host has not what
+    they want, whoever shares it out. ``asked``: what is taken was offered by its owner. ``rest_s`` is the time in which
+    nothing happens but noise. ``daemon_away_s`` is when the daemon is dead, ``forgets`` whether it then begins without
+    history, ``eager_until_s`` when the host was upgraded from eager. ``settings`` are the operator's, ``comfort`` is
+    how much usable memory above its want a gift may leave.
     """
 
     name: str

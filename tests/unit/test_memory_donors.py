@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from kvmsched.config import MemoryPolicy
+from kvmsched.model import Domain
+from kvmsched.policy import memory
 from kvmsched.policy.memory.safeties import Safeties
 from memory_worlds import (
+    AUTO,
     MIB,
     NOW_S,
     STARVED_OF_8G,
@@ -36,6 +39,32 @@ def test_nothing_is_taken_that_could_not_be_granted() -> None:
     now = snapshot([domain("db", **STARVED_OF_8G), domain("web", **WASTEFUL), promised], available=30000, total=98304)
     assert moves(auto_plan(now)) == {"db": 54}
     assert moves(auto_plan(now, safeties=Safeties(useful=False))).keys() == {"db", "web"}
+
+
+def crowd(number: int, **more: Any) -> list[Domain]:
+    """Guests of 8G that use a fifth of it, and touched no more."""
+    return [domain(f"idle{one}", 8192, unused=6000, usable=6400, rss=2200, **more) for one in range(number)]
+
+
+def test_what_only_some_lack_is_not_worth_a_hole_of_promises() -> None:
+    """To fill it first would take gigabytes from guests that may want them again, for one that lacks 100M."""
+    short = domain("db", 3996, 8192, unused=60, usable=130)
+    now = snapshot([short, *crowd(4)], available=24500, total=32768)
+    plan = auto_plan(now)
+    assert (plan.supply_kib or 0) < -600 * MIB
+    assert moves(plan) == {"db": 20}, "what keeps it alive, from what is really free"
+    assert moves(auto_plan(now, safeties=Safeties(useful=False)))["idle0"] < -600
+    some = snapshot([short, *crowd(4)], available=25200, total=32768)
+    assert -70 * MIB < (auto_plan(some).supply_kib or 0) < 0
+    assert {name for name, mib in moves(auto_plan(some)).items() if mib < 0}, "a small one is"
+
+
+def test_what_it_is_owed_goes_back_to_who_starves_from_what_is_really_free() -> None:
+    owed = domain("db", 6144, 8192, unused=20, usable=40, record=record(8192, 6144, 6144))
+    now = snapshot([owed, *crowd(4)], available=24500, total=32768)
+    assert (auto_plan(now).supply_kib or 0) < -600 * MIB
+    assert moves(auto_plan(now)) == {"db": 2048}
+    assert [move.on_credit for move in memory.fund(auto_plan(now), AUTO, now, now)] == [True]
 
 
 def test_a_donor_keeps_most_of_what_it_has_unused_and_its_worst_rise() -> None:

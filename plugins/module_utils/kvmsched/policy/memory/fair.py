@@ -39,6 +39,8 @@ from .supply import CREDIT_SHARE, HostState
 FREE_REVERSALS = 2
 REST_S = 30
 REST_MAX_S = 600
+# Guests below their originals lend at most this much for each KiB that reaches somebody in the same pass.
+MOST_BORROWED = 2
 
 
 def draft_of(
@@ -76,10 +78,22 @@ def draft_of(
     if draft.takes and policy.takes == "auto" and safeties.useful and (needs or owed_kib):
         without = served(takes=False)
         # What helps nobody in this pass stays where it is (decision 42).
-        draft = draft if draft.granted_kib > without.granted_kib else without
+        draft = draft if _pays(draft, without) else without
     draft.notes += [grow_only(guest) for guest in guests if kept_by_mode(guest)]
     draft.notes += [slow_stats(guest) for guest in guests if kept_for_silence(guest)]
     return draft
+
+
+def _pays(draft: Draft, without: Draft) -> bool:
+    """Return whether its takes help enough: more is granted, and not far more is borrowed for that.
+
+    The rest would but cover promises that nobody calls in now. Where a life is not paid without it, any help is enough.
+    """
+    more_kib = draft.granted_kib - without.granted_kib
+    paid_kib = {grant.need.guest.uuid: grant.kib for grant in without.grants}
+    all_live = all(paid_kib.get(need.guest.uuid, 0) >= need.survive_kib for need in without.needs)
+    most_kib = more_kib * MOST_BORROWED if all_live else draft.borrowed_kib
+    return more_kib > 0 and draft.borrowed_kib - without.borrowed_kib <= most_kib
 
 
 def _order(donor: Donor, draft: Draft, policy: MemoryPolicy, seen: Optional[DomainHistory], wall_s: float) -> None:

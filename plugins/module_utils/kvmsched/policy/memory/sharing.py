@@ -121,7 +121,8 @@ def grant(needs: Sequence[Need], funds: Funds) -> list[Grant]:
     """Share *funds*: a person's floors, survival, default floors, debts, comfort; each by weighted max-min.
 
     Nobody gets more than is left in the tightest of his rooms: to go beyond a cgroup's limit, or what a cell has,
-    costs a QEMU its life. What survival lacks then is paid from what is really free (decision 45).
+    costs a QEMU its life. What survival lacks then is paid from what is really free (decision 45), and so is what was
+    taken from whoever is in need: nobody shall miss it beside free memory.
     """
     served = [need for need in needs if need.guest.dying or not funds.frozen]
     paid = _worthwhile(served, funds.pools_kib, funds.kept_kib)
@@ -145,8 +146,8 @@ def fit(needs: Sequence[Need], host: HostState) -> list[Need]:
 
 
 def _rest(need: Need, paid_kib: int) -> Need:
-    """Return what survival still lacks, once *paid_kib* was paid of the whole need."""
-    return Need(need.guest, max(0, need.survive_kib - paid_kib), 0, 0, 0, need.why)
+    """Return what survival, and the debt, still lack, once *paid_kib* was paid of the whole need."""
+    return Need(need.guest, max(0, need.survive_kib + need.debt_kib - paid_kib), 0, 0, 0, need.why)
 
 
 def left_of(host: HostState, draft: Draft) -> dict[str, int]:
@@ -332,6 +333,12 @@ class Draft:
     def granted_kib(self) -> int:
         """Return the sum of all grants."""
         return sum(grant.kib for grant in self.grants)
+
+    @property
+    def borrowed_kib(self) -> int:
+        """Return what is taken from guests below their originals."""
+        below_kib = [take.guest.original_kib - take.guest.actual_kib + take.kib for take in self.takes]
+        return sum(max(0, min(kib, take.kib)) for kib, take in zip(below_kib, self.takes))
 
 
 def pay(draft: Draft, host: HostState) -> None:

@@ -121,8 +121,7 @@ def grant(needs: Sequence[Need], funds: Funds) -> list[Grant]:
     """Share *funds*: a person's floors, survival, default floors, debts, comfort; each by weighted max-min.
 
     Nobody gets more than is left in the tightest of his rooms: to go beyond a cgroup's limit, or what a cell has,
-    costs a QEMU its life. What survival lacks then is paid from what is really free (decision 45), and so is what was
-    taken from whoever is in need: nobody shall miss it beside free memory.
+    costs a QEMU its life. What survival and debts lack then is paid from what is really free (decisions 45, 42a).
     """
     served = [need for need in needs if need.guest.dying or not funds.frozen]
     paid = _worthwhile(served, funds.pools_kib, funds.kept_kib)

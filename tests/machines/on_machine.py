@@ -30,14 +30,14 @@ POLICY: dict[str, Any] = {
 MANY_PASSES = 10
 
 
-def obey(machine: Machine) -> None:
-    """Have POLICY there."""
-    machine.write(POLICY_FILE, json.dumps(POLICY))
+def obey(machine: Machine, **vcpu: Any) -> None:
+    """Have POLICY there, and these keys of its vCPUs' part."""
+    machine.write(POLICY_FILE, json.dumps({**POLICY, "vcpu": {**POLICY["vcpu"], **vcpu}}))
 
 
-def kvmsched(machine: Machine, command: str) -> dict[str, Any]:
-    """What a command answers as JSON."""
-    answer = dict(json.loads(machine.run(f"kvmsched {command} --json")))
+def kvmsched(machine: Machine, command: str, check: bool = True) -> dict[str, Any]:
+    """What a command answers as JSON; with *check* it must succeed."""
+    answer = dict(json.loads(machine.run(f"kvmsched {command} --json", check)))
     for part in filter(None, (answer.get(name) for name in ("memory", "vcpu"))):
         print(f"\n{command}: {part['msg']}", *part["moves"], *part["skips"], *part["failures"], sep="\n  ")
     return answer
@@ -53,9 +53,19 @@ def until_unchanged(machine: Machine, part: str) -> list[dict[str, Any]]:
 
 
 def release(machine: Machine) -> None:
-    """Have all guests get back what they had."""
-    released = kvmsched(machine, f"release '{GUESTS}'")
-    assert not released["memory"]["not_restored"] and not released["vcpu"]["not_restored"]
+    """Have all guests get back what they had, as soon as each answers in its time."""
+    for _turn in range(MANY_PASSES):
+        released = kvmsched(machine, f"release '{GUESTS}'", check=False)
+        left = [released[part]["not_restored"] for part in ("memory", "vcpu")]
+        if left == [[], []]:
+            return
+        print(left)
+    raise AssertionError(left)
+
+
+def core(pcpus: set[int]) -> set[int]:
+    """The cores of pCPUs, where each has two threads."""
+    return {pcpu // 2 for pcpu in pcpus}
 
 
 def scope(guest: RunningGuest) -> str:

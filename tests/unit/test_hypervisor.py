@@ -144,9 +144,9 @@ class Done(threading.Event):
 
 
 class World:
-    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails; once,
-    one in ``losses`` loses its connection, one in ``restarts`` starts its domain anew; ``answers`` are other
-    than a healthy domain's.
+    """A host with domains d0..dN. A call in ``hangs`` blocks until the test ends, one in ``errors`` fails, one in
+    ``full`` fails once it is made; once, one in ``losses`` loses its connection, one in ``restarts`` starts its domain
+    anew; ``answers`` are other than a healthy domain's.
     """
 
     def __init__(self, domains: int) -> None:
@@ -154,6 +154,7 @@ class World:
         self.ids: dict[int, int] = {}
         self.hangs: set[tuple[int, str]] = set()
         self.errors: dict[tuple[int, str], FakeError] = {}
+        self.full: set[tuple[int, str]] = set()
         self.losses: set[tuple[int, str]] = set()
         self.restarts: set[tuple[int, str]] = set()
         self.answers: dict[tuple[int, str], Any] = {}
@@ -182,6 +183,8 @@ class World:
             self.written.append((number, call))
         if call == "setMetadata":
             self.records.append(arguments[1])
+        if (number, call) in self.full:
+            raise FakeError(38, text="cannot write data to file: No space left on device")
         return {
             "XMLDesc": XML,
             "controlInfo": [0, 0, 0],
@@ -211,6 +214,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         "VIR_ERR_NO_SUPPORT": 3,
         "VIR_ERR_ARGUMENT_UNSUPPORTED": 74,
         "VIR_ERR_OPERATION_INVALID": 55,
+        "VIR_ERR_SYSTEM_ERROR": 38,
         "VIR_FROM_RPC": 7,
         "VIR_DOMAIN_CONTROL_OCCUPIED": 2,
         "VIR_DOMAIN_CONTROL_ERROR": 3,
@@ -309,6 +313,14 @@ def test_without_its_record_a_domain_is_not_changed(world: World) -> None:
     assert (1, "setMemory") not in world.written
     assert [move.domain for move in outcome.moves] == ["d2"]
     assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "busy")]
+
+
+def test_a_record_that_libvirt_shows_but_could_not_store_is_taken_back(world: World) -> None:
+    world.full.add((1, "setMetadata"))
+    hyper = host()
+    outcome = hyper.apply(changes(hyper, 1))
+    assert world.written == [(1, "setMetadata")] * 2 and world.records[0] and world.records[1] is None
+    assert [(failure.domain, failure.code) for failure in outcome.failures] == [("d1", "error")]
 
 
 @pytest.mark.parametrize("call", ["setMetadata", "setMemory"])

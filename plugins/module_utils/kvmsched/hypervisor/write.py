@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Optional
@@ -16,7 +17,7 @@ from ..units import mib
 from .binding import libvirt
 from .connection import Calls
 from .domain import actual_kib
-from .errors import NO_PROCESS, Busy, Gone, Hung, Unavailable, explain, or_gone
+from .errors import NO_PROCESS, Busy, Gone, Hung, Unavailable, connection_lost, explain, or_gone
 from .qemu import Processes, hindrance
 
 
@@ -64,6 +65,17 @@ def _write_record(handle: Any, record: Optional[Record]) -> None:
         baseline.STATE_URI,
         libvirt.VIR_DOMAIN_AFFECT_LIVE,
     )
+
+
+def _replace_record(handle: Any, before: Optional[Record], after: Optional[Record]) -> None:
+    """Have record *after*, or still *before*: what libvirt can't store (its /run is full) it shows all the same."""
+    try:
+        _write_record(handle, after)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR and not connection_lost(error):
+            with contextlib.suppress(libvirt.libvirtError):  # that can't be stored either
+                _write_record(handle, before)
+        raise
 
 
 def make(handle: Any, move: Move) -> None:
@@ -128,7 +140,7 @@ class Writer:
             if reason:
                 raise Busy(reason)
             if change.record != change.domain.record and not attempt.given_up:
-                _write_record(handle, change.record)
+                _replace_record(handle, change.domain.record, change.record)
             for move in change.moves:
                 if attempt.given_up:
                     return

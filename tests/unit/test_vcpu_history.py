@@ -8,7 +8,8 @@ from __future__ import annotations
 from kvmsched.config import VcpuPolicy
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import VcpuHistory
-from vcpu_worlds import POLICY, FakeHost, guests, topology
+from kvmsched.policy.vcpu.history import Trial
+from vcpu_worlds import POLICY, FakeHost, cpus, guests, topology
 
 
 def test_a_move_that_did_not_come_about_is_forgotten() -> None:
@@ -24,3 +25,12 @@ def test_a_history_of_before_the_last_boot_is_dropped() -> None:
     old = VcpuHistory(number=7, stamp_s=1e9, held=3)
     _plan, history = vcpu.decide(host.window(), POLICY, old)
     assert history.number == 1
+
+
+def test_a_trial_is_judged_by_what_it_waits_lately() -> None:
+    trial = Trial(cpus("0-7"), 1, 0.3)
+    for _calm in range(720):
+        trial = trial.then(0.0)
+    for _busy in range(12):
+        trial = trial.then(0.5)
+    assert trial.windows == 732 and trial.waited > 0.3, "an hour of calm hides no minute of waiting"

@@ -110,3 +110,15 @@ def test_no_cool_down_crowds_who_lost_its_pcpu_into_what_is_left_of_its_cell(rem
     (move,) = plan.moves
     assert isinstance(move, PinMove) and (move.domain, move.id) == ("b", 1)
     assert move.after <= cpus("4-7") and plan.after.max_pct < 62
+
+
+def test_a_pin_of_the_future_is_not_a_pin_of_just_now() -> None:
+    """The clock was a day ahead when it was recorded, and is right since."""
+    full = [Guest(name, [0.9], [cpus("0")]) for name in ("a", "b")]
+    host = FakeHost(topology(2), [*full, Guest("c", [0.05], [cpus("1")])])
+    tomorrow_s = int(host.window()[-1].wall_s) + 86400
+    for guest in full:
+        record = PinRecord("vcpu", 0, cpus("1"), cpus("1"), cpus("0"), when_s=tomorrow_s)
+        host.records[guest.uuid] = Record(HOST_UUID, 1, pins=(record,))
+    made, _history = daemon_passes(host, 12)
+    assert sum(made) == 1

@@ -18,18 +18,20 @@ class Smoothed:
     """A load over time: exponentially weighted mean and variance, as fractions of one pCPU.
 
     ``hidden``: what the windows in a row count together in which contention hid it, up to the last one.
+    ``refuted``: in one of those it was seen that what had been known before is no longer true.
     """
 
     mean: float
     variance: float = 0.0
     hidden: float = 0.0
+    refuted: bool = False
 
     @property
     def high(self) -> float:
         """Return mean and one standard deviation: what it usually stays below."""
         return min(1.0, self.mean + math.sqrt(self.variance)) if self.variance else self.mean
 
-    def then(self, load: float, weight: float, hidden: bool = False) -> Smoothed:
+    def then(self, load: float, weight: float, hidden: bool = False, refuted: bool = False) -> Smoothed:
         """Return the same after one more *load*, which counts *weight* (0 to 1) of the whole.
 
         West (1979), "Updating mean and variance estimates", with exponential weights.
@@ -38,7 +40,7 @@ class Smoothed:
         mean = self.mean + weight * error
         # How a hidden load varies is not seen: the waits of short queues come and go.
         variance = self.variance if hidden else (1 - weight) * (self.variance + weight * error * error)
-        return Smoothed(mean, variance, self.hidden + weight if hidden else 0.0)
+        return Smoothed(mean, variance, self.hidden + weight if hidden else 0.0, hidden and (refuted or self.refuted))
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,16 @@ class PlannedPin:
     number: int
 
 
+# A trial is judged by about its last windows: a calm night must not hide a day of waiting.
+TRIAL_WINDOWS = 12
+
+
 @dataclass(frozen=True)
 class Trial:
     """A set that a floating vCPU was given by way of trial, in pass ``number``.
 
-    ``wait`` is the share of time that it waited before, ``waited`` the mean of the ``windows`` since.
+    ``wait`` is the share of time that it waited before, ``waited`` the mean since, in which the last of the
+    ``windows`` count most.
     ``memory``: it was brought beside its memory.
     """
 
@@ -69,7 +76,8 @@ class Trial:
     def then(self, wait: float) -> Trial:
         """Return the same after one more window."""
         count = self.windows + 1
-        return replace(self, waited=self.waited + (wait - self.waited) / count, windows=count)
+        counted = min(count, TRIAL_WINDOWS)
+        return replace(self, waited=self.waited + (wait - self.waited) / counted, windows=count)
 
 
 @dataclass(frozen=True)

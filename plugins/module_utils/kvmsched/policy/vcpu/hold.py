@@ -78,7 +78,9 @@ def last_move(seat: Seat, snapshot: Snapshot, history: VcpuHistory) -> Optional[
     if seat.domain.record is not None:
         for record in pin_records(seat.domain, snapshot):
             if record.thread == "vcpu" and record.id == seat.vcpu.id and record.intended == seat.vcpu.pin:
-                return LastMove(snapshot.wall_s - record.when_s)
+                since_s = snapshot.wall_s - record.when_s
+                # Of a pin from the future nobody knows when it was made: the clock was set back since.
+                return LastMove(since_s if since_s >= 0 else math.inf)
     return None
 
 

@@ -71,7 +71,8 @@ def rebased(domain: Domain, snapshot: Snapshot, affinity: Affinity) -> list[Adop
 def grace_left_s(domain: Domain, snapshot: Snapshot, policy: VcpuPolicy) -> float:
     """Return how long a pin that was adopted from somebody else is still skipped."""
     adopted_s = [r.when_s for r in pin_records(domain, snapshot) if r.original == r.previous == r.intended]
-    return max((when_s + policy.grace_s - snapshot.wall_s for when_s in adopted_s), default=0.0)
+    left_s = max((when_s + policy.grace_s - snapshot.wall_s for when_s in adopted_s), default=0.0)
+    return min(left_s, policy.grace_s)  # whichever way the clock was set since
 
 
 def ours(domain: Domain, vcpu: Vcpu, host_uuid: str) -> Optional[CpuSet]:

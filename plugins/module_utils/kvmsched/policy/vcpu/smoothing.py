@@ -18,6 +18,9 @@ PASSING_FOREIGN = 0.30
 # Waits are believed once those of the windows before count so much of the average: a queue that chance made is gone.
 LASTING_WAIT = 0.3
 
+# A vCPU that ran so much more than is known of it, or can't have wanted as much, has changed.
+REFUTING = 0.20
+
 # How fast foreign load is believed to be there to stay.
 FOREIGN_HALF_LIFE_S = 60.0
 
@@ -33,7 +36,9 @@ def remembered_loads(now: Snapshot, loads: Loads, past: VcpuHistory, half_life_s
                 key = key_of(domain, vcpu)
                 known = past.loads.get(key)
                 found[key] = (
-                    known.then(credible(demand, known), weight, contended(demand)) if known else Smoothed(demand.low)
+                    known.then(credible(demand, known), weight, contended(demand), _refutes(demand, known))
+                    if known
+                    else Smoothed(demand.low)
                 )
     return found
 
@@ -66,9 +71,14 @@ def credible(demand: Demand, known: Smoothed) -> float:
     """
     if not contended(demand):
         return demand.low
-    if demand.run <= known.mean <= demand.high:
+    if demand.run <= known.mean <= demand.high and not known.refuted:
         return known.mean
     return demand.low if known.hidden >= LASTING_WAIT else demand.run
+
+
+def _refutes(demand: Demand, known: Smoothed) -> bool:
+    """Return whether a window in which contention hides the load shows that it is not what was *known*."""
+    return not demand.run - REFUTING <= known.mean <= demand.high + REFUTING
 
 
 def _weight(now: Snapshot, past: VcpuHistory, half_life_s: float) -> float:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -169,13 +170,49 @@ def test_the_completion_knows_every_command_and_option() -> None:
     ],
 )
 def test_completion_in_a_shell(words: list[str], offered: list[str]) -> None:
+    assert completed(*words) == offered
+
+
+def completed(*words: str, **more: Any) -> list[str]:
+    """What bash offers for the last of *words*."""
     script = (
         f'source {COMPLETION}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvmsched; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(
-        ["bash", "-c", script, "bash", "kvmsched", *words], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == offered and not done.stderr
+    asked = ["bash", "-c", script, "bash", "kvmsched", *words]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, **more)
+    assert not done.stderr
+    return done.stdout.splitlines() if done.stdout != "\n" else []
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [
+        ("$", [r"\$\(touch\$\{IFS\}PWNED\)"]),
+        ("my", [r"my\ guest"]),
+        (r"my\ g", [r"my\ guest"]),
+        ("w", [r"web\*"]),
+        ("", [r"\$\(touch\$\{IFS\}PWNED\)", r"my\ guest", r"web\*"]),
+        ("guest", []),
+    ],
+)
+def test_no_guest_s_name_is_run_or_taken_apart_by_completion(begun: str, offered: list[str], tmp_path: Path) -> None:
+    virsh = tmp_path / "bin/virsh"
+    virsh.parent.mkdir()
+    virsh.write_text("#!/bin/sh\ncat <<'END'\n$(touch${IFS}PWNED)\nmy guest\nweb*\n\nEND\n")
+    virsh.chmod(0o755)
+    (tmp_path / "webs").touch()
+    path = f"{virsh.parent}:{os.environ['PATH']}"
+    for command in ("explain", "release", "repay"):
+        assert completed(command, begun, cwd=tmp_path, env={"PATH": path}) == offered
+    assert sorted(os.listdir(tmp_path)) == ["bin", "webs"]
+
+
+@pytest.mark.parametrize("words", [("replay",), ("plan",), ("check", "--policy"), ("snapshot", "-o")])
+def test_completion_offers_a_file_as_it_is_named(words: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a b", "a*", "a$(touch${IFS}PWNED)"):
+        (tmp_path / name).touch()
+    assert sorted(completed(*words, "a", cwd=tmp_path)) == sorted(os.listdir(tmp_path))
+    assert len(os.listdir(tmp_path)) == 3
 
 
 def test_the_documentation_names_every_command() -> None:

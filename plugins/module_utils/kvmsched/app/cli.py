@@ -373,13 +373,17 @@ def _write_beside(path: str, text: str) -> None:
 
     Nothing is written through a link that somebody else laid, nor into a file that somebody else has open.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Refused(f"got {path} to write to, allowed: a new or a regular file")
+    _may_replace(path)
     try:
         lock.write_atomically(os.path.abspath(path), text, 0o600)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
+
+
+def _may_replace(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Refused(f"got {path} to write to, allowed: a new or a regular file")
 
 
 def _record(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -399,6 +403,8 @@ def _record(options: argparse.Namespace, terminal: Terminal) -> int:
         count = recorder.watch(how, policy, context, path, options.seconds or math.inf, stop)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
+    if not count:
+        raise Failed(f"{options.file}: it was stopped before the first look, and nothing was written")
     terminal.say(f"{count} looks in {options.file}")
     if options.anonymise:
         _copied(options, terminal, [path])
@@ -413,7 +419,7 @@ def _copied(options: argparse.Namespace, terminal: Terminal, sources: Sequence[s
     for source in sources:
         if os.path.exists(options.file) and os.path.exists(source) and os.path.samefile(options.file, source):
             raise Refused(f"record: got {options.file} to write to, allowed: another file than it reads")
-
+    _may_replace(options.file)
     lost: dict[str, None] = {}
 
     def looks() -> Iterable[record.Look]:

@@ -116,6 +116,35 @@ def test_a_blank_name_is_refused_as_an_unset_variable_makes_one(words: tuple[str
     assert (code, out) == (2, "") and "allowed: a guest's name or UUID" in err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", ""),
+        ("check", "--defaults", " "),
+        ("check", "--uri", ""),
+        ("once", "--policy", ""),
+        ("run", "--policy="),
+        ("plan", ""),
+        ("plan", "bundle.json", "--policy", ""),
+        ("replay", ""),
+        ("replay", "r", "--policy="),
+        ("replay", "r", "--html", ""),
+        ("replay", "r", "--png="),
+        ("record", ""),
+        ("record", "r", "--from", ""),
+        ("snapshot", "-o", ""),
+        ("explain", "db1", "--at", "03:41", "--record", ""),
+    ],
+)
+def test_a_blank_file_is_refused_and_means_no_other(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    monkeypatch.setenv(config.INSTALLED_VARIABLE, str(tmp_path / "policy.json"))
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and ": got '" in err and f"kvmsched {words[0]} --help" in err
+
+
 def test_the_man_page_names_every_command_option_and_exit_status() -> None:
     page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
     for name, texts in every():

@@ -125,7 +125,7 @@ def _silence(stream: TextIO) -> None:
 
 def _policy_document(path: Optional[str]) -> tuple[dict[str, Any], str]:
     """Return the policy document and its source: *path*, else what is installed, else nothing: the defaults."""
-    path = path or config.installed()
+    path = config.installed() if path is None else path
     if path is None:
         return {}, "defaults"
     if path == "-":
@@ -361,7 +361,7 @@ def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.anonymise:
         whole = bundle.anonymised(whole)
     text = bundle.write(whole)
-    if options.output:
+    if options.output is not None:
         _write_beside(options.output, text)
     else:
         terminal.out.write(text)
@@ -516,20 +516,21 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     progress = _Bar(terminal)
     try:
         jobs += [_candidate(path) for path in options.policy or ()] or [replay.Job("its own policy", _recorded(source))]
-        for path in filter(None, (options.html, options.png)):
+        for path in (path for path in (options.html, options.png) if path is not None):
             _may_write(path)
-        if options.png:
+        if options.png is not None:
             plot.check()
-        results = replay.play_all(source, jobs, progress.show, picture=bool(options.html or options.png))
+        picture = options.html is not None or options.png is not None
+        results = replay.play_all(source, jobs, progress.show, picture=picture)
     except replay.ReplayError as error:
         raise Refused(str(error)) from None
     finally:
         progress.end()
-    if options.html:
+    if options.html is not None:
         from . import page
 
         _write_beside(options.html, page.html(results))
-    if options.png:
+    if options.png is not None:
         plot.png(results, options.png)
     if options.json:
         terminal.json({result.name: replay.values(result) for result in results})

@@ -47,6 +47,8 @@ def test_a_pass_says_what_it_would_do_and_does_it() -> None:
         (["room", "5%", *TEST], 2, ["5%"]),
         (["room", "1G", "--cells", "x", *TEST], 2, ["--cells", "x"]),
         (["room", "1G", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
+        (["pause", "1h", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
+        (["resume", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
         (["pause", "1", *TEST], 2, ["1", "90s"]),
         (["pause", "31d", *TEST], 2, ["31d", "30d"]),
         (["pause", *TEST], 2, ["DURATION"]),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
 from .. import __version__, config, leases, lock, model, passes, report
+from ..hypervisor import acting_refusal
 from ..passes import AnyResult
 from ..policy.memory.sampling import LONGEST_PERIOD_S
 from ..units import escaped, printable
@@ -312,8 +313,7 @@ def _repay(options: argparse.Namespace, terminal: Terminal) -> int:
 def _room(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import room
 
-    if refusal := room.refusal(options.uri):
-        raise Refused(refusal)
+    _refuse_elsewhere(options.uri)
     if not options.size:
         terminal.say("no room is kept any more" if leases.end(options.uri, "room") else "no room was kept")
         return DONE
@@ -333,7 +333,14 @@ def _room(options: argparse.Namespace, terminal: Terminal) -> int:
     return DONE if there else FAILED
 
 
+def _refuse_elsewhere(uri: str) -> None:
+    """Refuse what is asked of this host's daemon by a file, where that daemon can't be the one of *uri*."""
+    if refusal := acting_refusal(uri):
+        raise Refused(refusal)
+
+
 def _pause(options: argparse.Namespace, terminal: Terminal) -> int:
+    _refuse_elsewhere(options.uri)
     lease = leases.write(options.uri, "pause", options.duration)
     until = time.strftime("%F %H:%M:%S", time.localtime(leases.ends_at(lease)))
     terminal.say(f"the daemon of {options.uri} changes nothing until {until}; kvmsched resume ends that")
@@ -341,6 +348,7 @@ def _pause(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _resume(options: argparse.Namespace, terminal: Terminal) -> int:
+    _refuse_elsewhere(options.uri)
     terminal.say("the pause is over" if leases.end(options.uri, "pause") else "there was no pause")
     return DONE
 

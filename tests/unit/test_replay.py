@@ -448,8 +448,19 @@ def test_a_folder_of_planetlab_s_is_a_host_to_be(tmp_path: Path) -> None:
     few, many = (play(Source((str(folder),), pcpus=pcpus), Job(UNTOUCHED)).figures for pcpus in (1, 6))
     assert few.seconds == many.seconds == 11 * 300 and few.guests == 6
     assert few.unserved_pct > 30 and many.unserved_pct < 1
-    with pytest.raises(record.RecordError, match="--pcpus"):
-        play(Source((str(folder),)), Job(UNTOUCHED))
+
+
+def test_a_directory_that_is_none_of_both_is_refused_by_its_name(tmp_path: Path) -> None:
+    """A slip is told as what it may have been: a directory of records, or a trace."""
+    (tmp_path / "empty/within").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("1\n2\n")
+    code, out, err = run("replay", str(tmp_path / "notes"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'notes'}: got no record (*.kvmrec.gz)" in err and "as a trace" in err and "--pcpus" in err
+    code, out, err = run("replay", str(tmp_path / "empty"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'empty'}: got a directory without records" in err
 
 
 CSV = "time,guest,cpu,memory_used,cache,memory\n" + "".join(

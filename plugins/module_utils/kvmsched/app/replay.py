@@ -33,7 +33,7 @@ from ..twin.score import Figures, GuestStory, PastMove, Score
 from ..units import one_line
 from .bundle import Bundle, Decided
 from .live_status import status_of
-from .record import Look, RecordError, Span, apart, read, span
+from .record import SUFFIX, Look, RecordError, Span, apart, read, span
 from .status import KEPT_MOVES, DomainMove, Status
 from .traces import Trace, is_trace
 
@@ -64,7 +64,10 @@ class Source:
         if len(self.paths) != 1:
             raise RecordError(f"got {len(self.paths)} traces, expected one")
         if not self.pcpus:
-            raise RecordError("a trace has no host: --pcpus says how many pCPUs it is to have")
+            raise RecordError(
+                f"{self.paths[0]}: got no record (*{SUFFIX}), and as a trace it has no host:"
+                " --pcpus says how many pCPUs that is to have"
+            )
         trace = Trace(self.paths[0], self.pcpus, self.memory_kib)
         return trace.span(), _thinned(trace.looks(), self.step_s)
 

@@ -47,7 +47,10 @@ class _Guest:
 def is_trace(path: str) -> bool:
     """Whether *path* is a trace, and no record."""
     here = Path(path)
-    return here.suffix == ".csv" or (here.is_dir() and not any(f.name.endswith(".gz") for f in here.iterdir()))
+    if not here.is_dir():
+        return here.suffix.lower() == ".csv"
+    files = [file for file in here.iterdir() if file.is_file()]
+    return bool(files) and not any(file.name.endswith(".gz") for file in files)
 
 
 class Trace:

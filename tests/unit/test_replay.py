@@ -527,6 +527,28 @@ def test_the_command_shows_all_columns_in_one_table(days: Days, tmp_path: Path) 
     assert told[RECORDED]["figures"]["looks"] < 10 and told[RECORDED]["decided_anew"]["passes"] == 0
 
 
+def test_each_policy_has_a_column_of_its_own_whatever_its_file_is_called(
+    days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(days.vcpus(acts=False, passes=4))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    leave, place = {"vcpu": {"max_moves": 0}}, PLACE
+    for name, document in (("p", leave), ("old/p", place), (RECORDED, place), (UNTOUCHED, place)):
+        (tmp_path / name).write_text(json.dumps(document))
+    policies = [word for name in ("p", "old/p", RECORDED, UNTOUCHED) for word in ("--policy", name)]
+    code, out, err = run("replay", path, "--untouched", "--json", *policies)
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(told) == [RECORDED, UNTOUCHED, "./p", "old/p", f"./{RECORDED}", f"./{UNTOUCHED}"]
+    assert told[RECORDED]["decided_anew"]["passes"] and not told[f"./{RECORDED}"]["decided_anew"]["passes"]
+    moved = {name: told[name]["figures"]["pin_moves"] for name in told}
+    assert moved["./p"] == moved[UNTOUCHED] == 0 < moved["old/p"] == moved[f"./{RECORDED}"] == moved[f"./{UNTOUCHED}"]
+    for words in (["p", "p"], ["p", "./p"]):
+        code, out, err = run("replay", path, "--policy", words[0], "--policy", words[1])
+        assert (code, out) == (2, "") and "--policy ./p twice" in err and err.count("\n") == 1
+
+
 def test_a_picture_needs_matplotlib_and_says_so_at_once(
     days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

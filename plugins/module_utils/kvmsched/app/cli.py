@@ -523,7 +523,7 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     jobs = [*recorded, *([replay.Job(replay.UNTOUCHED)] if options.untouched else [])]
     progress = _Bar(terminal)
     try:
-        jobs += [_candidate(path) for path in options.policy or ()] or [replay.Job("its own policy", _recorded(source))]
+        jobs += _candidates(options.policy or ()) or [replay.Job("its own policy", _recorded(source))]
         for path in (path for path in (options.html, options.png) if path is not None):
             _may_write(path)
         if options.png is not None:
@@ -568,13 +568,27 @@ def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
     return FAILED if failed else DONE
 
 
-def _candidate(path: str) -> Any:
-    """Return a policy to try. It is checked here, so that a mistake does not wait for the replay."""
+def _candidates(paths: Sequence[str]) -> list[Any]:
+    """Return the policies to try. They are checked here, so that a mistake does not wait for the replay."""
     from . import replay
 
-    document, source = _policy_document(path)
-    _parsed(document, source)
-    return replay.Job(os.path.basename(path), document)
+    jobs = []
+    for path, name in zip(paths, _column_names(paths, (replay.RECORDED, replay.UNTOUCHED))):
+        document, source = _policy_document(path)
+        _parsed(document, source)
+        jobs.append(replay.Job(name, document))
+    return jobs
+
+
+def _column_names(paths: Sequence[str], reserved: Sequence[str]) -> list[str]:
+    """Return a name for each policy: its file's, with the directory where that alone would name another column, too."""
+    names = [os.path.basename(path) for path in paths]
+    places = [os.path.join(os.path.dirname(path) or os.curdir, name) for path, name in zip(paths, names)]
+    found = [name if [*names, *reserved].count(name) == 1 else place for name, place in zip(names, places)]
+    for name in found:
+        if found.count(name) > 1:
+            raise Refused(f"replay: got --policy {name} twice, allowed: each policy once")
+    return found
 
 
 def _recorded(source: Any) -> dict[str, Any]:

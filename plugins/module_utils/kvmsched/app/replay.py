@@ -232,7 +232,7 @@ def _part(wall_s: float, covered: Span) -> float:
 
 
 def _player(job: Job, score: Score, source: Source) -> _Player:
-    if job.name == RECORDED:
+    if job.document is None and job.name == RECORDED:
         return _Recorded(score, exact=source.step_s <= 0)
     twin = Twin(released=job.document is None, foretold=source.trace)
     return _Twinned(score, twin, None if job.document is None else config.load_daemon(job.document))

@@ -145,6 +145,27 @@ def test_a_blank_file_is_refused_and_means_no_other(
     assert (code, out, err.count("\n")) == (2, "", 1) and ": got '" in err and f"kvmsched {words[0]} --help" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("check", "--defaults", "p.json"), "check: got --defaults beside p.json, allowed: one of them"),
+        (("replay", "d", "--fleet", "--policy", "p"), "replay: got --fleet beside --policy, allowed: one of them"),
+        (("replay", "d", "--fleet", "--json", "--step", "9"), "--fleet beside --step, --json, allowed"),
+        (("replay", "d", "--fleet", "--html", "f", "--untouched"), "--fleet beside --untouched, --html, allowed"),
+        (("replay", "r.kvmrec.gz", "--pcpus", "4"), "got --pcpus, allowed: for a trace, and r.kvmrec.gz is none"),
+        (("replay", "r.kvmrec.gz", "--pcpus", "4", "--memory", "1G"), "got --pcpus, --memory, allowed: for a trace"),
+        (("record", "f", "--for", "1h", "--from", "r"), "record: got --from beside --for, allowed: one of them"),
+        (("record", "f", "--policy", "p", "--from", "r"), "record: got --from beside --policy, allowed: one of them"),
+        (("explain", "db1", "--record", "r"), "explain: got --record, allowed: beside --at"),
+        (("explain", "db1", "--at", "03:41", "--record", "r", "--policy", "p"), "--record beside --policy, allowed"),
+        (("top", "--once", "-n", "3"), "top: got --once beside --iterations, allowed: one of them"),
+    ],
+)
+def test_no_option_is_dropped_without_a_word(words: tuple[str, ...], told: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and told in err
+
+
 def test_the_man_page_names_every_command_option_and_exit_status() -> None:
     page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
     for name, texts in every():

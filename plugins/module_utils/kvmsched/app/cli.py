@@ -241,6 +241,12 @@ def _told_move(move: model.Move, diff: bool) -> Iterable[str]:
         yield f"  {move}: {move.reason}"
 
 
+def _refuse_beside(command: str, option: str, others: Mapping[str, Any]) -> None:
+    """Refuse *option* beside any of the *others* that was given: one of them would be dropped without a word."""
+    if given := [name for name, value in others.items() if value]:
+        raise Refused(f"{command}: got {option} beside {', '.join(given)}, allowed: one of them")
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -398,6 +404,7 @@ def _record(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import recorder
 
     if options.sources:
+        _refuse_beside("record", "--from", {"--for": options.seconds, "--policy": options.policy})
         return _copied(options, terminal, options.sources)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -518,6 +525,8 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.fleet:
         return _fleet(options, terminal)
     source = replay.Source(tuple(options.records), options.pcpus, options.memory, options.step)
+    if not source.trace:
+        _refuse_of_traces(options)
     # Of a trace nobody knows who got what.
     recorded = [] if source.trace else [replay.Job(replay.RECORDED)]
     jobs = [*recorded, *([replay.Job(replay.UNTOUCHED)] if options.untouched else [])]
@@ -547,6 +556,12 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     return DONE
 
 
+def _refuse_of_traces(options: argparse.Namespace) -> None:
+    """Refuse what makes up a host: a record has its own."""
+    if given := [name for name, value in (("--pcpus", options.pcpus), ("--memory", options.memory)) if value]:
+        raise Refused(f"replay: got {', '.join(given)}, allowed: for a trace, and {options.records[0]} is none")
+
+
 def _may_write(path: str) -> None:
     """Fail now where the file *path* can't be: not after a replay that takes minutes."""
     where = os.path.dirname(os.path.abspath(path))
@@ -557,6 +572,8 @@ def _may_write(path: str) -> None:
 def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import fleet, replay
 
+    names = ("policy", "untouched", "step", "html", "png", "pcpus", "memory", "json")
+    _refuse_beside("replay", "--fleet", {f"--{name}": getattr(options, name) for name in names})
     if len(options.records) != 1:
         raise Refused(
             f"replay --fleet: got {len(options.records)} directories, allowed: one, that has one for each host"
@@ -625,8 +642,7 @@ class _Bar:
 
 def _check(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.defaults:
-        if options.policy is not None:
-            raise Refused(f"check: got --defaults beside {options.policy}, allowed: one of them")
+        _refuse_beside("check", "--defaults", {str(options.policy): options.policy})
         terminal.json(config.defaults())
         return DONE
     if options.json:
@@ -686,6 +702,8 @@ def _top(options: argparse.Namespace, terminal: Terminal) -> int:
 
     from . import live_status, top
 
+    if options.once:
+        _refuse_beside("top", "--once", {"--iterations": options.iterations})
     policy = config.in_its_mode(_policy(options.policy))
     with live_status.Looker(_conduct(options, policy, check=True), policy) as looker:
         if options.once or options.batch:
@@ -704,6 +722,8 @@ def _explain(options: argparse.Namespace, terminal: Terminal) -> int:
     told, here = None, "no daemon runs here"
     if options.at is not None:
         return _explain_then(options, terminal)
+    if options.record:
+        raise Refused("explain: got --record, allowed: beside --at")
     try:
         told = _daemon_status(options.uri)
     except PermissionError as error:
@@ -724,6 +744,8 @@ def _explain_then(options: argparse.Namespace, terminal: Terminal) -> int:
     """Return the same of a time that is over, from a record."""
     from . import replay
 
+    if options.record:
+        _refuse_beside("explain", "--record", {"--policy": options.policy})
     paths = options.record or [_policy(options.policy).daemon.record]
     if paths == [None]:
         raise Refused("explain --at: the policy names no daemon.record, and --record was not given")

@@ -549,6 +549,35 @@ def test_each_policy_has_a_column_of_its_own_whatever_its_file_is_called(
         assert (code, out) == (2, "") and "--policy ./p twice" in err and err.count("\n") == 1
 
 
+def test_records_of_one_replay_are_of_one_host_and_follow_each_other(days: Days, tmp_path: Path) -> None:
+    (whole,) = days.vcpus(acts=False, passes=8).iterdir()
+    looks = list(record.read([str(whole)]))
+    moved = [replace(look, snapshot=replace(look.snapshot, wall_s=look.snapshot.wall_s + 1e6)) for look in looks]
+    frames = {"early": looks, "late": moved, "other": [_of_another_host(look) for look in moved]}
+    for name, found in frames.items():
+        frame = replace(found[0].frame, snapshots=(found[0].snapshot,))
+        recorder.write_lines(str(tmp_path / name), record.lines_of([replace(look, frame=frame) for look in found]))
+    (tmp_path / "link").symlink_to(tmp_path / "early")
+    early, late, other, link = (str(tmp_path / name) for name in ("early", "late", "other", "link"))
+    assert run("replay", early, late)[0] == 0
+    for paths, words in (
+        ((early, link), f"got {link} twice"),
+        ((late, early), f"got {early} after {late}, which ends after it begins"),
+        ((early, other), "got looks at two hosts"),
+        ((early, str(tmp_path / "nowhere")), "nowhere: No such file"),
+    ):
+        code, out, err = run("replay", *paths)
+        assert (code, out, err.count("\n")) == (2, "", 1) and words in err, (paths, err)
+    asked = ["explain", "g1", "--at", "03:41", "--record", late, "--record", early]
+    code, out, err = run(*asked)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "which ends after it begins" in err
+
+
+def _of_another_host(look: record.Look) -> record.Look:
+    host = replace(look.snapshot.host, uuid="5" * 36, name="another")
+    return replace(look, snapshot=replace(look.snapshot, host=host))
+
+
 def test_a_picture_needs_matplotlib_and_says_so_at_once(
     days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -532,6 +532,8 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     jobs = [*recorded, *([replay.Job(replay.UNTOUCHED)] if options.untouched else [])]
     progress = _Bar(terminal)
     try:
+        if not source.trace:
+            _check_order(source.paths)
         jobs += _candidates(options.policy or ()) or [replay.Job("its own policy", _recorded(source))]
         for path in (path for path in (options.html, options.png) if path is not None):
             _may_write(path)
@@ -583,6 +585,15 @@ def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
     except replay.ReplayError as error:
         raise Refused(str(error)) from None
     return FAILED if failed else DONE
+
+
+def _check_order(paths: Sequence[str]) -> None:
+    try:
+        record.check_order(paths)
+    except record.RecordError as error:
+        raise Refused(f"replay: {error}") from None
+    except OSError as error:
+        raise Refused(f"{error.filename}: {error.strerror}") from None
 
 
 def _candidates(paths: Sequence[str]) -> list[Any]:
@@ -750,6 +761,7 @@ def _explain_then(options: argparse.Namespace, terminal: Terminal) -> int:
     if paths == [None]:
         raise Refused("explain --at: the policy names no daemon.record, and --record was not given")
     try:
+        record.check_order(paths)
         told = replay.instant(paths, options.at)
     except record.RecordError as error:
         raise Refused(str(error)) from None

@@ -684,15 +684,41 @@ def test_a_guest_is_explained_at_a_time_that_is_over(days: Days, utc: None) -> N
     looks = list(record.read([path]))
     move = next((look.snapshot.wall_s, m) for look in looks for m in look.decided["vcpu"].moves if m.domain == "g1")
     after_s = move[0] + 2 * PERIOD_S
-    for form in ("%H:%M:%S", "%Y-%m-%d %H:%M:%S"):
+    for form in ("%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
         at = time.strftime(form, time.gmtime(after_s))
         code, out, err = run("explain", "g1", "--at", at, "--record", path)
         assert (code, err) == (0, ""), err
         assert str(move[1]) in out and f"as it was at {time.strftime('%F', time.gmtime(after_s))}" in out
+        assert "the record ends" not in out
+    begin, end = (time.strftime("%F %T", time.gmtime(look.snapshot.wall_s)) for look in (looks[0], looks[-1]))
+    for later_s, told in ((2 * PERIOD_S, False), (1000 * PERIOD_S, True)):
+        late = time.strftime("%F %T", time.gmtime(looks[-1].snapshot.wall_s + later_s))
+        code, out, _err = run("explain", "g1", "--at", late, "--record", path)
+        assert code == 0 and (f"as it was at {end} (the record ends at {end})" in out) == told, out
     early = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(looks[0].snapshot.wall_s - 100))
-    assert run("explain", "g1", "--at", early, "--record", path)[0] == 1
+    code, _out, err = run("explain", "g1", "--at", early, "--record", path)
+    assert code == 1 and f"{path}: the record begins at {begin}\n" in err
     assert run("explain", "nobody", "--at", at, "--record", path)[0] == 1
     assert run("explain", "g1", "--at", "25:00", "--record", path)[0] == 2
+
+
+def test_a_time_of_the_day_before_is_that_by_the_clock_of_that_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
+) -> None:
+    """Between them the clocks were set back by an hour."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    document = json.loads(Path(__file__).with_name("bundle_1.json").read_text())
+    asked = ["explain", "apple-807", "--at", "13:00"]
+    for number, when in enumerate(("2026-10-24 12:59:00", "2026-10-24 13:30:00", "2026-10-25 12:00:00")):
+        wall_s = time.mktime(time.strptime(when, "%Y-%m-%d %H:%M:%S"))
+        late_s = wall_s - document["snapshots"][-1]["wall_s"]
+        for snapshot in document["snapshots"]:
+            snapshot["wall_s"] += late_s
+        (tmp_path / str(number)).write_text(json.dumps(document))
+        asked += ["--record", str(tmp_path / str(number))]
+    code, out, err = run(*asked)
+    assert (code, err) == (0, "") and "as it was at 2026-10-24 12:59:00" in out
 
 
 def test_explain_in_time_needs_a_record(tmp_path: Path) -> None:

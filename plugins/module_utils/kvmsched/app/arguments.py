@@ -408,7 +408,8 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_TIMES = ("%H:%M", "%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S")
+_DATES = ("", "%Y-%m-%d ", "%Y-%m-%dT")
+_TIMES = tuple(date + clock for date in _DATES for clock in ("%H:%M", "%H:%M:%S"))
 
 
 def _time(text: str) -> time.struct_time:

@@ -348,7 +348,7 @@ def _refuse_elsewhere(uri: str) -> None:
 def _pause(options: argparse.Namespace, terminal: Terminal) -> int:
     _refuse_elsewhere(options.uri)
     lease = leases.write(options.uri, "pause", options.duration)
-    until = time.strftime("%F %H:%M:%S", time.localtime(leases.ends_at(lease)))
+    until = _clock(leases.ends_at(lease))
     terminal.say(f"the daemon of {options.uri} changes nothing until {until}; kvmsched resume ends that")
     return DONE
 
@@ -762,15 +762,22 @@ def _explain_then(options: argparse.Namespace, terminal: Terminal) -> int:
         raise Refused("explain --at: the policy names no daemon.record, and --record was not given")
     try:
         record.check_order(paths)
-        told = replay.instant(paths, options.at)
+        covered = record.span(paths)
+        until_s = replay.instant_s(options.at, covered)
+        told = replay.instant(paths, until_s)
     except record.RecordError as error:
         raise Refused(str(error)) from None
     except OSError as error:
         raise Failed(f"{error.filename}: {error.strerror}") from None
     if told is None:
-        raise Failed(f"{', '.join(paths)}: it begins later")
-    when = time.strftime("%F %H:%M:%S", time.localtime(told.written_s))
-    return _tell_of(options, terminal, told, f"as it was at {when}, from the record; decided anew by {__version__}")
+        raise Failed(f"{', '.join(paths)}: the record begins at {_clock(covered.begin_s)}")
+    ends = f" (the record ends at {_clock(covered.end_s)})" if replay.is_over(covered, until_s) else ""
+    when = f"as it was at {_clock(told.written_s)}{ends}"
+    return _tell_of(options, terminal, told, f"{when}, from the record; decided anew by {__version__}")
+
+
+def _clock(wall_s: float) -> str:
+    return time.strftime("%F %H:%M:%S", time.localtime(wall_s))
 
 
 def _tell_of(options: argparse.Namespace, terminal: Terminal, told: status.Status, source: str) -> int:

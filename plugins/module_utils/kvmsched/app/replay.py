@@ -376,12 +376,11 @@ class _Twinned(_Player):
 # ---------------------------------------------------------------- one instant
 
 
-def instant(paths: Sequence[str], at: time.struct_time) -> Optional[Status]:
-    """The host as a daemon saw it at the last look before *at*, and decided; None if the record begins later.
+def instant(paths: Sequence[str], until_s: float) -> Optional[Status]:
+    """The host as a daemon saw it at the last look until *until_s*, and decided; None if the record begins later.
 
-    *at* without a date (1900) is the last such time that the record has. RecordError, ConfigError, OSError.
+    RecordError, ConfigError, OSError.
     """
-    until_s = _instant_s(at, span(paths))
     frames, number = 0, 0
     for index, look in enumerate(apart(read(paths))):
         if look.snapshot.wall_s > until_s:
@@ -424,17 +423,26 @@ def last_plans(
     return seen.results()
 
 
-def _instant_s(at: time.struct_time, covered: Span) -> float:
+def instant_s(at: time.struct_time, covered: Span) -> float:
+    """The end of the second *at*; without a date (1900) that is the last such time that the record has."""
     if at.tm_year > 1900:
         return time.mktime(at) + _SECOND
     end = time.localtime(covered.end_s)
-    day = (end.tm_year, end.tm_mon, end.tm_mday, at.tm_hour, at.tm_min, at.tm_sec, 0, 0, -1)
-    when_s = time.mktime(day) + _SECOND
-    if when_s > covered.end_s + _SECOND:
-        when_s -= 86400
-    return when_s
+    # Days are not all of one length.
+    today_s, yesterday_s = (
+        time.mktime((end.tm_year, end.tm_mon, end.tm_mday - ago, at.tm_hour, at.tm_min, at.tm_sec, 0, 0, -1)) + _SECOND
+        for ago in (0, 1)
+    )
+    return today_s if today_s <= covered.end_s + _SECOND else yesterday_s
 
 
+def is_over(covered: Span, until_s: float) -> bool:
+    """Whether a record ends so long before *until_s* that it tells nothing of that time: a few looks."""
+    between_s = (covered.end_s - covered.begin_s) / max(1, covered.looks - 1)
+    return until_s - covered.end_s > _FEW * between_s + _SECOND
+
+
+_FEW = 3
 # Who asks for a second means all of it.
 _SECOND = 1.0
 

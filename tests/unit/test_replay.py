@@ -474,6 +474,10 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
     untouched, eager = (play(source, job) for job in (Job(UNTOUCHED), Job("eager", EAGER)))
     assert untouched.figures.starved_s > 600
     assert eager.figures.returned_gib > 1
+    spreadsheet = "\ufeff" + CSV.replace("time,guest,cpu", "Time, Guest,CPU ").replace("\n", "\r\n")
+    (tmp_path / "T.CSV").write_text(spreadsheet, encoding="utf-8", newline="")
+    said = [run("replay", str(tmp_path / name), "--pcpus", "2", "--untouched") for name in ("t.csv", "T.CSV")]
+    assert said[0][0] == 0 and said[0] == said[1]
     (first, *_rest) = traces.Trace(str(tmp_path / "t.csv"), 2, None).looks()
     assert [len(domain.vcpus) for domain in first.snapshot.domains] == [2, 1]
 
@@ -485,14 +489,20 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
         ("time,guest\n", "missing the column cpu"),
         ("time,guest,cpu\n", "got no guest"),
         ("time,guest,cpu\n1,a,1\n", "one instant"),
-        ("time,guest,cpu\n1,a,x\n", "line 2: got 'x'"),
-        ("time,guest,cpu\n1,a,nan\n", "line 2: got 'nan'"),
-        ("time,guest,cpu\n1,a,-1\n", "line 2: got '-1'"),
+        ("time,guest,cpu\n1,a,x\n", "line 2: cpu: got 'x'"),
+        ("time,guest,cpu\n1,a,nan\n", "line 2: cpu: got 'nan'"),
+        ("time,guest,cpu\n1,a,-1\n", "line 2: cpu: got '-1'"),
         ("time,guest,cpu\n1,,1\n", "line 2: got no guest"),
-        ("time,guest,cpu\n1\n", "line 2"),
+        ("time,guest,cpu\n,a,1\n", "line 2: time: got ''"),
+        ("time,guest,cpu,cache\n1,a,1,\n2,a,1,y\n", "line 3: cache: got 'y'"),
+        ("time,guest,cpu\n1\n", "line 2: got 1 field, expected 3"),
+        ("time,guest,cpu\n1,a,1,5\n", "line 2: got 4 fields, expected 3"),
+        ("time,guest,cpu\n1,a,0,5\n", "line 2: got 4 fields, expected 3"),
+        ("time;guest;cpu\n1;a;1\n", "missing the column time: got time;guest;cpu, expected"),
+        ("time,guest,cpu,CPU\n1,a,1,1\n", "got the column cpu twice"),
         ("time,guest,cpu\n1,a,1e11\n2,a,1\n", "a guest of 1000000000 vCPUs"),
-        (f"time,guest,cpu\n1,{'a' * 200_000},1\n", "after line 1: field larger than"),
-        (f"{'a' * 200_000},guest,cpu\n", "after line 0: field larger than"),
+        (f"time,guest,cpu\n1,{'a' * 200_000},1\n", "line 2: field larger than"),
+        (f"{'a' * 200_000},guest,cpu\n", "line 1: field larger than"),
     ],
 )
 def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:

@@ -166,6 +166,22 @@ def test_no_option_is_dropped_without_a_word(words: tuple[str, ...], told: str) 
     assert (code, out, err.count("\n")) == (2, "", 1) and told in err
 
 
+@pytest.mark.parametrize(
+    ("words", "came"),
+    [
+        (("room", "-1G"), "'-1G'"),
+        (("room", "1G", "--cells", "-1x"), "'-1x'"),
+        (("pause", "-5m"), "'-5m'"),
+        (("record", "f", "--for", "-1d"), "'-1d'"),
+        (("replay", "r", "--memory", "-16G"), "'-16G'"),
+        (("top", "-d", "-.5s"), "'-.5s'"),
+    ],
+)
+def test_what_is_less_than_nothing_is_refused_by_name(words: tuple[str, ...], came: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"got {came}, allowed: " in err
+
+
 def test_the_man_page_names_every_command_option_and_exit_status() -> None:
     page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
     for name, texts in every():
@@ -345,6 +361,21 @@ def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None
         "rules[4].memory.waste",
         "rules[4].memory.floor",
     }
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.yaml"])
+def test_a_number_where_a_text_is_meant_is_answered_with_what_is_accepted(name: str, tmp_path: Path) -> None:
+    """JSON is YAML, too; and what is proposed is taken."""
+    path = tmp_path / name
+    document: dict[str, Any] = {"memory": {"starvation": 120}, "daemon": {"record_size": 512}, "domains": [100]}
+    path.write_text(json.dumps(document))
+    code, out, err = run("check", str(path))
+    assert (code, out) == (2, "") and len(err.splitlines()) == 3
+    daemon, domains, memory = sorted(err.splitlines())
+    assert domains.endswith('needs quotes: "100"') and "YAML" not in err
+    assert daemon.endswith("did you mean 512M?") and memory.endswith("did you mean 120M?")
+    path.write_text('{"memory": {"starvation": "120M"}, "daemon": {"record_size": "512M"}, "domains": ["100"]}')
+    assert run("check", str(path))[0] == 0
 
 
 def test_thresholds_are_held_against_each_other_whatever_else_is_wrong(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_blank_file_is_refused_and_means_no_other(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "policy.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(config.INSTALLED_VARIABLE, str(tmp_path / "policy.json"))
     code, out, err = run(*words)
     assert (code, out, err.count("\n")) == (2, "", 1) and ": got '" in err and f"kvmsched {words[0]} --help" in err
@@ -161,7 +162,10 @@ def test_a_blank_file_is_refused_and_means_no_other(
         (("top", "--once", "-n", "3"), "top: got --once beside --iterations, allowed: one of them"),
     ],
 )
-def test_no_option_is_dropped_without_a_word(words: tuple[str, ...], told: str) -> None:
+def test_no_option_is_dropped_without_a_word(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(*words)
     assert (code, out, err.count("\n")) == (2, "", 1) and told in err
 
@@ -177,7 +181,10 @@ def test_no_option_is_dropped_without_a_word(words: tuple[str, ...], told: str) 
         (("top", "-d", "-.5s"), "'-.5s'"),
     ],
 )
-def test_what_is_less_than_nothing_is_refused_by_name(words: tuple[str, ...], came: str) -> None:
+def test_what_is_less_than_nothing_is_refused_by_name(
+    words: tuple[str, ...], came: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(*words)
     assert (code, out, err.count("\n")) == (2, "", 1) and f"got {came}, allowed: " in err
 

@@ -167,8 +167,8 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
-        # What begins so is a value, which its own type refuses by name; argparse takes no -1G for one.
-        self._negative_number_matcher = re.compile(r"-[0-9.]")
+        # What begins so is a value, which its own type refuses by name: before Python 3.14 -1G was an option.
+        self._negative_number_matcher = re.compile(r"-\.?[0-9]")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import curses
 import json
+import os
+import pty
 import shlex
 import signal
 import socket
@@ -47,6 +51,8 @@ def test_a_pass_says_what_it_would_do_and_does_it() -> None:
         (["room", "5%", *TEST], 2, ["5%"]),
         (["room", "1G", "--cells", "x", *TEST], 2, ["--cells", "x"]),
         (["room", "1G", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
+        (["pause", "1h", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
+        (["resume", "--uri", "qemu+ssh://elsewhere/system"], 2, ["qemu+ssh", "qemu:///system"]),
         (["pause", "1", *TEST], 2, ["1", "90s"]),
         (["pause", "31d", *TEST], 2, ["31d", "30d"]),
         (["pause", *TEST], 2, ["DURATION"]),
@@ -323,6 +329,31 @@ def test_a_dry_run_tells_by_its_exit_status_whether_something_would_change() -> 
     assert kvmsched("once", "memory", "--dry-run", "--exit-code", *TEST).returncode == 3
     assert kvmsched("once", "memory", "--dry-run", "--exit-code", "--json", *TEST).returncode == 3
     assert kvmsched("once", "vcpu", "--dry-run", "--exit-code", *TEST).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(curses, "set_escdelay"), reason="this build of curses does not know it")
+def test_a_key_after_escape_is_a_key() -> None:
+    """It was taken for the rest of a sequence, for a whole second."""
+    ours, its = pty.openpty()
+    words = [*COMMAND, "top", "--delay", "60", *TEST]
+    variables = {**bare_environment(), "TERM": "xterm"}
+    with subprocess.Popen(words, stdin=its, stdout=its, stderr=its, env=variables) as process:
+        os.close(its)
+        drawn = b""
+        while b"GUEST" not in drawn:
+            drawn += os.read(ours, 4096)
+        # On a machine that is busy both may come at once, and are one.
+        for _again in range(5):
+            os.write(ours, b"\x1b")
+            time.sleep(0.5)
+            os.write(ours, b"q")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3)
+                break
+        ended = process.poll()
+        process.kill()
+    os.close(ours)
+    assert ended == 0
 
 
 def test_a_terminal_that_can_t_show_top_is_told_so() -> None:

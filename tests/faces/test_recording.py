@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -65,6 +66,24 @@ def test_what_can_t_be_is_refused_in_one_line(tmp_path: Path) -> None:
         done = kvmsched(*words)
         assert done.returncode == code and done.stderr.count("kvmsched: ") == 1, (words, done)
     assert os.listdir(tmp_path) == ["file"], "no record that was never begun"
+
+
+def test_a_record_that_can_t_be_made_leaves_the_one_that_was_there(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_text("of monday")
+    broken = tmp_path / "broken"
+    broken.write_bytes(gzip.compress(b"{}\n"))
+    for words in (
+        ["record", "--uri", "test:///nowhere", "--for", "2s", str(there)],
+        ["record", "--uri", "test:///nowhere", "--for", "2s", "--anonymise", str(there)],
+        ["record", "--from", str(tmp_path / "typo"), str(there)],
+        ["record", "--from", str(tmp_path / "typo"), "--anonymise", str(there)],
+        ["record", "--from", str(broken), str(there)],
+    ):
+        done = kvmsched(*words)
+        assert done.returncode in (1, 2) and done.stderr.count("kvmsched: ") == 1, (words, done)
+        assert there.read_text() == "of monday", words
+    assert sorted(os.listdir(tmp_path)) == ["broken", "there"]
 
 
 def test_the_daemon_keeps_a_record_where_its_policy_says(tmp_path: Path) -> None:

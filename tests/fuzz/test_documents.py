@@ -362,7 +362,7 @@ def replayed(lines: list[Any], tmp_path: Path) -> int:
 def asked_of(path: str) -> None:
     """What else reads a record does so, or refuses it in one line."""
     for ask in (
-        lambda: replay.instant([path], time.strptime("03:41", "%H:%M")),
+        lambda: replay.instant([path], replay.instant_s(time.strptime("03:41", "%H:%M"), record.span([path]))),
         lambda: replay.last_plans(lambda: record.read([path]), None),
         lambda: list(record.anonymised(lambda: record.read([path]))),
         lambda: record.span([path]),

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -115,6 +116,79 @@ def test_a_blank_name_is_refused_as_an_unset_variable_makes_one(words: tuple[str
     assert (code, out) == (2, "") and "allowed: a guest's name or UUID" in err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", ""),
+        ("check", "--defaults", " "),
+        ("check", "--uri", ""),
+        ("once", "--policy", ""),
+        ("run", "--policy="),
+        ("plan", ""),
+        ("plan", "bundle.json", "--policy", ""),
+        ("replay", ""),
+        ("replay", "r", "--policy="),
+        ("replay", "r", "--html", ""),
+        ("replay", "r", "--png="),
+        ("record", ""),
+        ("record", "r", "--from", ""),
+        ("snapshot", "-o", ""),
+        ("explain", "db1", "--at", "03:41", "--record", ""),
+    ],
+)
+def test_a_blank_file_is_refused_and_means_no_other(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(config.INSTALLED_VARIABLE, str(tmp_path / "policy.json"))
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and ": got '" in err and f"kvmsched {words[0]} --help" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("check", "--defaults", "p.json"), "check: got --defaults beside p.json, allowed: one of them"),
+        (("replay", "d", "--fleet", "--policy", "p"), "replay: got --fleet beside --policy, allowed: one of them"),
+        (("replay", "d", "--fleet", "--json", "--step", "9"), "--fleet beside --step, --json, allowed"),
+        (("replay", "d", "--fleet", "--html", "f", "--untouched"), "--fleet beside --untouched, --html, allowed"),
+        (("replay", "r.kvmrec.gz", "--pcpus", "4"), "got --pcpus, allowed: for a trace, and r.kvmrec.gz is none"),
+        (("replay", "r.kvmrec.gz", "--pcpus", "4", "--memory", "1G"), "got --pcpus, --memory, allowed: for a trace"),
+        (("record", "f", "--for", "1h", "--from", "r"), "record: got --from beside --for, allowed: one of them"),
+        (("record", "f", "--policy", "p", "--from", "r"), "record: got --from beside --policy, allowed: one of them"),
+        (("explain", "db1", "--record", "r"), "explain: got --record, allowed: beside --at"),
+        (("explain", "db1", "--at", "03:41", "--record", "r", "--policy", "p"), "--record beside --policy, allowed"),
+        (("top", "--once", "-n", "3"), "top: got --once beside --iterations, allowed: one of them"),
+    ],
+)
+def test_no_option_is_dropped_without_a_word(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and told in err
+
+
+@pytest.mark.parametrize(
+    ("words", "came"),
+    [
+        (("room", "-1G"), "'-1G'"),
+        (("room", "1G", "--cells", "-1x"), "'-1x'"),
+        (("pause", "-5m"), "'-5m'"),
+        (("record", "f", "--for", "-1d"), "'-1d'"),
+        (("replay", "r", "--memory", "-16G"), "'-16G'"),
+        (("top", "-d", "-.5s"), "'-.5s'"),
+    ],
+)
+def test_what_is_less_than_nothing_is_refused_by_name(
+    words: tuple[str, ...], came: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"got {came}, allowed: " in err
+
+
 def test_the_man_page_names_every_command_option_and_exit_status() -> None:
     page = MAN.read_text(encoding="utf-8").replace("\\-", "-")
     for name, texts in every():
@@ -169,13 +243,49 @@ def test_the_completion_knows_every_command_and_option() -> None:
     ],
 )
 def test_completion_in_a_shell(words: list[str], offered: list[str]) -> None:
+    assert completed(*words) == offered
+
+
+def completed(*words: str, **more: Any) -> list[str]:
+    """What bash offers for the last of *words*."""
     script = (
         f'source {COMPLETION}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kvmsched; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(
-        ["bash", "-c", script, "bash", "kvmsched", *words], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == offered and not done.stderr
+    asked = ["bash", "-c", script, "bash", "kvmsched", *words]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, **more)
+    assert not done.stderr
+    return done.stdout.splitlines() if done.stdout != "\n" else []
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [
+        ("$", [r"\$\(touch\$\{IFS\}PWNED\)"]),
+        ("my", [r"my\ guest"]),
+        (r"my\ g", [r"my\ guest"]),
+        ("w", [r"web\*"]),
+        ("", [r"\$\(touch\$\{IFS\}PWNED\)", r"my\ guest", r"web\*"]),
+        ("guest", []),
+    ],
+)
+def test_no_guest_s_name_is_run_or_taken_apart_by_completion(begun: str, offered: list[str], tmp_path: Path) -> None:
+    virsh = tmp_path / "bin/virsh"
+    virsh.parent.mkdir()
+    virsh.write_text("#!/bin/sh\ncat <<'END'\n$(touch${IFS}PWNED)\nmy guest\nweb*\n\nEND\n")
+    virsh.chmod(0o755)
+    (tmp_path / "webs").touch()
+    path = f"{virsh.parent}:{os.environ['PATH']}"
+    for command in ("explain", "release", "repay"):
+        assert completed(command, begun, cwd=tmp_path, env={"PATH": path}) == offered
+    assert sorted(os.listdir(tmp_path)) == ["bin", "webs"]
+
+
+@pytest.mark.parametrize("words", [("replay",), ("plan",), ("check", "--policy"), ("snapshot", "-o")])
+def test_completion_offers_a_file_as_it_is_named(words: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a b", "a*", "a$(touch${IFS}PWNED)"):
+        (tmp_path / name).touch()
+    assert sorted(completed(*words, "a", cwd=tmp_path)) == sorted(os.listdir(tmp_path))
+    assert len(os.listdir(tmp_path)) == 3
 
 
 def test_the_documentation_names_every_command() -> None:
@@ -258,6 +368,21 @@ def test_every_mistake_is_told_at_once_with_file_and_key(tmp_path: Path) -> None
         "rules[4].memory.waste",
         "rules[4].memory.floor",
     }
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.yaml"])
+def test_a_number_where_a_text_is_meant_is_answered_with_what_is_accepted(name: str, tmp_path: Path) -> None:
+    """JSON is YAML, too; and what is proposed is taken."""
+    path = tmp_path / name
+    document: dict[str, Any] = {"memory": {"starvation": 120}, "daemon": {"record_size": 512}, "domains": [100]}
+    path.write_text(json.dumps(document))
+    code, out, err = run("check", str(path))
+    assert (code, out) == (2, "") and len(err.splitlines()) == 3
+    daemon, domains, memory = sorted(err.splitlines())
+    assert domains.endswith('needs quotes: "100"') and "YAML" not in err
+    assert daemon.endswith("did you mean 512M?") and memory.endswith("did you mean 120M?")
+    path.write_text('{"memory": {"starvation": "120M"}, "daemon": {"record_size": "512M"}, "domains": ["100"]}')
+    assert run("check", str(path))[0] == 0
 
 
 def test_thresholds_are_held_against_each_other_whatever_else_is_wrong(tmp_path: Path) -> None:

@@ -209,14 +209,14 @@ def test_a_policy_has_a_bounded_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spelt", "quoted"), [("100", "'100'"), ("1.5", "'1.5'"), ("2026-01-02", "'2026-01-02'"), ("no", "'False'")]
+    ("spelt", "quoted"), [("100", '"100"'), ("1.5", '"1.5"'), ("2026-01-02", '"2026-01-02"'), ("no", '"False"')]
 )
 def test_a_name_that_yaml_takes_for_something_else_is_refused_with_its_spelling(spelt: str, quoted: str) -> None:
     for text in (f"domains: [{spelt}]", f"exclude: [{spelt}]", f"rules: [{{match: {spelt}}}]"):
         with pytest.raises(config.ConfigError) as caught:
             config.load(config.parsed(text.encode(), "policy.yaml"))
         (line,) = caught.value.mistakes
-        assert line.endswith(f"needs quotes in YAML: {quoted}") and "a name, a shell pattern for names" in line
+        assert line.endswith(f"needs quotes: {quoted}") and "a name, a shell pattern for names" in line
 
 
 @pytest.mark.parametrize("value", ["0x" + "f" * 9999, "[" * 50 + "]" * 50, "1e999", ".nan", "!!binary aGk="])

@@ -21,7 +21,7 @@ from examples import TIMES, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from kvmsched import config, model
-from kvmsched.app import bundle, record, recorder
+from kvmsched.app import bundle, cli, record, recorder
 from kvmsched.app.bundle import Decided
 from kvmsched.app.record import Context, Encoder, Entry, Look, Past, Span
 from kvmsched.config import DaemonPolicy
@@ -408,6 +408,9 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "r").symlink_to(tmp_path / "other")
     with pytest.raises(OSError):
         recorder.File(str(tmp_path / "r"))
+    bundle_path = Path(__file__).with_name("bundle_1.json")
+    assert cli.main(["record", "--from", str(bundle_path), str(tmp_path / "r")]) == 2
+    assert (tmp_path / "r").is_symlink()
     assert (tmp_path / "other").read_text() == "another's"
 
 

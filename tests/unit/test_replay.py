@@ -448,8 +448,19 @@ def test_a_folder_of_planetlab_s_is_a_host_to_be(tmp_path: Path) -> None:
     few, many = (play(Source((str(folder),), pcpus=pcpus), Job(UNTOUCHED)).figures for pcpus in (1, 6))
     assert few.seconds == many.seconds == 11 * 300 and few.guests == 6
     assert few.unserved_pct > 30 and many.unserved_pct < 1
-    with pytest.raises(record.RecordError, match="--pcpus"):
-        play(Source((str(folder),)), Job(UNTOUCHED))
+
+
+def test_a_directory_that_is_none_of_both_is_refused_by_its_name(tmp_path: Path) -> None:
+    """A slip is told as what it may have been: a directory of records, or a trace."""
+    (tmp_path / "empty/within").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("1\n2\n")
+    code, out, err = run("replay", str(tmp_path / "notes"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'notes'}: got no record (*.kvmrec.gz)" in err and "as a trace" in err and "--pcpus" in err
+    code, out, err = run("replay", str(tmp_path / "empty"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'empty'}: got a directory without records" in err
 
 
 CSV = "time,guest,cpu,memory_used,cache,memory\n" + "".join(
@@ -463,6 +474,10 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
     untouched, eager = (play(source, job) for job in (Job(UNTOUCHED), Job("eager", EAGER)))
     assert untouched.figures.starved_s > 600
     assert eager.figures.returned_gib > 1
+    spreadsheet = "\ufeff" + CSV.replace("time,guest,cpu", "Time, Guest,CPU ").replace("\n", "\r\n")
+    (tmp_path / "T.CSV").write_text(spreadsheet, encoding="utf-8", newline="")
+    said = [run("replay", str(tmp_path / name), "--pcpus", "2", "--untouched") for name in ("t.csv", "T.CSV")]
+    assert said[0][0] == 0 and said[0] == said[1]
     (first, *_rest) = traces.Trace(str(tmp_path / "t.csv"), 2, None).looks()
     assert [len(domain.vcpus) for domain in first.snapshot.domains] == [2, 1]
 
@@ -474,14 +489,20 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
         ("time,guest\n", "missing the column cpu"),
         ("time,guest,cpu\n", "got no guest"),
         ("time,guest,cpu\n1,a,1\n", "one instant"),
-        ("time,guest,cpu\n1,a,x\n", "line 2: got 'x'"),
-        ("time,guest,cpu\n1,a,nan\n", "line 2: got 'nan'"),
-        ("time,guest,cpu\n1,a,-1\n", "line 2: got '-1'"),
+        ("time,guest,cpu\n1,a,x\n", "line 2: cpu: got 'x'"),
+        ("time,guest,cpu\n1,a,nan\n", "line 2: cpu: got 'nan'"),
+        ("time,guest,cpu\n1,a,-1\n", "line 2: cpu: got '-1'"),
         ("time,guest,cpu\n1,,1\n", "line 2: got no guest"),
-        ("time,guest,cpu\n1\n", "line 2"),
+        ("time,guest,cpu\n,a,1\n", "line 2: time: got ''"),
+        ("time,guest,cpu,cache\n1,a,1,\n2,a,1,y\n", "line 3: cache: got 'y'"),
+        ("time,guest,cpu\n1\n", "line 2: got 1 field, expected 3"),
+        ("time,guest,cpu\n1,a,1,5\n", "line 2: got 4 fields, expected 3"),
+        ("time,guest,cpu\n1,a,0,5\n", "line 2: got 4 fields, expected 3"),
+        ("time;guest;cpu\n1;a;1\n", "missing the column time: got time;guest;cpu, expected"),
+        ("time,guest,cpu,CPU\n1,a,1,1\n", "got the column cpu twice"),
         ("time,guest,cpu\n1,a,1e11\n2,a,1\n", "a guest of 1000000000 vCPUs"),
-        (f"time,guest,cpu\n1,{'a' * 200_000},1\n", "after line 1: field larger than"),
-        (f"{'a' * 200_000},guest,cpu\n", "after line 0: field larger than"),
+        (f"time,guest,cpu\n1,{'a' * 200_000},1\n", "line 2: field larger than"),
+        (f"{'a' * 200_000},guest,cpu\n", "line 1: field larger than"),
     ],
 )
 def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -514,6 +535,57 @@ def test_the_command_shows_all_columns_in_one_table(days: Days, tmp_path: Path) 
     told = json.loads(out)
     assert (code, err) == (0, "") and list(told) == [RECORDED, "its own policy"]
     assert told[RECORDED]["figures"]["looks"] < 10 and told[RECORDED]["decided_anew"]["passes"] == 0
+
+
+def test_each_policy_has_a_column_of_its_own_whatever_its_file_is_called(
+    days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(days.vcpus(acts=False, passes=4))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    leave, place = {"vcpu": {"max_moves": 0}}, PLACE
+    for name, document in (("p", leave), ("old/p", place), (RECORDED, place), (UNTOUCHED, place)):
+        (tmp_path / name).write_text(json.dumps(document))
+    policies = [word for name in ("p", "old/p", RECORDED, UNTOUCHED) for word in ("--policy", name)]
+    code, out, err = run("replay", path, "--untouched", "--json", *policies)
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(told) == [RECORDED, UNTOUCHED, "./p", "old/p", f"./{RECORDED}", f"./{UNTOUCHED}"]
+    assert told[RECORDED]["decided_anew"]["passes"] and not told[f"./{RECORDED}"]["decided_anew"]["passes"]
+    moved = {name: told[name]["figures"]["pin_moves"] for name in told}
+    assert moved["./p"] == moved[UNTOUCHED] == 0 < moved["old/p"] == moved[f"./{RECORDED}"] == moved[f"./{UNTOUCHED}"]
+    for words in (["p", "p"], ["p", "./p"]):
+        code, out, err = run("replay", path, "--policy", words[0], "--policy", words[1])
+        assert (code, out) == (2, "") and "--policy ./p twice" in err and err.count("\n") == 1
+
+
+def test_records_of_one_replay_are_of_one_host_and_follow_each_other(days: Days, tmp_path: Path) -> None:
+    (whole,) = days.vcpus(acts=False, passes=8).iterdir()
+    looks = list(record.read([str(whole)]))
+    moved = [replace(look, snapshot=replace(look.snapshot, wall_s=look.snapshot.wall_s + 1e6)) for look in looks]
+    frames = {"early": looks, "late": moved, "other": [_of_another_host(look) for look in moved]}
+    for name, found in frames.items():
+        frame = replace(found[0].frame, snapshots=(found[0].snapshot,))
+        recorder.write_lines(str(tmp_path / name), record.lines_of([replace(look, frame=frame) for look in found]))
+    (tmp_path / "link").symlink_to(tmp_path / "early")
+    early, late, other, link = (str(tmp_path / name) for name in ("early", "late", "other", "link"))
+    assert run("replay", early, late)[0] == 0
+    for paths, words in (
+        ((early, link), f"got {link} twice"),
+        ((late, early), f"got {early} after {late}, which ends after it begins"),
+        ((early, other), "got looks at two hosts"),
+        ((early, str(tmp_path / "nowhere")), "nowhere: No such file"),
+    ):
+        code, out, err = run("replay", *paths)
+        assert (code, out, err.count("\n")) == (2, "", 1) and words in err, (paths, err)
+    asked = ["explain", "g1", "--at", "03:41", "--record", late, "--record", early]
+    code, out, err = run(*asked)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "which ends after it begins" in err
+
+
+def _of_another_host(look: record.Look) -> record.Look:
+    host = replace(look.snapshot.host, uuid="5" * 36, name="another")
+    return replace(look, snapshot=replace(look.snapshot, host=host))
 
 
 def test_a_picture_needs_matplotlib_and_says_so_at_once(
@@ -622,15 +694,41 @@ def test_a_guest_is_explained_at_a_time_that_is_over(days: Days, utc: None) -> N
     looks = list(record.read([path]))
     move = next((look.snapshot.wall_s, m) for look in looks for m in look.decided["vcpu"].moves if m.domain == "g1")
     after_s = move[0] + 2 * PERIOD_S
-    for form in ("%H:%M:%S", "%Y-%m-%d %H:%M:%S"):
+    for form in ("%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
         at = time.strftime(form, time.gmtime(after_s))
         code, out, err = run("explain", "g1", "--at", at, "--record", path)
         assert (code, err) == (0, ""), err
         assert str(move[1]) in out and f"as it was at {time.strftime('%F', time.gmtime(after_s))}" in out
+        assert "the record ends" not in out
+    begin, end = (time.strftime("%F %T", time.gmtime(look.snapshot.wall_s)) for look in (looks[0], looks[-1]))
+    for later_s, told in ((2 * PERIOD_S, False), (1000 * PERIOD_S, True)):
+        late = time.strftime("%F %T", time.gmtime(looks[-1].snapshot.wall_s + later_s))
+        code, out, _err = run("explain", "g1", "--at", late, "--record", path)
+        assert code == 0 and (f"as it was at {end} (the record ends at {end})" in out) == told, out
     early = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(looks[0].snapshot.wall_s - 100))
-    assert run("explain", "g1", "--at", early, "--record", path)[0] == 1
+    code, _out, err = run("explain", "g1", "--at", early, "--record", path)
+    assert code == 1 and f"{path}: the record begins at {begin}\n" in err
     assert run("explain", "nobody", "--at", at, "--record", path)[0] == 1
     assert run("explain", "g1", "--at", "25:00", "--record", path)[0] == 2
+
+
+def test_a_time_of_the_day_before_is_that_by_the_clock_of_that_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
+) -> None:
+    """Between them the clocks were set back by an hour."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    document = json.loads(Path(__file__).with_name("bundle_1.json").read_text())
+    asked = ["explain", "apple-807", "--at", "13:00"]
+    for number, when in enumerate(("2026-10-24 12:59:00", "2026-10-24 13:30:00", "2026-10-25 12:00:00")):
+        wall_s = time.mktime(time.strptime(when, "%Y-%m-%d %H:%M:%S"))
+        late_s = wall_s - document["snapshots"][-1]["wall_s"]
+        for snapshot in document["snapshots"]:
+            snapshot["wall_s"] += late_s
+        (tmp_path / str(number)).write_text(json.dumps(document))
+        asked += ["--record", str(tmp_path / str(number))]
+    code, out, err = run(*asked)
+    assert (code, err) == (0, "") and "as it was at 2026-10-24 12:59:00" in out
 
 
 def test_explain_in_time_needs_a_record(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .units import (
     parse_cpuset,
     parse_size,
     shown,
+    spelling_hint,
 )
 
 # ---------------------------------------------------------------- the policy, parsed
@@ -644,11 +645,17 @@ def no_pattern(key: str, value: object) -> Mistake:
 
 
 def _refusal(value: object, schema: Mapping[str, Any]) -> str:
-    """Return one line, with how to spell a text that YAML takes for a number, a date or a word such as ``no``."""
+    """Return one line, with how to spell a text that YAML, or JSON, takes for a number, a date or a word as ``no``."""
     line = f"got {shown(value)}, allowed: {_allowed(schema)}"
     if schema.get("type") != "string" or value is None or isinstance(value, (str, list, dict)):
         return line
-    return f"{line}; what looks like a number, a date, yes or no needs quotes in YAML: {shown(str(value), 40)}"
+    if schema.get("description") in _SIZES:
+        return line + spelling_hint(str(value))
+    return f'{line}; what looks like a number, a date, yes or no needs quotes: "{one_line(str(value), 40)}"'
+
+
+# A number between quotes is no size, either: it needs a unit.
+_SIZES = frozenset((_AMOUNT["description"], _DAEMON["record_size"]["description"]))
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import re
 import stat
 import tempfile
 import time
-from typing import Callable, Iterator, Optional, TextIO
+from typing import BinaryIO, Callable, Iterator, Optional, TextIO
 
 SYSTEM_DIRECTORY = "/run/kvmsched"
 # Members of libvirt's group may act on qemu:///system, so they may hold its lock.
@@ -147,14 +147,21 @@ def open_regular(path: str, flags: int) -> int:
 
 def write_atomically(path: str, text: str, mode: int) -> None:
     """Let *path*, of its directory's group, hold *text*: all of it, or what was there before. OSError if not."""
+    with replacing(path, mode) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: str, mode: int) -> Iterator[BinaryIO]:
+    """Hand out a file that takes the place of *path* at the end; whatever is raised meanwhile, it does not. OSError."""
     directory = os.path.dirname(path)
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=f".{os.path.basename(path)}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             with contextlib.suppress(PermissionError):
                 os.fchown(file.fileno(), -1, os.stat(directory).st_gid)
             os.fchmod(file.fileno(), mode)
-            file.write(text)
+            yield file
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -56,7 +56,7 @@ def parse_size(text: str) -> int:
     """Return *text* (``150M``, ``1.5G``, ``512KiB``) in KiB; ValueError says what is allowed."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(SIZE_HELP + _spelling_hint(text.strip()))
+        raise ValueError(SIZE_HELP + spelling_hint(text.strip()))
     kib = int(float(match.group(1)) * _KIB_PER_SUFFIX[match.group(2)])
     if kib > MAX_SIZE_KIB:
         raise ValueError(f"at most {exact_size(MAX_SIZE_KIB)}")
@@ -79,7 +79,7 @@ def parse_amount(text: str) -> Amount:
     return Amount(pct=pct)
 
 
-def _spelling_hint(text: str) -> str:
+def spelling_hint(text: str) -> str:
     """Name the spelling that was probably meant: ``150`` and ``150MB`` say no unit that we can trust."""
     match = re.fullmatch(r"([0-9.]+)\s*([KMGTkmgt]?)[bB]?", text, re.ASCII)
     if match is None:

@@ -1,8 +1,27 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# shellcheck shell=bash disable=SC2207
+# shellcheck shell=bash
 # Completion of kvmsched's command line for bash: the role puts it into /usr/local/share/bash-completion/completions
+
+# bash expands a list of words as it does a command line: such a list holds only what stands in this file.
+_kvmsched_words() {
+    mapfile -t COMPREPLY < <(compgen -W "$1" -- "$current")
+}
+
+_kvmsched_files() {
+    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+}
+
+# Who may define a guest chooses its name, and what is offered here lands in an administrator's command line.
+_kvmsched_guests() {
+    local name quoted
+    compopt +o filenames 2>/dev/null
+    while IFS= read -r name; do
+        printf -v quoted %q "$name"
+        [[ -n $name && ($name == "$current"* || $quoted == "$current"*) ]] && COMPREPLY+=("$quoted")
+    done < <(virsh --readonly --quiet list --name 2>/dev/null)
+}
 
 _kvmsched() {
     local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD - 1]}" command="" word options
@@ -12,14 +31,14 @@ _kvmsched() {
         [[ $word == -* ]] || { command=$word && break; }
     done
     if [[ -z $command ]]; then
-        COMPREPLY=($(compgen -W "$commands --help --version" -- "$current"))
+        _kvmsched_words "$commands --help --version"
         return
     fi
     case $previous in
         --cells | --for | --step | --pcpus | --memory | --at) return ;;
-        --policy | -o | --output | --from | --html | --png | --record) COMPREPLY=($(compgen -f -- "$current")) && return ;;
-        --uri) COMPREPLY=($(compgen -W "qemu:///system qemu:///session" -- "$current")) && return ;;
-        --sort | -s) COMPREPLY=($(compgen -W "cpu memory name usable wait" -- "$current")) && return ;;
+        --policy | -o | --output | --from | --html | --png | --record) _kvmsched_files && return ;;
+        --uri) _kvmsched_words "qemu:///system qemu:///session" && return ;;
+        --sort | -s) _kvmsched_words "cpu memory name usable wait" && return ;;
         --delay | --interval | --iterations | -d | -i) return ;;
     esac
     case $command in
@@ -41,14 +60,14 @@ _kvmsched() {
         *) return ;;
     esac
     if [[ $current == -* ]]; then
-        COMPREPLY=($(compgen -W "$options" -- "$current"))
+        _kvmsched_words "$options"
         return
     fi
     case $command in
-        once) COMPREPLY=($(compgen -W "memory vcpu both" -- "$current")) ;;
-        plan) COMPREPLY=($(compgen -f -- "$current") $(compgen -W "memory vcpu both" -- "$current")) ;;
-        check | record | replay) COMPREPLY=($(compgen -f -- "$current")) ;;
-        explain | release | repay) COMPREPLY=($(compgen -W "$(virsh --readonly --quiet list --name 2>/dev/null)" -- "$current")) ;;
+        once) _kvmsched_words "memory vcpu both" ;;
+        plan) mapfile -t COMPREPLY < <(compgen -f -W "memory vcpu both" -- "$current") ;;
+        check | record | replay) _kvmsched_files ;;
+        explain | release | repay) _kvmsched_guests ;;
     esac
 }
 complete -o filenames -F _kvmsched kvmsched

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import re
 import time
 from typing import Any, Callable, Iterable, NoReturn, Optional, Sequence
 
@@ -166,6 +167,8 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+        # What begins so is a value, which its own type refuses by name: before Python 3.14 -1G was an option.
+        self._negative_number_matcher = re.compile(r"-\.?[0-9]")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -274,7 +277,7 @@ def _add_looking(command: _Command) -> None:
     text = "at that time, from a record: 03:41, or '2026-11-29 03:41:05'"
     explain.add_argument("--at", type=_time, metavar="TIME", help=text)
     text = "the record (what the policy's daemon.record names)"
-    explain.add_argument("--record", action="append", metavar="RECORD", help=text)
+    explain.add_argument("--record", action="append", type=_path, metavar="RECORD", help=text)
     _json_option(explain)
     _host_options(explain)
     state = command("status", "say what the daemon on this host does", _STATUS)
@@ -288,37 +291,41 @@ def _add_replaying(command: _Command) -> None:
     snapshot.add_argument(
         "-i", "--interval", type=_seconds, metavar="SECONDS", help="between the two looks (vcpu.interval)"
     )
-    snapshot.add_argument("-o", "--output", metavar="FILE", help="write to FILE, not to standard output")
+    snapshot.add_argument("-o", "--output", type=_path, metavar="FILE", help="write to FILE, not to standard output")
     _host_options(snapshot)
     record = command("record", "record what happens on this host, to replay it anywhere", _RECORD)
-    record.add_argument("file", metavar="FILE", help="where to: a new file, or one that is written anew")
+    record.add_argument("file", type=_path, metavar="FILE", help="where to: a new file, or one that is written anew")
     text = "for how long, such as 30m, 1h or 1d (until it is stopped)"
     record.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help=text)
     record.add_argument("--anonymise", action="store_true", help="leave out all names, UUIDs and the host's name")
     text = "copy these records instead: files, or directories of them"
-    record.add_argument("--from", dest="sources", nargs="+", metavar="RECORD", help=text)
+    record.add_argument("--from", dest="sources", nargs="+", type=_path, metavar="RECORD", help=text)
     _host_options(record)
     replay = command("replay", "say what a policy would have done with what was recorded", _REPLAY)
     text = "files or directories of record; a bundle; a folder of PlanetLab's; a .csv"
-    replay.add_argument("records", nargs="+", metavar="RECORD", help=text)
-    replay.add_argument("--policy", action="append", metavar="FILE", help="a policy to try; may be given several times")
+    replay.add_argument("records", nargs="+", type=_path, metavar="RECORD", help=text)
+    text = "a policy to try; may be given several times"
+    replay.add_argument("--policy", action="append", type=_path, metavar="FILE", help=text)
     replay.add_argument("--untouched", action="store_true", help="and what leaving the host alone would have come to")
     text = "pass over looks that are nearer to each other: faster, and rougher (0: all)"
     replay.add_argument("--step", type=_step, default=0.0, metavar="SECONDS", help=text)
-    replay.add_argument("--html", metavar="FILE", help="write a report, one page that needs nothing else")
-    replay.add_argument("--png", metavar="FILE", help="draw what the columns come to as a picture (needs matplotlib)")
+    replay.add_argument("--html", type=_path, metavar="FILE", help="write a report, one page that needs nothing else")
+    text = "draw what the columns come to as a picture (needs matplotlib)"
+    replay.add_argument("--png", type=_path, metavar="FILE", help=text)
     text = "RECORD has a directory for each host: write index.html and a page a host into it"
     replay.add_argument("--fleet", action="store_true", help=text)
     replay.add_argument("--pcpus", type=_count, default=0, metavar="N", help="the pCPUs of a trace's host")
     replay.add_argument("--memory", type=_size, metavar="SIZE", help="the memory of a trace's host (what guests have)")
     _json_option(replay)
     plan = command("plan", "decide again what a bundle holds, on any machine", _PLAN)
-    plan.add_argument("bundle", metavar="BUNDLE", help="what snapshot or record wrote, or - for standard input")
+    text = "what snapshot or record wrote, or - for standard input"
+    plan.add_argument("bundle", type=_path, metavar="BUNDLE", help=text)
     _resource(plan)
     _output(plan)
     _policy_option(plan, "decide by this policy, not by the bundle's own")
     check = command("check", "check a policy document: every mistake at once", _CHECK)
-    check.add_argument("policy", nargs="?", metavar="POLICY", help="a file, or - for standard input (the host's own)")
+    text = "a file, or - for standard input (the host's own)"
+    check.add_argument("policy", nargs="?", type=_path, metavar="POLICY", help=text)
     check.add_argument("--defaults", action="store_true", help="print the policy that an empty document means")
     _json_option(check)
     _uri_option(check)
@@ -340,11 +347,12 @@ def _json_option(one: argparse.ArgumentParser, text: str = "print JSON") -> None
 
 
 def _uri_option(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--uri", default="qemu:///system", help="libvirt's connection URI (%(default)s)")
+    allowed = _not_blank("a URI such as qemu:///system")
+    one.add_argument("--uri", type=allowed, default="qemu:///system", help="libvirt's connection URI (%(default)s)")
 
 
 def _policy_option(one: argparse.ArgumentParser, text: str) -> None:
-    one.add_argument("--policy", metavar="FILE", help=text)
+    one.add_argument("--policy", type=_path, metavar="FILE", help=text)
 
 
 def _host_options(one: argparse.ArgumentParser) -> None:
@@ -352,10 +360,19 @@ def _host_options(one: argparse.ArgumentParser) -> None:
     _policy_option(one, f"the policy ($KVMSCHED_POLICY, else {config.INSTALLED}, else the defaults)")
 
 
-def _name(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a guest's name or UUID")
-    return text
+def _not_blank(allowed: str) -> Callable[[str], str]:
+    """Return the type of a text that is none if it is blank, as an unset variable makes it."""
+
+    def given(text: str) -> str:
+        if not text.strip():
+            raise argparse.ArgumentTypeError(f"got {text!r}, allowed: {allowed}")
+        return text
+
+    return given
+
+
+_name = _not_blank("a guest's name or UUID")
+_path = _not_blank("the name of a file or a directory")
 
 
 def _size(text: str) -> int:
@@ -394,7 +411,8 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_TIMES = ("%H:%M", "%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S")
+_DATES = ("", "%Y-%m-%d ", "%Y-%m-%dT")
+_TIMES = tuple(date + clock for date in _DATES for clock in ("%H:%M", "%H:%M:%S"))
 
 
 def _time(text: str) -> time.struct_time:

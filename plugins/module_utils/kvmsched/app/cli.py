@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, TextIO
 
 from .. import __version__, config, leases, lock, model, passes, report
+from ..hypervisor import acting_refusal
 from ..passes import AnyResult
 from ..policy.memory.sampling import LONGEST_PERIOD_S
 from ..units import escaped, printable
@@ -125,7 +126,7 @@ def _silence(stream: TextIO) -> None:
 
 def _policy_document(path: Optional[str]) -> tuple[dict[str, Any], str]:
     """Return the policy document and its source: *path*, else what is installed, else nothing: the defaults."""
-    path = path or config.installed()
+    path = config.installed() if path is None else path
     if path is None:
         return {}, "defaults"
     if path == "-":
@@ -240,6 +241,12 @@ def _told_move(move: model.Move, diff: bool) -> Iterable[str]:
         yield f"  {move}: {move.reason}"
 
 
+def _refuse_beside(command: str, option: str, others: Mapping[str, Any]) -> None:
+    """Refuse *option* beside any of the *others* that was given: one of them would be dropped without a word."""
+    if given := [name for name, value in others.items() if value]:
+        raise Refused(f"{command}: got {option} beside {', '.join(given)}, allowed: one of them")
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -312,8 +319,7 @@ def _repay(options: argparse.Namespace, terminal: Terminal) -> int:
 def _room(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import room
 
-    if refusal := room.refusal(options.uri):
-        raise Refused(refusal)
+    _refuse_elsewhere(options.uri)
     if not options.size:
         terminal.say("no room is kept any more" if leases.end(options.uri, "room") else "no room was kept")
         return DONE
@@ -333,14 +339,22 @@ def _room(options: argparse.Namespace, terminal: Terminal) -> int:
     return DONE if there else FAILED
 
 
+def _refuse_elsewhere(uri: str) -> None:
+    """Refuse what is asked of this host's daemon by a file, where that daemon can't be the one of *uri*."""
+    if refusal := acting_refusal(uri):
+        raise Refused(refusal)
+
+
 def _pause(options: argparse.Namespace, terminal: Terminal) -> int:
+    _refuse_elsewhere(options.uri)
     lease = leases.write(options.uri, "pause", options.duration)
-    until = time.strftime("%F %H:%M:%S", time.localtime(leases.ends_at(lease)))
+    until = _clock(leases.ends_at(lease))
     terminal.say(f"the daemon of {options.uri} changes nothing until {until}; kvmsched resume ends that")
     return DONE
 
 
 def _resume(options: argparse.Namespace, terminal: Terminal) -> int:
+    _refuse_elsewhere(options.uri)
     terminal.say("the pause is over" if leases.end(options.uri, "pause") else "there was no pause")
     return DONE
 
@@ -361,7 +375,7 @@ def _snapshot(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.anonymise:
         whole = bundle.anonymised(whole)
     text = bundle.write(whole)
-    if options.output:
+    if options.output is not None:
         _write_beside(options.output, text)
     else:
         terminal.out.write(text)
@@ -373,19 +387,24 @@ def _write_beside(path: str, text: str) -> None:
 
     Nothing is written through a link that somebody else laid, nor into a file that somebody else has open.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise Refused(f"got {path} to write to, allowed: a new or a regular file")
+    _may_replace(path)
     try:
         lock.write_atomically(os.path.abspath(path), text, 0o600)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
 
 
+def _may_replace(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Refused(f"got {path} to write to, allowed: a new or a regular file")
+
+
 def _record(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import recorder
 
     if options.sources:
+        _refuse_beside("record", "--from", {"--for": options.seconds, "--policy": options.policy})
         return _copied(options, terminal, options.sources)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -399,6 +418,8 @@ def _record(options: argparse.Namespace, terminal: Terminal) -> int:
         count = recorder.watch(how, policy, context, path, options.seconds or math.inf, stop)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}") from None
+    if not count:
+        raise Failed(f"{options.file}: it was stopped before the first look, and nothing was written")
     terminal.say(f"{count} looks in {options.file}")
     if options.anonymise:
         _copied(options, terminal, [path])
@@ -413,7 +434,7 @@ def _copied(options: argparse.Namespace, terminal: Terminal, sources: Sequence[s
     for source in sources:
         if os.path.exists(options.file) and os.path.exists(source) and os.path.samefile(options.file, source):
             raise Refused(f"record: got {options.file} to write to, allowed: another file than it reads")
-
+    _may_replace(options.file)
     lost: dict[str, None] = {}
 
     def looks() -> Iterable[record.Look]:
@@ -504,32 +525,43 @@ def _replay(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.fleet:
         return _fleet(options, terminal)
     source = replay.Source(tuple(options.records), options.pcpus, options.memory, options.step)
+    if not source.trace:
+        _refuse_of_traces(options)
     # Of a trace nobody knows who got what.
     recorded = [] if source.trace else [replay.Job(replay.RECORDED)]
     jobs = [*recorded, *([replay.Job(replay.UNTOUCHED)] if options.untouched else [])]
     progress = _Bar(terminal)
     try:
-        jobs += [_candidate(path) for path in options.policy or ()] or [replay.Job("its own policy", _recorded(source))]
-        for path in filter(None, (options.html, options.png)):
+        if not source.trace:
+            _check_order(source.paths)
+        jobs += _candidates(options.policy or ()) or [replay.Job("its own policy", _recorded(source))]
+        for path in (path for path in (options.html, options.png) if path is not None):
             _may_write(path)
-        if options.png:
+        if options.png is not None:
             plot.check()
-        results = replay.play_all(source, jobs, progress.show, picture=bool(options.html or options.png))
+        picture = options.html is not None or options.png is not None
+        results = replay.play_all(source, jobs, progress.show, picture=picture)
     except replay.ReplayError as error:
         raise Refused(str(error)) from None
     finally:
         progress.end()
-    if options.html:
+    if options.html is not None:
         from . import page
 
         _write_beside(options.html, page.html(results))
-    if options.png:
+    if options.png is not None:
         plot.png(results, options.png)
     if options.json:
         terminal.json({result.name: replay.values(result) for result in results})
     else:
         terminal.say(*replay.table(results), "", *replay.notes(results))
     return DONE
+
+
+def _refuse_of_traces(options: argparse.Namespace) -> None:
+    """Refuse what makes up a host: a record has its own."""
+    if given := [name for name, value in (("--pcpus", options.pcpus), ("--memory", options.memory)) if value]:
+        raise Refused(f"replay: got {', '.join(given)}, allowed: for a trace, and {options.records[0]} is none")
 
 
 def _may_write(path: str) -> None:
@@ -542,6 +574,8 @@ def _may_write(path: str) -> None:
 def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
     from . import fleet, replay
 
+    names = ("policy", "untouched", "step", "html", "png", "pcpus", "memory", "json")
+    _refuse_beside("replay", "--fleet", {f"--{name}": getattr(options, name) for name in names})
     if len(options.records) != 1:
         raise Refused(
             f"replay --fleet: got {len(options.records)} directories, allowed: one, that has one for each host"
@@ -553,13 +587,36 @@ def _fleet(options: argparse.Namespace, terminal: Terminal) -> int:
     return FAILED if failed else DONE
 
 
-def _candidate(path: str) -> Any:
-    """Return a policy to try. It is checked here, so that a mistake does not wait for the replay."""
+def _check_order(paths: Sequence[str]) -> None:
+    try:
+        record.check_order(paths)
+    except record.RecordError as error:
+        raise Refused(f"replay: {error}") from None
+    except OSError as error:
+        raise Refused(f"{error.filename}: {error.strerror}") from None
+
+
+def _candidates(paths: Sequence[str]) -> list[Any]:
+    """Return the policies to try. They are checked here, so that a mistake does not wait for the replay."""
     from . import replay
 
-    document, source = _policy_document(path)
-    _parsed(document, source)
-    return replay.Job(os.path.basename(path), document)
+    jobs = []
+    for path, name in zip(paths, _column_names(paths, (replay.RECORDED, replay.UNTOUCHED))):
+        document, source = _policy_document(path)
+        _parsed(document, source)
+        jobs.append(replay.Job(name, document))
+    return jobs
+
+
+def _column_names(paths: Sequence[str], reserved: Sequence[str]) -> list[str]:
+    """Return a name for each policy: its file's, with the directory where that alone would name another column, too."""
+    names = [os.path.basename(path) for path in paths]
+    places = [os.path.join(os.path.dirname(path) or os.curdir, name) for path, name in zip(paths, names)]
+    found = [name if [*names, *reserved].count(name) == 1 else place for name, place in zip(names, places)]
+    for name in found:
+        if found.count(name) > 1:
+            raise Refused(f"replay: got --policy {name} twice, allowed: each policy once")
+    return found
 
 
 def _recorded(source: Any) -> dict[str, Any]:
@@ -596,8 +653,7 @@ class _Bar:
 
 def _check(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.defaults:
-        if options.policy is not None:
-            raise Refused(f"check: got --defaults beside {options.policy}, allowed: one of them")
+        _refuse_beside("check", "--defaults", {str(options.policy): options.policy})
         terminal.json(config.defaults())
         return DONE
     if options.json:
@@ -657,6 +713,8 @@ def _top(options: argparse.Namespace, terminal: Terminal) -> int:
 
     from . import live_status, top
 
+    if options.once:
+        _refuse_beside("top", "--once", {"--iterations": options.iterations})
     policy = config.in_its_mode(_policy(options.policy))
     with live_status.Looker(_conduct(options, policy, check=True), policy) as looker:
         if options.once or options.batch:
@@ -675,6 +733,8 @@ def _explain(options: argparse.Namespace, terminal: Terminal) -> int:
     told, here = None, "no daemon runs here"
     if options.at is not None:
         return _explain_then(options, terminal)
+    if options.record:
+        raise Refused("explain: got --record, allowed: beside --at")
     try:
         told = _daemon_status(options.uri)
     except PermissionError as error:
@@ -695,19 +755,29 @@ def _explain_then(options: argparse.Namespace, terminal: Terminal) -> int:
     """Return the same of a time that is over, from a record."""
     from . import replay
 
+    if options.record:
+        _refuse_beside("explain", "--record", {"--policy": options.policy})
     paths = options.record or [_policy(options.policy).daemon.record]
     if paths == [None]:
         raise Refused("explain --at: the policy names no daemon.record, and --record was not given")
     try:
-        told = replay.instant(paths, options.at)
+        record.check_order(paths)
+        covered = record.span(paths)
+        until_s = replay.instant_s(options.at, covered)
+        told = replay.instant(paths, until_s)
     except record.RecordError as error:
         raise Refused(str(error)) from None
     except OSError as error:
         raise Failed(f"{error.filename}: {error.strerror}") from None
     if told is None:
-        raise Failed(f"{', '.join(paths)}: it begins later")
-    when = time.strftime("%F %H:%M:%S", time.localtime(told.written_s))
-    return _tell_of(options, terminal, told, f"as it was at {when}, from the record; decided anew by {__version__}")
+        raise Failed(f"{', '.join(paths)}: the record begins at {_clock(covered.begin_s)}")
+    ends = f" (the record ends at {_clock(covered.end_s)})" if replay.is_over(covered, until_s) else ""
+    when = f"as it was at {_clock(told.written_s)}{ends}"
+    return _tell_of(options, terminal, told, f"{when}, from the record; decided anew by {__version__}")
+
+
+def _clock(wall_s: float) -> str:
+    return time.strftime("%F %H:%M:%S", time.localtime(wall_s))
 
 
 def _tell_of(options: argparse.Namespace, terminal: Terminal, told: status.Status, source: str) -> int:

@@ -155,7 +155,7 @@ class _Source:
 
     def read(self) -> _Loaded:
         """Return the policy as it is now. ConfigError, with every mistake, if it can't be used."""
-        path = self._path or config.installed()
+        path = config.installed() if self._path is None else self._path
         if path is None:
             return _Loaded(config.load_daemon({}), "", "")
         document, digest = config.read(path)

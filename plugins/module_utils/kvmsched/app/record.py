@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import operator
+import os
 import re
 import typing
 import zlib
@@ -280,6 +281,18 @@ def span(paths: Iterable[str]) -> Span:
     return whole
 
 
+def check_order(paths: Sequence[str]) -> None:
+    """RecordError where a record is given twice, or begins before the one ends that is named before it. OSError."""
+    for number, path in enumerate(paths[1:], 1):
+        if any(os.path.samefile(path, other) for other in paths[:number]):
+            raise RecordError(f"got {path} twice, expected each record once")
+        before, now = span([paths[number - 1]]), span([path])
+        if before.looks and now.looks and now.begin_s < before.end_s:
+            raise RecordError(
+                f"got {path} after {paths[number - 1]}, which ends after it begins: expected the older first"
+            )
+
+
 def _times_us(frame: Mapping[str, Any]) -> list[int]:
     """When there were looks, by the wall clock: the frame's own, and those before it that are no others' (earlier)."""
     snapshots = frame["snapshots"] if frame["last_s"] is None else frame["snapshots"][-1:]
@@ -287,8 +300,16 @@ def _times_us(frame: Mapping[str, Any]) -> list[int]:
 
 
 def apart(looks_: Iterable[Look]) -> Iterator[Look]:
-    """The same looks, and those before them that are no others': each on its own, the history is of the first."""
+    """The same looks, and those before them that are no others': each on its own, the history is of the first.
+
+    RecordError where they are of two hosts: no host had what all of them would come to.
+    """
+    host: Optional[Host] = None
     for look in looks_:
+        host, now = host or look.snapshot.host, look.snapshot.host
+        if now.uuid != host.uuid:
+            names = " and ".join(f"{one.name} ({one.uuid})" for one in (host, now))
+            raise RecordError(f"got looks at two hosts, {one_line(names)}, expected one")
         for number, snapshot in enumerate(look.earlier):
             yield Look(snapshot, look.frame, number == 0, {})
         yield replace(look, begins=False) if look.earlier else look

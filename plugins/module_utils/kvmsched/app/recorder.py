@@ -84,9 +84,9 @@ def room_of(uri: str) -> Any:
 
 
 def write_lines(path: str, lines: Iterable[str]) -> None:
-    """Let the file *path* be a record of *lines*. OSError."""
+    """Let the file *path* be a record of *lines*; it stays what it is where they end with an exception. OSError."""
     pack = zlib.compressobj(6, wbits=31)
-    with os.fdopen(lock.open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+    with lock.replacing(os.path.abspath(path), 0o600) as file:
         for line in lines:
             file.write(pack.compress(line.encode() + b"\n"))
         file.write(pack.flush())
@@ -108,7 +108,8 @@ def watch(how: Conduct, policy: Policy, context: Context, path: str, seconds: fl
     # Which domains something happened to since the last look; None: not known.
     changed: Optional[set[str]] = None
     standing = Standing(how)
-    file = File(path)
+    # Opened with the first look: a record that was there is worth more than none.
+    file: Optional[File] = None
     try:
         while not stop.wait(max(0.0, due_s - time.monotonic())) and due_s < end_s:
             due_s = max(due_s + period_s, time.monotonic())
@@ -117,18 +118,18 @@ def watch(how: Conduct, policy: Policy, context: Context, path: str, seconds: fl
                 now = standing.tick(None, None, changed).snapshot
             except PassError:
                 changed = None
-                if count:
-                    continue
-                # What was never begun is no record.
-                os.unlink(path)
-                raise
+                if file is None:
+                    raise
+                continue
             changed = set()
             acted = lock.acting_daemon(how.uri) is not None
+            file = file or File(path)
             file.add(Entry(now, replace(context, room=room_of(how.uri), acted=acted)))
             count += 1
     finally:
         standing.close()
-        file.close()
+        if file is not None:
+            file.close()
     return count
 
 

@@ -33,7 +33,7 @@ from ..twin.score import Figures, GuestStory, PastMove, Score
 from ..units import one_line
 from .bundle import Bundle, Decided
 from .live_status import status_of
-from .record import Look, RecordError, Span, apart, read, span
+from .record import SUFFIX, Look, RecordError, Span, apart, read, span
 from .status import KEPT_MOVES, DomainMove, Status
 from .traces import Trace, is_trace
 
@@ -64,7 +64,10 @@ class Source:
         if len(self.paths) != 1:
             raise RecordError(f"got {len(self.paths)} traces, expected one")
         if not self.pcpus:
-            raise RecordError("a trace has no host: --pcpus says how many pCPUs it is to have")
+            raise RecordError(
+                f"{self.paths[0]}: got no record (*{SUFFIX}), and as a trace it has no host:"
+                " --pcpus says how many pCPUs that is to have"
+            )
         trace = Trace(self.paths[0], self.pcpus, self.memory_kib)
         return trace.span(), _thinned(trace.looks(), self.step_s)
 
@@ -229,7 +232,7 @@ def _part(wall_s: float, covered: Span) -> float:
 
 
 def _player(job: Job, score: Score, source: Source) -> _Player:
-    if job.name == RECORDED:
+    if job.document is None and job.name == RECORDED:
         return _Recorded(score, exact=source.step_s <= 0)
     twin = Twin(released=job.document is None, foretold=source.trace)
     return _Twinned(score, twin, None if job.document is None else config.load_daemon(job.document))
@@ -373,12 +376,11 @@ class _Twinned(_Player):
 # ---------------------------------------------------------------- one instant
 
 
-def instant(paths: Sequence[str], at: time.struct_time) -> Optional[Status]:
-    """The host as a daemon saw it at the last look before *at*, and decided; None if the record begins later.
+def instant(paths: Sequence[str], until_s: float) -> Optional[Status]:
+    """The host as a daemon saw it at the last look until *until_s*, and decided; None if the record begins later.
 
-    *at* without a date (1900) is the last such time that the record has. RecordError, ConfigError, OSError.
+    RecordError, ConfigError, OSError.
     """
-    until_s = _instant_s(at, span(paths))
     frames, number = 0, 0
     for index, look in enumerate(apart(read(paths))):
         if look.snapshot.wall_s > until_s:
@@ -421,17 +423,26 @@ def last_plans(
     return seen.results()
 
 
-def _instant_s(at: time.struct_time, covered: Span) -> float:
+def instant_s(at: time.struct_time, covered: Span) -> float:
+    """The end of the second *at*; without a date (1900) that is the last such time that the record has."""
     if at.tm_year > 1900:
         return time.mktime(at) + _SECOND
     end = time.localtime(covered.end_s)
-    day = (end.tm_year, end.tm_mon, end.tm_mday, at.tm_hour, at.tm_min, at.tm_sec, 0, 0, -1)
-    when_s = time.mktime(day) + _SECOND
-    if when_s > covered.end_s + _SECOND:
-        when_s -= 86400
-    return when_s
+    # Days are not all of one length.
+    today_s, yesterday_s = (
+        time.mktime((end.tm_year, end.tm_mon, end.tm_mday - ago, at.tm_hour, at.tm_min, at.tm_sec, 0, 0, -1)) + _SECOND
+        for ago in (0, 1)
+    )
+    return today_s if today_s <= covered.end_s + _SECOND else yesterday_s
 
 
+def is_over(covered: Span, until_s: float) -> bool:
+    """Whether a record ends so long before *until_s* that it tells nothing of that time: a few looks."""
+    between_s = (covered.end_s - covered.begin_s) / max(1, covered.looks - 1)
+    return until_s - covered.end_s > _FEW * between_s + _SECOND
+
+
+_FEW = 3
 # Who asks for a second means all of it.
 _SECOND = 1.0
 

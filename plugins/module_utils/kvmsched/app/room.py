@@ -10,18 +10,12 @@ from typing import Callable, Optional
 
 from .. import leases, lock, passes, report
 from ..config import MemoryPolicy
-from ..hypervisor import acting_refusal
 from ..leases import Lease
 from ..model import RoomFigures, RoomRequest
 from ..units import CpuSet
 from . import status
 
 _POLL_S = 1.0
-
-
-def refusal(uri: str) -> Optional[str]:
-    """Return why no room can be asked for through *uri*, in one line; None if it can."""
-    return acting_refusal(uri)
 
 
 def ask(uri: str, kib: int, cells: Optional[CpuSet]) -> Lease:

@@ -38,6 +38,7 @@ _ENTER, _ESCAPE, _ERASE = (10, 13, curses.KEY_ENTER), 27, (8, 127, curses.KEY_BA
 _COLOURS = {"starved": curses.COLOR_RED, "wasteful": curses.COLOR_YELLOW}
 # How soon a key is answered.
 _TICK_MS = 100
+_ESCAPE_MS = 25
 
 Look = Callable[[], Status]
 Say = Callable[..., None]
@@ -62,6 +63,9 @@ def live(look: Look, delay_s: float, iterations: Optional[int], sort: str) -> No
     curses.setupterm()
     if not curses.tigetstr("cup"):  # curses itself would leave it blank
         raise curses.error("it can't move its cursor")
+    # A terminal sends what begins with Escape at once: a key that comes later is one of its own.
+    if hasattr(curses, "set_escdelay"):
+        curses.set_escdelay(_ESCAPE_MS)
     curses.wrapper(lambda screen: _Screen(screen, look, sort).run(delay_s, iterations))
 
 

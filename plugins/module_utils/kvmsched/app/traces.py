@@ -16,9 +16,10 @@ import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 from ..model import Balloon, Cell, Domain, Host, HostMemory, Pcpu, Snapshot, Topology, Vcpu
+from ..units import counted, one_line
 from .bundle import Bundle
 from .record import Look, RecordError, Span
 
@@ -47,7 +48,10 @@ class _Guest:
 def is_trace(path: str) -> bool:
     """Whether *path* is a trace, and no record."""
     here = Path(path)
-    return here.suffix == ".csv" or (here.is_dir() and not any(f.name.endswith(".gz") for f in here.iterdir()))
+    if not here.is_dir():
+        return here.suffix.lower() == ".csv"
+    files = [file for file in here.iterdir() if file.is_file()]
+    return bool(files) and not any(file.name.endswith(".gz") for file in files)
 
 
 class Trace:
@@ -154,42 +158,70 @@ def _planetlab(folder: Path) -> dict[str, _Guest]:
 
 def _csv(path: Path) -> dict[str, _Guest]:
     found: dict[str, _Guest] = defaultdict(_Guest)
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
+    # Spreadsheets begin a file with a mark of its encoding.
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.reader(file)
         try:
-            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise RecordError(f"{path}: missing the column {missing[0]}, expected a head such as {_HEAD}")
-            for row in _bounded(reader):
-                _add(found, row)
+            head = _head(path, next(reader, []))
+            for values in _bounded(reader):
+                _add(found, _row(head, values))
         except RecordError:
             raise
-        except (ValueError, TypeError) as error:
+        except (ValueError, csv.Error) as error:
             raise RecordError(f"{path}: line {reader.line_num}: {error}") from None
-        except csv.Error as error:
-            raise RecordError(f"{path}: after line {reader.line_num}: {error}") from None
     return dict(found)
 
 
 _HEAD = "time,guest,cpu,memory_used,cache,memory,vcpus"
 
 
-def _bounded(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
-    for number, row in enumerate(rows):
+def _head(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the names of the columns, however a spreadsheet spells them."""
+    head = [name.strip().lower() for name in names]
+    for name in NEEDED:
+        if name not in head:
+            came = one_line(",".join(names), 100) or "nothing"
+            raise RecordError(f"{path}: missing the column {name}: got {came}, expected a head such as {_HEAD}")
+    for name in filter(None, head):
+        if head.count(name) > 1:
+            raise RecordError(f"{path}: got the column {one_line(name, 40)} twice, expected it once")
+    return head
+
+
+def _bounded(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield the rows that are not blank."""
+    for number, row in enumerate(filter(None, rows)):
         if number >= _MOST_ROWS:
             raise RecordError(f"got more than {_MOST_ROWS} rows")
         yield row
 
 
+def _row(head: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    if len(values) != len(head):
+        raise ValueError(f"got {counted(len(values), 'field')}, expected {len(head)} as in the head")
+    return dict(zip(head, values))
+
+
 def _add(found: dict[str, _Guest], row: dict[str, str]) -> None:
-    name = (row["guest"] or "").strip()
+    name = row["guest"].strip()
     if not name:
         raise ValueError("got no guest, expected a name")
     guest = found[name]
-    used, cache = (_number(row.get(key) or "0") for key in ("memory_used", "cache"))
-    guest.rows.append((_number(row["time"]), _number(row["cpu"]) / 100, used, cache))
-    guest.memory_mib = max(guest.memory_mib, _number(row.get("memory") or "0"))
-    guest.vcpus = max(guest.vcpus, int(_number(row.get("vcpus") or "0")))
+    used, cache, memory, vcpus = (_known(row, key) for key in ("memory_used", "cache", "memory", "vcpus"))
+    guest.rows.append((_named(row, "time"), _named(row, "cpu") / 100, used, cache))
+    guest.memory_mib = max(guest.memory_mib, memory)
+    guest.vcpus = max(guest.vcpus, int(vcpus))
+
+
+def _known(row: Mapping[str, str], key: str) -> float:
+    return _named(row, key) if row.get(key, "").strip() else 0.0
+
+
+def _named(row: Mapping[str, str], key: str) -> float:
+    try:
+        return _number(row[key])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _number(text: str) -> float:

@@ -43,6 +43,13 @@ def kvmsched(machine: Machine, command: str, check: bool = True) -> dict[str, An
     return answer
 
 
+def refused(machine: Machine, command: str) -> str:
+    """What a command says that must fail: a line, and no traceback."""
+    said = machine.run(f"! kvmsched {command} 2>&1")
+    assert "Traceback" not in said and "a mistake of kvmsched" not in said, said
+    return said
+
+
 def until_unchanged(machine: Machine, part: str) -> list[dict[str, Any]]:
     """What became of the part in all passes up to the one that finds nothing to do, and nothing under way.
 

@@ -17,6 +17,8 @@ from release import build, epoch
 
 # Three times what the longest of them takes, on a machine that is three times as busy.
 HANG_S = 3600
+# Newer and half as large: what both have are pCPUs 0-3.
+SMALL = Topology(sockets=1, cores=2, threads=2, cells=(Cell("0-3", 1536),))
 # Cores 0-1 and 2-3 in cell 0, 4-5 and 6-7 in cell 1; the kernel balances no load on pCPU 7.
 TOPOLOGY = Topology(sockets=2, cores=2, threads=2, cells=(Cell("0-3", 1536), Cell("4-7", 1536)))
 ARGUMENTS = "isolcpus=7"
@@ -44,3 +46,11 @@ def machine(tarball: Path) -> Iterator[Machine]:
     with Machine("bookworm", TOPOLOGY, ARGUMENTS, say=print) as machine:
         machine.push(tarball)
         yield machine
+
+
+@pytest.fixture(scope="session")
+def target(tarball: Path) -> Iterator[Machine]:
+    """Another hypervisor, which the first one reaches."""
+    with Machine("trixie", SMALL, number=2, say=print) as target:
+        target.push(tarball)
+        yield target

@@ -43,12 +43,23 @@ def kvmsched(machine: Machine, command: str, check: bool = True) -> dict[str, An
     return answer
 
 
+def refused(machine: Machine, command: str) -> str:
+    """What a command says that must fail: a line, and no traceback."""
+    said = machine.run(f"! kvmsched {command} 2>&1")
+    assert "Traceback" not in said and "a mistake of kvmsched" not in said, said
+    return said
+
+
 def until_unchanged(machine: Machine, part: str) -> list[dict[str, Any]]:
-    """What became of the part in all passes up to the one that finds nothing to do, and nothing under way."""
+    """What became of the part in all passes up to the one that finds nothing to do, and nothing under way.
+
+    Who does not answer in its time does so later: a machine that others keep from running is that slow.
+    """
     passes: list[dict[str, Any]] = []
-    while not passes or passes[-1]["changed"] or passes[-1]["skip_counts"].get("settling"):
+    while not passes or passes[-1]["changed"] or set(passes[-1]["skip_counts"]) & {"settling", "hung"}:
         assert len(passes) < MANY_PASSES, [[one["moves"], one["msg"]] for one in passes]
-        passes.append(kvmsched(machine, f"once {part}")[part])
+        passes.append(kvmsched(machine, f"once {part}", check=False)[part])
+        assert not passes[-1]["failed"] or passes[-1]["skip_counts"].get("hung"), passes[-1]
     return passes
 
 

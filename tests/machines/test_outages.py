@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens to a hypervisor: pCPUs go and come, daemons and passes die, time jumps, power fails.
+"""What happens to a hypervisor: pCPUs go and come, daemons and passes die, time jumps, disks fill, power fails.
 
 Each test begins and ends with guests as they are defined.
 """
@@ -15,7 +15,7 @@ import pytest
 from face import GUESTS
 from lab import Guest, Lab, Machine, RunningGuest
 from lab.machine import connect
-from on_machine import core, kvmsched, obey, place, records, release, until_unchanged
+from on_machine import core, kvmsched, obey, place, records, refused, release, until_unchanged
 
 pytestmark = pytest.mark.nightly
 
@@ -176,6 +176,35 @@ def test_the_clock_jumps(machine: Machine, pair: list[RunningGuest], hours: int)
     finally:
         machine.run(f"date --set='{-hours:+d} hours'")
     assert not kvmsched(machine, "once vcpu")["vcpu"]["changed"]
+    release(machine)
+    assert is_as_defined(machine, pair)
+
+
+@contextlib.contextmanager
+def full(machine: Machine) -> Iterator[None]:
+    """Have no byte left on its disk, nor where libvirt keeps the state of its guests."""
+    size = machine.run("findmnt --noheadings --bytes --output=SIZE /run").strip()
+    try:
+        used = machine.run("findmnt --noheadings --bytes --output=USED /run").strip()
+        machine.run(f"mount --options remount,size={int(used) + 16384} /run")
+        machine.run("fallocate --length $(df --output=avail --block-size=1 / | tail --lines=1) /filled")
+        machine.run("for d in / /run/; do dd if=/dev/zero of=${d}filled bs=4k oflag=append conv=notrunc; done; true")
+        yield
+    finally:
+        machine.run(f"rm --force /filled /run/filled; mount --options remount,size={size} /run")
+
+
+def test_no_disk_has_a_byte_left(machine: Machine, pair: list[RunningGuest]) -> None:
+    """libvirt can't store a record then: what can't be recorded is not changed, and leaves no record."""
+    kvmsched(machine, "once --dry-run")
+    with full(machine):
+        print(refused(machine, "once"))
+        assert is_as_defined(machine, pair)
+    until_unchanged(machine, "vcpu")
+    until_unchanged(machine, "memory")
+    assert pair[1].balloon_kib() < SIZE_KIB and records(*pair) == [BUSY, IDLE]
+    with full(machine):
+        print(machine.run(f"kvmsched release '{GUESTS}'; true"))
     release(machine)
     assert is_as_defined(machine, pair)
 

@@ -40,7 +40,7 @@ FREE_REVERSALS = 2
 REST_S = 30
 REST_MAX_S = 600
 # Guests below their originals lend at most this much for each KiB that reaches somebody in the same pass.
-MOST_BORROWED = 2
+MOST_BORROWED = 4
 
 
 def draft_of(

@@ -475,7 +475,7 @@ def test_a_csv_has_memory_too(tmp_path: Path) -> None:
     assert untouched.figures.starved_s > 600
     assert eager.figures.returned_gib > 1
     spreadsheet = "\ufeff" + CSV.replace("time,guest,cpu", "Time, Guest,CPU ").replace("\n", "\r\n")
-    (tmp_path / "T.CSV").write_text(spreadsheet, encoding="utf-8", newline="")
+    (tmp_path / "T.CSV").write_bytes(spreadsheet.encode())
     said = [run("replay", str(tmp_path / name), "--pcpus", "2", "--untouched") for name in ("t.csv", "T.CSV")]
     assert said[0][0] == 0 and said[0] == said[1]
     (first, *_rest) = traces.Trace(str(tmp_path / "t.csv"), 2, None).looks()

@@ -68,7 +68,7 @@ def test_a_guest_that_paid_for_a_starving_neighbour_survives_a_burst(starved_s: 
         needy = Guest(NEIGHBOUR, memory_mib=1024, current_mib=256, hold_mib=110)
         *guests, neighbour = lab.start(*donors, needy)
         sizes = [guest.balloon_kib() for guest in guests]
-        promised_mib = sum(2048 - 200 for _guest in guests)
+        promised_mib = sum(guest.untouched_kib() for guest in (*guests, neighbour)) // MIB
         memory: dict[str, Any] = {"host_reserve": f"{max(1, available_mib() - promised_mib)}M"}
         with running(policy(memory=memory)) as daemon:
             daemon.wait(lambda: neighbour.report().available_kib >= 140 * MIB, "to feed the needy")

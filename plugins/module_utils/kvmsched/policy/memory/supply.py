@@ -48,9 +48,9 @@ class HostState:
     ``at_risk_kib`` is what domains may still touch of what they were promised, ``claimed_kib`` the part of that which
     domains in need will touch for certain. ``callable_kib`` is what idle domains may call back. ``free_kib`` is what is
     really free above the reserve, ``lends``: a part of that may be spent on survival (decision 45).
-    ``newcomer_kib`` is kept for a guest that is to start. ``thrashing``: the host goes on reading from its swap, which
-    it does since ``swapping_s``, or all its tasks wait for memory. ``owing_kib`` is what was given on credit and is not
-    covered yet. ``rooms`` is what only some domains share, by its name.
+    ``newcomer_kib`` is kept for a guest that is to start. ``swapping_s`` is since when the host goes on reading from
+    its swap, None where it does not. ``owing_kib`` is what was given on credit and is not covered yet. ``rooms`` is
+    what only some domains share, by its name.
     """
 
     level: str
@@ -66,7 +66,6 @@ class HostState:
     callable_kib: int = 0
     free_kib: int = 0
     lends: bool = False
-    thrashing: bool = False
     swapping_s: Optional[float] = None
     grants_kib: int = 0
     lent: Lent = NOTHING_LENT
@@ -140,7 +139,6 @@ def host_state(
         callable_kib=callable_of(snapshot) if policy.takes == "auto" else 0,
         free_kib=free_kib,
         lends=safeties.survival and not waits and swapping_s is None,
-        thrashing=thrashing,
         swapping_s=swapping_s,
         grants_kib=min(spare_kib + arc_kib, max(0, spare_kib) + lent.lendable_kib) if arc_kib else spare_kib,
         lent=lent,
@@ -207,10 +205,9 @@ def own_use_kib(snapshot: Snapshot) -> Optional[int]:
     """Return what the host itself uses, all but its domains; None where one of them does not tell what it holds."""
     memory = snapshot.host.memory
     held_kib = [domain.balloon.rss_kib for domain in snapshot.domains if domain.balloon is not None]
-    known_kib = [kib for kib in held_kib if kib is not None]
-    if memory is None or snapshot.skips or len(known_kib) < len(held_kib):
+    if memory is None or snapshot.skips or None in held_kib:
         return None
-    return memory.total_kib - memory.available_kib - sum(known_kib)
+    return memory.total_kib - memory.available_kib - sum(kib or 0 for kib in held_kib)
 
 
 def growth_kib(snapshot: Snapshot, history: MemoryHistory) -> int:

@@ -419,7 +419,7 @@ wasted_kib:
   sample: 1564672
 note:
   description:
-    - Which option takes the waste that the pass leaves. Empty if it leaves none.
+    - Which option takes the waste that the pass leaves, and why it is left. Empty if it leaves none.
   returned: success
   type: str
   sample: "1528M of waste stays with the guests: to take it would help nobody now; reclaim=eager takes it"

@@ -53,6 +53,7 @@ def test_what_only_some_lack_is_not_worth_a_hole_of_promises() -> None:
     plan = auto_plan(now)
     assert (plan.supply_kib or 0) < -600 * MIB
     assert moves(plan) == {"db": 20}, "what keeps it alive, from what is really free"
+    assert ": 75M more for those in need would cost them 843M; " in plan.note
     assert moves(auto_plan(now, safeties=Safeties(useful=False)))["idle0"] < -600
     some = snapshot([short, *crowd(4)], available=25200, total=32768)
     assert -70 * MIB < (auto_plan(some).supply_kib or 0) < 0

@@ -197,7 +197,7 @@ class _Scene:
         return MemoryPlan(
             before=before,
             after=figures_after(before, self.guests, self.host, after_kib, limited),
-            note=note_of(self.guests, after_kib, self.policy),
+            note=note_of(self.guests, after_kib, self.policy, draft.declined),
             moves=tuple(moves),
             skips=tuple(sorted([*self.skips, *skipped, *draft.notes], key=lambda s: (s.uuid, s.code))),
             unmet=tuple(unmet),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Mapping, Optional, Sequence
 
 from ...config import MemoryPolicy
@@ -32,7 +33,7 @@ from .history import DomainHistory
 from .idle import reclaim_idle
 from .rooms import room_name, rooms_of
 from .safeties import ALL_ON, Safeties
-from .sharing import Draft, Need, fit, pay
+from .sharing import Draft, Loan, Need, fit, pay
 from .supply import CREDIT_SHARE, HostState
 
 # After its demand went up and down this often a domain keeps what it got for a while, twice as long for each time more.
@@ -78,7 +79,9 @@ def draft_of(
     if draft.takes and policy.takes == "auto" and safeties.useful and (needs or owed_kib):
         without = served(takes=False)
         # What helps nobody in this pass stays where it is (decision 42).
-        draft = draft if _pays(draft, without) else without
+        if not _pays(draft, without):
+            loan = Loan(draft.borrowed_kib - without.borrowed_kib, draft.granted_kib - without.granted_kib)
+            draft = replace(without, declined=loan if loan.more_kib > 0 else None)
     draft.notes += [grow_only(guest) for guest in guests if kept_by_mode(guest)]
     draft.notes += [slow_stats(guest) for guest in guests if kept_for_silence(guest)]
     return draft

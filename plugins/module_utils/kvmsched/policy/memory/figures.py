@@ -15,7 +15,7 @@ from .guest import Guest
 from .history import DomainHistory
 from .mute import STEPS, is_mute
 from .rooms import rooms_of
-from .sharing import Draft
+from .sharing import Draft, Loan
 from .supply import HostState, owing_after
 
 
@@ -87,7 +87,9 @@ def _freed(guest: Guest, change_kib: int) -> int:
     return max(0, resident_kib - guest.actual_kib - change_kib)
 
 
-def note_of(guests: Sequence[Guest], after_kib: Mapping[str, int], policy: MemoryPolicy) -> str:
+def note_of(
+    guests: Sequence[Guest], after_kib: Mapping[str, int], policy: MemoryPolicy, declined: Optional[Loan]
+) -> str:
     """Return which option takes the waste that a plan leaves, where it takes any: not from who only grows."""
     if policy.takes == "eager":
         return ""
@@ -97,7 +99,10 @@ def note_of(guests: Sequence[Guest], after_kib: Mapping[str, int], policy: Memor
     if not wasted_kib:
         return ""
     kept = f"{mib(wasted_kib)} of waste stays with the guests"
-    return f"{kept}: to take it would help nobody now; reclaim=eager takes it"
+    why = "to take it would help nobody now"
+    if declined is not None:
+        why = f"{mib(declined.more_kib)} more for those in need would cost them {mib(declined.borrowed_kib)}"
+    return f"{kept}: {why}; reclaim=eager takes it"
 
 
 def unmet_of(

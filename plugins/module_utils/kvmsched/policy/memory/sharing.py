@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from ...model import BALLOON_TOLERANCE_KIB, Skip
 from ...units import mib
@@ -316,17 +316,26 @@ class Take:
     ordered_kib: int = 0
 
 
+@dataclass(frozen=True)
+class Loan:
+    """What would be borrowed from guests below their originals, and what more would be granted for that, in KiB."""
+
+    borrowed_kib: int
+    more_kib: int
+
+
 @dataclass
 class Draft:
     """A plan before it is moves: ``needs`` are all that were found, ``grants`` what they get.
 
-    ``notes`` says why waste stays.
+    ``notes`` says why waste stays, ``declined`` which loan was too dear.
     """
 
     takes: list[Take] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
     notes: list[Skip] = field(default_factory=list)
+    declined: Optional[Loan] = None
 
     @property
     def granted_kib(self) -> int:

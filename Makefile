@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help demo test stages hosts guests nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines
+.PHONY: help demo test stages hosts guests kvm nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines
 .PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down machine-up machine-down
 .PHONY: bench-fleet bench-memory bench-pass bench-record bench-replay bench-vcpu
 
@@ -33,7 +33,7 @@ test: prepare ## Run every test but the nightly ones (root)
 stages:
 	@$(MAKE) --no-print-directory lab
 	@failed=0; \
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests sanity faces check fuzz docs || failed=1; \
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests sanity faces check fuzz docs kvm || failed=1; \
 	$(MAKE) --no-print-directory --keep-going integration daemon ARGS='-m "quiet and not nightly"' || failed=1; \
 	exit $$failed
 
@@ -46,6 +46,9 @@ guests:
 	    $(MAKE) --no-print-directory $$part ARGS='-m "not quiet and not nightly"' || failed=1; \
 	done; \
 	exit $$failed
+
+kvm:
+	@$(MAKE) --no-print-directory machines ARGS='-m "not nightly"'
 
 nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos and of fuzzing (root)
 	@$(MAKE) --no-print-directory fuzz EXAMPLES=40 ARGS='--times=20 -m ""'

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from lab import Guest, Lab, Machine
-
-pytestmark = pytest.mark.nightly
 
 ISOLATED = 7
 STRICT = "<numatune><memory mode='strict' nodeset='1'/></numatune>"

@@ -19,7 +19,8 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-demo: prepare ## Balance a few small real guests before your eyes (root)
+demo: ## Balance a few small real guests before your eyes (root)
+	@tests/prepare.sh demo
 	@cd tests && python -m lab.demo $(ARGS)
 
 # First what does not mind company, three at a time; then what judges how this machine is shared, alone.

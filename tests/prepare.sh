@@ -3,11 +3,11 @@
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-#     tests/prepare.sh [page]
+#     tests/prepare.sh [demo|page]
 #
 # Makes .build/venv with the tools of tests/requirements.txt, .build/release with what judges a release, .build/spelling,
-# and installs the distribution's packages that they need. Does nothing, quickly, where all is there. "page": also
-# Chromium and matplotlib, which `make page` alone needs.
+# and installs the distribution's packages that they need. Does nothing, quickly, where all is there. "demo": no
+# more than .build/venv. "page": also Chromium and matplotlib, which `make page` alone needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -79,6 +79,7 @@ mapfile -t missing < <(missing_packages)
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
 # The distribution's site packages: python3-libvirt comes from there.
 make_venv .build/venv tests/requirements.txt --system-site-packages
+[[ ${1:-} != demo ]] || exit 0
 make_venv .build/release tests/requirements-release.txt
 make_venv .build/spelling tests/requirements-spelling.txt
 [[ -x $prometheus/usr/bin/promtool ]] || get_prometheus

@@ -56,6 +56,7 @@ nightly: ## Run what takes too long for each change: all faults, long loads, ten
 	@$(MAKE) --no-print-directory faces integration fleet ARGS='-m nightly'
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
+	@$(MAKE) --no-print-directory faults ARGS='--machine=bookworm --chaos-s=600'
 	@$(MAKE) --no-print-directory machines
 	@$(MAKE) --no-print-directory page
 

@@ -4,20 +4,25 @@
 """A pass in which something breaks at an exact instant: the same code that the modules run, with a hook in it.
 
 As a program (``python faulty.py memory balance apply SIGKILL``) it runs one pass, sends itself that
-signal at that instant, and prints what became of the pass.
+signal at that instant, and prints what became of the pass. ``python faulty.py serve`` is for who is on another host.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins/module_utils"))
 
@@ -39,10 +44,14 @@ ARRIVAL = {"arrival": (passes, "_wait_for")}
 RESOURCES = ("memory", "vcpu")
 # A pass that takes longer hangs: no healthy one comes near it.
 HANG_S = 240
+LOOK_S = 2.0
+
+# For a fault that ends by itself: a pass that is so many times as patient gives nobody up.
+PATIENT = float(HANG_S)
 
 FLOOR_KIB = 96 * 1024
+DEADLINE_S, LONGEST_DEADLINE_S = 6.0, 600.0
 DOCUMENT: dict[str, Any] = {
-    "deadline": 6.0,
     "memory": {
         "reclaim": "eager",
         "starvation": "40M",
@@ -55,13 +64,30 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-def run(resource: str, release: bool = False, names: str = "kvmsched-test-*") -> Union[MemoryResult, VcpuResult]:
-    """One pass of *resource* over the domains *names*, with the policy of the fault tests."""
-    policy = config.load({**DOCUMENT, "domains": [names]})
+def run(
+    resource: str, release: bool = False, names: str = "kvmsched-test-*", patience: float = 1.0
+) -> Union[MemoryResult, VcpuResult]:
+    """One pass of *resource* over the domains *names*, with the policy of the fault tests.
+
+    *patience*: how many times longer than on a real host somebody may take to answer.
+    """
+    deadline_s = min(DEADLINE_S * patience, LONGEST_DEADLINE_S)
+    policy = config.load({**DOCUMENT, "deadline": deadline_s, "domains": [names]})
     how = passes.Conduct(deadline_s=policy.deadline_s, lock_timeout_s=20, holder="a fault test")
-    if resource == "memory":
-        return passes.run_memory(how, policy.memory, release=release)
-    return passes.run_vcpu(how, policy.vcpu, release=release)
+    with _patient(patience):
+        if resource == "memory":
+            return passes.run_memory(how, policy.memory, release=release)
+        return passes.run_vcpu(how, policy.vcpu, release=release)
+
+
+@contextlib.contextmanager
+def _patient(patience: float) -> Iterator[None]:
+    before_s = connection._STALL_S
+    connection._STALL_S = before_s * patience
+    try:
+        yield
+    finally:
+        connection._STALL_S = before_s
 
 
 @contextlib.contextmanager
@@ -97,7 +123,7 @@ def _before(place: Any, name: str, fault: Callable[[], object]) -> Iterator[None
 class Child:
     """A pass that sends itself *number* at *instant*; *inside* wraps its command, e.g. into a namespace.
 
-    A *patient* one gives nobody up: for a fault that ends by itself, some time later than a healthy libvirt answers.
+    *patience* is that of run(). *clock* is what bounds on waiting are bounds of.
     """
 
     resource: str
@@ -105,45 +131,42 @@ class Child:
     instant: str = "observe"
     number: signal.Signals = signal.SIGCONT
     inside: Callable[[Sequence[str]], list[str]] = list
-    patient: bool = False
+    patience: float = 1.0
+    clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
         command = [sys.executable, __file__, self.resource, self.state, self.instant, self.number.name]
-        command += ["patient"] if self.patient else []
         self.process = subprocess.Popen(
-            self.inside(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.inside([*command, str(self.patience)]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def wait_stopped(self) -> None:
         """Wait until it stopped itself."""
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
-    def end(self, number: Optional[signal.Signals] = None) -> tuple[int, str]:
-        """Send it a signal, let it end by itself, and return its exit status and what it printed."""
-        if number is not None:
-            self.process.send_signal(number)
-        try:
-            output, _errors = self.process.communicate(timeout=HANG_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        return self.process.returncode, output
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Let it end by itself, and return its exit status and what it printed."""
+        end_s = self.clock() + HANG_S
+        while True:
+            try:
+                output, _errors = self.process.communicate(timeout=LOOK_S)
+                return self.process.returncode, output
+            except subprocess.TimeoutExpired:
+                if self.clock() > end_s:
+                    self.process.kill()
+                    raise
 
 
-def unhurried() -> None:
-    """Let no call of this process be given up."""
-    DOCUMENT["deadline"] = float(HANG_S)
-    connection._STALL_S = float(HANG_S)
-
-
-def main(resource: str, state: str, instant: str, name: str, *patient: str) -> int:
+def main(resource: str, state: str, instant: str, name: str, patience: str = "1") -> int:
     number = signal.Signals[name]
-    if patient:
-        unhurried()
     try:
         with breaking({instant: lambda: os.kill(os.getpid(), number)}):
-            result = run(resource, release=state == "release")
+            result = run(resource, release=state == "release", patience=float(patience))
     except passes.PassError as error:
         print(f"failed: {error}")
         return 1
@@ -155,5 +178,27 @@ def main(resource: str, state: str, instant: str, name: str, *patient: str) -> i
     return 1 if result.failed else 0
 
 
+# ---------------------------------------------------------------- passes for who is on another host
+
+
+def serve() -> int:
+    """Run the passes that are asked for, a line each; say when one is at an instant, and wait for a line then."""
+    for line in iter(sys.stdin.readline, ""):
+        asked = json.loads(line)
+        try:
+            with breaking({instant: partial(_wait_at, instant) for instant in asked.pop("instants")}):
+                result = run(**asked)
+            print("result", base64.b64encode(pickle.dumps(result)).decode(), flush=True)
+        except passes.PassError as error:
+            print("failed", error, flush=True)
+    return 0
+
+
+def _wait_at(instant: str) -> None:
+    print("at", instant, flush=True)
+    if not sys.stdin.readline():
+        os._exit(os.EX_NOINPUT)  # whoever asked is gone
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(serve() if sys.argv[1:] == ["serve"] else main(*sys.argv[1:]))

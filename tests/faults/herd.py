@@ -9,11 +9,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Optional
 
 import faulty
-from lab import Guest, Lab, RunningGuest, TinyGuest, machine
+from faulty_machine import PATIENCE, FarChild, FaultyMachine
+from kvmsched.passes import PassError
+from lab import Guest, Lab, OwnLibvirtd, RunningGuest, TinyGuest, machine
 
 MEMORY_KIB = 224 * 1024
 TOLERANCE_KIB = 1024
@@ -32,10 +34,12 @@ def pinned_guest(name: str, **more: Any) -> Guest:
     return TinyGuest(f"kvmsched-test-pin-{name}", persistent=True, **pinned, **more)
 
 
-def snapshot_disk(name: str) -> str:
+def snapshot_disk(name: str, own: Optional[FaultyMachine] = None) -> str:
     """A disk that holds snapshots: with none, libvirt takes none of a running domain."""
-    file = machine.DIRECTORY / f"{name}.qcow2"
+    file = (own.directory if own else machine.DIRECTORY) / f"{name}.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), "1M"], check=True)
+    if own:
+        own.write_bytes(str(file), file.read_bytes())
     return (
         f"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{file}'/>"
         "<target dev='vdz' bus='virtio'/></disk></devices>"
@@ -43,10 +47,16 @@ def snapshot_disk(name: str) -> str:
 
 
 class Herd:
-    """Started guests that a pass of one *resource* wants to change: each of them for memory, some for pins."""
+    """Started guests that a pass of one *resource* wants to change: each of them for memory, some for pins.
+
+    ``patience`` is that of its passes, ``clock`` what bounds on waiting are bounds of.
+    """
 
     def __init__(self, lab: Lab, resource: str, guests: Sequence[Guest]) -> None:
         self.lab, self.resource = lab, resource
+        self.machine = lab.own if isinstance(lab.own, FaultyMachine) else None
+        self.patience = PATIENCE if self.machine else 1.0
+        self.clock: Callable[[], float] = self.machine.clock if self.machine else time.monotonic
         self.names = [guest.name for guest in guests]
         self._pattern = f"kvmsched-test-{'mem' if resource == 'memory' else 'pin'}-*"
         self._made = {guest.name: guest for guest in guests}
@@ -55,15 +65,35 @@ class Herd:
     def guests(self) -> list[RunningGuest]:
         return [self.lab[name] for name in self.names]
 
-    def run(self, release: bool = False) -> Any:
-        return faulty.run(self.resource, release, self._pattern)
+    def run(self, release: bool = False, faults: Optional[Mapping[str, Callable[[], object]]] = None) -> Any:
+        """One pass, in which each fault happens at its instant."""
+        faults = faults or {}
+        asked: dict[str, Any] = {"resource": self.resource, "release": release}
+        asked.update(names=self._pattern, patience=self.patience)
+        if self.machine:
+            return self.machine.run_pass(faults, **asked)
+        with faulty.breaking(faults):
+            return faulty.run(**asked)
+
+    def child(self, state: str = "balance", **how: Any) -> faulty.Child:
+        """A pass in a process of its own, where the guests are."""
+        asked = {"resource": self.resource, "state": state, "patience": self.patience, **how}
+        if self.machine:
+            return FarChild(machine=self.machine, **asked)
+        own = self.lab.own
+        return faulty.Child(**{"inside": own.inside if isinstance(own, OwnLibvirtd) else list, **asked})
+
+    def shell(self, script: str) -> subprocess.Popen[bytes]:
+        """Start a script of a shell where the guests are; pipes lead to it and back."""
+        command = self.machine.ssh(script) if self.machine else ["sh", "-c", script]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def again(self, guests: Iterable[RunningGuest]) -> None:
         """Start those anew that a test ended."""
         self._start([guest.name for guest in guests])
 
     def revive(self) -> None:
-        """Start those anew that a failed test left dead."""
+        """Start those that were not started yet, or that a failed test left dead."""
         self._start([name for name in self.names if name not in self.lab.guests or not self.lab[name].alive])
 
     def _start(self, names: Sequence[str]) -> None:
@@ -111,11 +141,11 @@ class Herd:
 
         Whose statistics are late fails no release that does not name it: its record stays, and the next one goes on.
         """
-        end_s = time.monotonic() + faulty.HANG_S
+        end_s = self.clock() + faulty.HANG_S
         # Each resource has its own part of a record, and removes no other's.
         parts = re.compile("<kvmsched:(memory|stats_period)" if self.resource == "memory" else "<kvmsched:pin")
         while trouble := self._release() or [g.name for g in self.guests if parts.search(g.domain.XMLDesc(0))]:
-            assert time.monotonic() < end_s, trouble
+            assert self.clock() < end_s, trouble
             time.sleep(1)
 
     def recorded(self) -> list[RunningGuest]:
@@ -124,9 +154,9 @@ class Herd:
 
     def change(self) -> list[RunningGuest]:
         """Make passes until two guests at least were changed; on a busy machine one may have no reason to."""
-        end_s = time.monotonic() + faulty.HANG_S
+        end_s = self.clock() + faulty.HANG_S
         while len(changed := self.recorded()) < 2:
-            assert time.monotonic() < end_s, "no pass changes anything"
+            assert self.clock() < end_s, "no pass changes anything"
             self.run()
         return changed
 
@@ -143,8 +173,11 @@ class Herd:
 
     def _release(self) -> str:
         """Why a release failed, or whom it left; empty if it did neither."""
-        if self.lab.own:
-            status, output = faulty.Child(self.resource, "release", inside=self.lab.own.inside).end()
+        if self.lab.own and not self.machine:
+            status, output = self.child("release").end()
             return output if status else ""
-        result = self.run(release=True)
+        try:
+            result = self.run(release=True)
+        except PassError as error:
+            return str(error)
         return result.failed or ", ".join(map(str, result.not_restored))

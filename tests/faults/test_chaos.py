@@ -17,14 +17,18 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from typing import Union
 
 import faulty
 import pytest
 from faulty import Child
+from faulty_machine import FaultyMachine
 from herd import ALLOWED, MEMORY_KIB, TOLERANCE_KIB, Herd, memory_guest
 from kvmsched.baseline import STATE_URI
 from lab import Lab, OwnLibvirtd, RunningGuest
 from lab.truth import reports
+
+Own = Union[OwnLibvirtd, FaultyMachine]
 
 # A QEMU or libvirtd is stopped for at most so long, which is longer than a pass waits for it.
 LONGEST_STOP_S = 8.0
@@ -57,7 +61,7 @@ def _wrong_original(part: ET.Element) -> bool:
 class Watcher(threading.Thread):
     """Looks at all guests past libvirt, again and again, and notes whatever is wrong."""
 
-    def __init__(self, herd: Herd, own: OwnLibvirtd) -> None:
+    def __init__(self, herd: Herd, own: Own) -> None:
         super().__init__(daemon=True)
         self.herd = herd
         self.status_directory = own.run_directory / "qemu"
@@ -94,24 +98,24 @@ class Watcher(threading.Thread):
             if has_kib < faulty.FLOOR_KIB - KERNEL_TOLERANCE_KIB:
                 yield f"is below its floor: {report}"
             away = guest.qemu_state != "T" and abs(has_kib - MEMORY_KIB) > KERNEL_TOLERANCE_KIB
-            yield from self._unrecorded(guest.name, away)
+            yield from self._unrecorded(guest, away)
 
-    def _unrecorded(self, name: str, away: bool) -> Iterator[str]:
+    def _unrecorded(self, guest: RunningGuest, away: bool) -> Iterator[str]:
         """What libvirt keeps of a running domain on disk: pins, memory and record as they were at one instant.
 
         Its size may be old there, and for good after a restore: the guest's own kernel must say, too, that it is
         *away*, and both for longer than either lags.
         """
-        now_s = time.monotonic()
+        now_s = self.herd.clock()
         with contextlib.suppress(FileNotFoundError):
-            text = (self.status_directory / f"{name}.xml").read_text(encoding="utf-8")
+            text = guest.kernel.read_text(f"{self.status_directory}/{guest.name}.xml")
             domain = ET.fromstring(text).find("domain")
             assert domain is not None, text
             pins = {pin.get("cpuset") for pin in domain.findall("cputune/vcpupin")}
             kib = int(domain.findtext("currentMemory", "0"))
             state = domain.find(f"metadata/{{{STATE_URI}}}state")
             lost = state is None and away and abs(kib - MEMORY_KIB) > TOLERANCE_KIB
-            since_s = self._lost_s.setdefault(name, now_s) if lost else self._lost_s.pop(name, now_s)
+            since_s = self._lost_s.setdefault(guest.name, now_s) if lost else self._lost_s.pop(guest.name, now_s)
             if (state is None and pins - {"0"}) or now_s - since_s > LAG_S:
                 yield f"was changed, and no record tells what it was: {kib} KiB, pinned to {pins}"
             if state is not None and (wrong := [part.attrib for part in state if _wrong_original(part)]):
@@ -128,7 +132,7 @@ class Watcher(threading.Thread):
 class Chaos:
     """Passes, one after the other, and the faults that *dice* chooses."""
 
-    def __init__(self, herd: Herd, own: OwnLibvirtd, watcher: Watcher, dice: random.Random) -> None:
+    def __init__(self, herd: Herd, own: Own, watcher: Watcher, dice: random.Random) -> None:
         self.herd, self.own, self.watcher, self.dice = herd, own, watcher, dice
         self.log: list[str] = []
         self.passes: list[tuple[int, str]] = []
@@ -136,7 +140,7 @@ class Chaos:
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def step(self) -> None:
-        if self._child.process.poll() is not None or time.monotonic() - self._began_s > faulty.HANG_S:
+        if self._child.process.poll() is not None or self.herd.clock() - self._began_s > faulty.HANG_S:
             self.passes.append(self._child.end())
             self._child = self._pass()
         (fault,) = self.dice.choices(list(FAULTS), list(FAULTS.values()))
@@ -156,10 +160,10 @@ class Chaos:
 
     def last_pass(self) -> None:
         """One more, in peace: on a slow machine the chaos may have let none come to its end."""
-        end_s = time.monotonic() + faulty.HANG_S
+        end_s = self.herd.clock() + faulty.HANG_S
         while not self.herd.recorded():
-            assert time.monotonic() < end_s, f"no pass does anything: {self.passes[-1]}"
-            self.passes.append(Child("memory", inside=self.own.inside).end())
+            assert self.herd.clock() < end_s, f"no pass does anything: {self.passes[-1]}"
+            self.passes.append(self.herd.child().end())
 
     def undo(self, now_s: float) -> None:
         for due_s, action in list(self._later):
@@ -168,9 +172,10 @@ class Chaos:
                 action()
 
     def _pass(self) -> Child:
-        self._began_s = time.monotonic()
+        self._began_s = self.herd.clock()
         state = self.dice.choices(("balance", "release"), (3, 1))[0]
-        return Child(self.dice.choice(faulty.RESOURCES), state, inside=self.own.inside)
+        # Not more patient than elsewhere: what is given up is a part of the chaos.
+        return self.herd.child(state, resource=self.dice.choice(faulty.RESOURCES), patience=1.0)
 
     def _undo_later(self, action: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + self.dice.uniform(0.3, LONGEST_STOP_S), action))
@@ -183,7 +188,7 @@ class Chaos:
     # -- the faults
 
     def kill_pass(self, _guest: RunningGuest) -> None:
-        self._child.process.kill()
+        self._child.signal(signal.SIGKILL)
 
     def stop_qemu(self, guest: RunningGuest) -> None:
         guest.signal_qemu(signal.SIGSTOP)
@@ -217,10 +222,7 @@ class Chaos:
         self._mend()
         boots = guest.console().count(" ready\n")
         guest.domain.reset()
-        end_s = time.monotonic() + faulty.HANG_S
-        while guest.console().count(" ready\n") == boots:
-            assert time.monotonic() < end_s, f"{guest.name} does not come up again"
-            time.sleep(0.2)
+        guest.wait_until(lambda: guest.console().count(" ready\n") > boots, "to come up again")
 
     def kill_qemu(self, guest: RunningGuest) -> None:
         self._mend()
@@ -229,12 +231,15 @@ class Chaos:
             self.herd.again([guest])
 
 
-def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest) -> None:
+@pytest.mark.machine
+def test_chaos_harms_nobody_whom_it_does_not_kill(request: pytest.FixtureRequest, own: Own) -> None:
     seconds, seed = request.config.getoption("--chaos-s"), request.config.getoption("--chaos-seed")
-    repeat = f'repeat it with: make chaos ARGS="--chaos-s={seconds:g} --chaos-seed={seed}"'
+    where = f" --machine={own.suite}" if isinstance(own, FaultyMachine) else ""
+    repeat = f'repeat it with: make chaos ARGS="--chaos-s={seconds:g} --chaos-seed={seed}{where}"'
     print(repeat)
-    guests = [memory_guest(f"chaos{n}", cpu=[0.1], pin={0: "0"}, load_at_boot=True) for n in range(6)]
-    with OwnLibvirtd() as own, Lab(own=own) as lab:
+    number = 3 if where else 6
+    guests = [memory_guest(f"chaos{n}", cpu=[0.1], pin={0: "0"}, load_at_boot=True) for n in range(number)]
+    with Lab(own=own) as lab:
         lab.start(*guests)
         herds = [Herd(lab, resource, guests) for resource in faulty.RESOURCES]
         watcher = Watcher(herds[0], own)

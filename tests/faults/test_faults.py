@@ -11,7 +11,6 @@ and ``released`` brings everyone back to where it was (the fixture ``herd`` sees
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -22,13 +21,14 @@ from pathlib import Path
 import faulty
 import libvirt
 import pytest
-from faulty import INSTANTS, Child, breaking
+from faulty import INSTANTS, breaking
 from herd import HOME, MEMORY_KIB, Herd, pinned_guest
 from kvmsched import lock, passes
-from kvmsched.hypervisor import connection
 from kvmsched.model import BalloonMove
 from lab import RunningGuest
 from nightly import nightly
+
+MACHINE = pytest.mark.machine
 
 # ---------------------------------------------------------------- QEMUs that do not answer
 
@@ -37,9 +37,9 @@ from nightly import nightly
     ("count", "instant"),
     [
         (1, "observe"),
-        (3, "statistics"),
+        pytest.param(3, "statistics", marks=MACHINE),
         (3, "apply"),
-        (6, "change"),
+        pytest.param(6, "change", marks=MACHINE),
         *nightly((1, "statistics"), (1, "apply"), (1, "change"), (3, "observe"), (3, "change")),
         *nightly((6, "observe"), (6, "statistics"), (6, "apply")),
     ],
@@ -51,8 +51,7 @@ def test_stopped_qemus_cost_only_their_own_turn(herd: Herd, instant: str, count:
         for guest in sick:
             guest.signal_qemu(signal.SIGSTOP)
 
-    with breaking({instant: stop}):
-        result = herd.run()
+    result = herd.run(faults={instant: stop})
     assert all(guest.qemu_state == "T" for guest in sick), "the pass ended while they were stopped"
     herd.assert_unharmed()
     herd.assert_served(result, sick)
@@ -61,7 +60,7 @@ def test_stopped_qemus_cost_only_their_own_turn(herd: Herd, instant: str, count:
     assert told >= {guest.name for guest in sick} or herd.resource == "vcpu", "each sick one has its reason"
 
 
-@pytest.mark.parametrize("instant", ["observe", *nightly("statistics", "apply", "change")])
+@pytest.mark.parametrize("instant", [pytest.param("observe", marks=MACHINE), *nightly("statistics", "apply", "change")])
 def test_a_release_forgets_nobody_who_does_not_answer(herd: Herd, instant: str) -> None:
     """What a stopped QEMU has is not known, so it can't be known to be back."""
     sick = herd.change()[:3]
@@ -70,8 +69,7 @@ def test_a_release_forgets_nobody_who_does_not_answer(herd: Herd, instant: str) 
         for guest in sick:
             guest.signal_qemu(signal.SIGSTOP)
 
-    with breaking({instant: stop}):
-        result = herd.run(release=True)
+    result = herd.run(release=True, faults={instant: stop})
     left = {line.partition(": ")[0] for line in map(str, result.not_restored)}
     assert left >= {guest.name for guest in sick}, result.not_restored
     assert result.failed
@@ -96,18 +94,19 @@ def undefined(guest: RunningGuest) -> None:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def unhurried(herd: Herd) -> Iterator[None]:
     """For faults that take some time themselves, and don't let anything hang."""
-    monkeypatch.setattr(connection.Patience, "for_call", lambda *_arguments: faulty.HANG_S)
+    before, herd.patience = herd.patience, faulty.PATIENT
+    yield
+    herd.patience = before
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("end", [killed, *nightly(destroyed, undefined)])
+@pytest.mark.parametrize("end", [pytest.param(killed, marks=MACHINE), *nightly(destroyed, undefined)])
 def test_domains_that_end_in_a_pass_cost_only_their_own_turn(herd: Herd, end: Callable[[RunningGuest], None]) -> None:
     victims = herd.guests[: len(INSTANTS)]
     try:
-        with breaking({instant: partial(end, victim) for instant, victim in zip(INSTANTS, victims)}):
-            result = herd.run()
+        result = herd.run(faults={instant: partial(end, victim) for instant, victim in zip(INSTANTS, victims)})
         assert {failure.code for failure in result.outcome.failures} <= {"gone"}, result.outcome.failures
         herd.assert_unharmed(but=victims)
         herd.assert_served(result, victims)
@@ -123,7 +122,7 @@ def saved_and_restored(guest: RunningGuest) -> None:
     file = f"{guest.files.disk}.saved"
     guest.domain.save(file)
     guest.domain.connect().restore(file)
-    os.unlink(file)
+    Path(file).unlink(missing_ok=True)  # a machine's goes with the machine
 
 
 def managed_saved(guest: RunningGuest) -> None:
@@ -135,16 +134,21 @@ def reverted(guest: RunningGuest) -> None:
     guest.domain.revertToSnapshot(guest.domain.snapshotLookupByName("before"))
 
 
+SLOW_READER = (
+    "rm -f {pipe} && mkfifo {pipe} && echo ready && exec 3<{pipe} && read -r _ && cat <&3 >/dev/null; rm {pipe}"
+)
+
+
 @contextlib.contextmanager
-def dumping(guest: RunningGuest) -> Iterator[None]:
+def dumping(herd: Herd, guest: RunningGuest) -> Iterator[None]:
     """A dump that does not end while its reader is slow holds the job lock, as a migration or a backup does."""
-    pipe = Path(f"{guest.files.disk}.dump")
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    pipe = f"{guest.files.disk}.dump"
+    reader = herd.shell(SLOW_READER.format(pipe=pipe))
+    assert reader.stdout and reader.stdout.readline() == b"ready\n"
     # libvirtd serves few requests of one connection at a time.
-    connection = libvirt.open("qemu:///system")
+    connection = libvirt.open(herd.lab.uri)
     domain = connection.lookupByName(guest.name)
-    dump = threading.Thread(target=domain.coreDump, args=(str(pipe), libvirt.VIR_DUMP_LIVE), daemon=True)
+    dump = threading.Thread(target=domain.coreDump, args=(pipe, libvirt.VIR_DUMP_LIVE), daemon=True)
     dump.start()
     while guest.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
         assert dump.is_alive(), "no dump has begun"
@@ -152,25 +156,22 @@ def dumping(guest: RunningGuest) -> Iterator[None]:
     try:
         yield
     finally:
-        os.set_blocking(reader, True)
-        while os.read(reader, 1 << 20):
-            pass
-        os.close(reader)
-        pipe.unlink()
+        reader.communicate(b"\n")
         dump.join(faulty.HANG_S)
         connection.close()
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("change", [reverted, *nightly(rebooted, saved_and_restored, managed_saved)])
+@pytest.mark.parametrize(
+    "change", [pytest.param(reverted, marks=MACHINE), *nightly(rebooted, saved_and_restored, managed_saved)]
+)
 def test_domains_that_change_in_a_pass_can_still_be_released(
     herd: Herd, change: Callable[[RunningGuest], None]
 ) -> None:
     victims = herd.guests[: len(INSTANTS)]
     for victim in victims if change is reverted else ():
         victim.domain.snapshotCreateXML("<domainsnapshot><name>before</name></domainsnapshot>")
-    with breaking({instant: partial(change, victim) for instant, victim in zip(INSTANTS, victims)}):
-        result = herd.run()
+    result = herd.run(faults={instant: partial(change, victim) for instant, victim in zip(INSTANTS, victims)})
     for victim in victims:
         victim.refresh()
         if change is rebooted:
@@ -188,8 +189,7 @@ def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_
     """Its driver has nothing to do when it starts, and says nothing: QEMU goes on with the size from before."""
     herd.run()
     victims = [guest for guest in herd.guests if guest.balloon_kib() < MEMORY_KIB][:2]
-    with breaking({"change": lambda: [victim.domain.reset() for victim in victims]}):
-        herd.run(release=True)
+    herd.run(release=True, faults={"change": lambda: [victim.domain.reset() for victim in victims]})
     for victim in victims:
         victim.wait_booted(faulty.HANG_S)
         assert victim.balloon_kib() < MEMORY_KIB - victim.report().total_kib // 4, "QEMU knows: there is nothing to see"
@@ -200,9 +200,8 @@ def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_
 def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
     victims = herd.guests[: len(INSTANTS)]
     with contextlib.ExitStack() as dumps:
-        faults = {i: partial(dumps.enter_context, dumping(victim)) for i, victim in zip(INSTANTS, victims)}
-        with breaking(faults):
-            result = herd.run()
+        faults = {i: partial(dumps.enter_context, dumping(herd, victim)) for i, victim in zip(INSTANTS, victims)}
+        result = herd.run(faults=faults)
         assert all(victim.domain.jobInfo()[0] for victim in victims), "the pass ended while the dumps went on"
     assert {failure.code for failure in result.outcome.failures} <= {"busy", "hung"}, result.outcome.failures
     herd.assert_unharmed()
@@ -212,9 +211,16 @@ def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
 # ---------------------------------------------------------------- passes that die
 
 
-@pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
+@pytest.mark.parametrize(
+    "instant",
+    [
+        *nightly("observe", "statistics"),
+        pytest.param("apply", marks=[MACHINE, pytest.mark.nightly]),
+        "change",
+    ],
+)
 def test_a_pass_that_is_killed_leaves_what_released_restores(herd: Herd, instant: str) -> None:
-    status, _output = Child(herd.resource, instant=instant, number=signal.SIGKILL).end()
+    status, _output = herd.child(instant=instant, number=signal.SIGKILL).end()
     assert status == -signal.SIGKILL
     herd.assert_unharmed()
 
@@ -224,7 +230,7 @@ def test_memory_that_was_taken_when_a_pass_died_is_found_free_by_the_next(herd: 
     hog = herd.guests[0]
     hog.hold(115)
     hog.wait_held()
-    Child("memory", instant="change", number=signal.SIGKILL).end()
+    herd.child(instant="change", number=signal.SIGKILL).end()
     for _turn in range(30):
         result = herd.run()
         if not result.outcome.moves and not any(skip.code == "settling" for skip in result.skips):
@@ -267,8 +273,7 @@ def test_a_vcpu_that_is_plugged_between_observe_and_apply_waits_for_the_next_pas
     guest = pinned_guest("plug", max_vcpus=2)
     (plugged,) = herd.lab.start(guest)
     try:
-        with breaking({"apply": lambda: plugged.domain.setVcpus(2)}):
-            result = herd.run()
+        result = herd.run(faults={"apply": lambda: plugged.domain.setVcpus(2)})
         assert result.failed is None and not result.outcome.failures, result.outcome
         herd.assert_served(result)
         assert set(plugged.threads()) == {0, 1}
@@ -290,7 +295,7 @@ FULL = (
 def test_with_run_full_the_lock_holds_or_nothing_is_done(herd: Herd, more: str, served: bool) -> None:
     """Full for what we write; without room for the lock's text, or for the lock itself."""
     script = FULL.format(more=more, where=lock.SYSTEM_DIRECTORY) + 'exec "$@"'
-    child = Child(herd.resource, inside=lambda command: ["unshare", "--mount", "sh", "-c", script, "sh", *command])
+    child = herd.child(inside=lambda command: ["unshare", "--mount", "sh", "-c", script, "sh", *command])
     status, output = child.end()
     assert (status == 0 and "moved" in output) == served, output
     if not served:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 
 import faulty
 import pytest
-from faulty import Child
 from herd import Herd, memory_guest, pinned_guest
 from lab import Lab, OwnLibvirtd
 from nightly import nightly
@@ -41,16 +40,17 @@ def own_herd(resource: str, own_herds: dict[str, Herd]) -> Iterator[Herd]:
 
 
 def _own(herd: Herd) -> OwnLibvirtd:
-    assert herd.lab.own is not None
+    assert isinstance(herd.lab.own, OwnLibvirtd)
     return herd.lab.own
 
 
-def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patient: bool = False) -> tuple[int, str]:
+def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patience: float = 1.0) -> tuple[int, str]:
     """Let a pass run into that, and return its exit status and what it said."""
-    child = Child(herd.resource, instant=instant, number=signal.SIGSTOP, inside=_own(herd).inside, patient=patient)
+    child = herd.child(instant=instant, number=signal.SIGSTOP, patience=patience)
     child.wait_stopped()
     how(_own(herd))
-    status, output = child.end(signal.SIGCONT)
+    child.signal(signal.SIGCONT)
+    status, output = child.end()
     assert "Traceback" not in output, output
     return status, output
 
@@ -59,7 +59,7 @@ def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patient: 
 @pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
 def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: str) -> None:
     # How long a start of libvirtd takes on this machine is not what is judged.
-    status, output = hurt(own_herd, instant, OwnLibvirtd.restart, patient=True)
+    status, output = hurt(own_herd, instant, OwnLibvirtd.restart, patience=faulty.PATIENT)
     assert status == 0 and "moved" in output and "failure" not in output, output
 
 
@@ -95,7 +95,7 @@ def test_a_refusal_by_polkit_is_told_in_one_line(own_herd: Herd) -> None:
     member = ["setpriv", "--reuid=65534", "--regid=libvirt", "--clear-groups", "--"]
     try:
         own.restart()
-        status, output = Child("vcpu", inside=lambda command: own.inside([*member, *command])).end()
+        status, output = own_herd.child(inside=lambda command: own.inside([*member, *command])).end()
     finally:
         configuration.unlink()
         own.restart()

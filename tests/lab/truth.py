@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ def vcpu_threads(pid: int) -> dict[int, int]:
     """The thread of each vCPU of a QEMU process, by vCPU id."""
     threads = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        name = VCPU_THREAD.match((task / "comm").read_text(encoding="utf-8"))
-        if name:
-            threads[int(name[1])] = int(task.name)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # QEMU's workers come and go
+            name = VCPU_THREAD.match((task / "comm").read_text(encoding="utf-8"))
+            if name:
+                threads[int(name[1])] = int(task.name)
     return dict(sorted(threads.items()))
 
 
@@ -99,6 +101,11 @@ def process_start(pid: int) -> int:
 def affinity(thread: int) -> frozenset[int]:
     """Where the kernel lets a thread run."""
     return frozenset(os.sched_getaffinity(thread))
+
+
+def read_text(path: str) -> str:
+    """Return what a file says."""
+    return Path(path).read_text(encoding="utf-8")
 
 
 def send_signal(pid: int, number: int) -> None:

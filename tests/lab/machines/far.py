@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -31,6 +32,7 @@ class Far:
     def __init__(self, ssh: Callable[..., list[str]]) -> None:
         self._ssh = ssh
         self._process: Optional[subprocess.Popen[str]] = None
+        self._one_at_a_time = threading.Lock()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in vars(truth):
@@ -38,6 +40,13 @@ class Far:
         return lambda *arguments: self._ask(name, *arguments)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
+        with self._one_at_a_time:
+            well, answer = self._answer(name, *arguments)
+        if not well:
+            raise answer
+        return answer
+
+    def _answer(self, name: str, *arguments: Any) -> tuple[bool, Any]:
         if not self._process or self._process.poll() is not None:
             program = Path(truth.__file__).read_text(encoding="utf-8") + ANSWERS
             command = self._ssh(f"exec python3 -c {shlex.quote(program)}")
@@ -48,10 +57,7 @@ class Far:
         line = self._process.stdout.readline()
         if not line:
             raise OSError("the machine is gone")
-        well, answer = eval(line, vars(truth).copy())  # what this very file has printed there
-        if not well:
-            raise answer
-        return answer
+        return tuple(eval(line, vars(truth).copy()))  # what this very file has printed there
 
     def close(self) -> None:
         """End the process; the next question starts another."""

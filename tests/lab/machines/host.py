@@ -196,12 +196,18 @@ class Machine:
     def _boot(self, *options: str) -> None:
         self._port = _free_port()
         self._qemu = self._start("qemu", [*self._command(), *options])
-        while not self._is_reached():
-            if self._qemu.poll() is not None or self.clock() > BOOT_S:
-                raise TimeoutError(f"{self.name} was to boot, in vain:\n{self._log('qemu')}{self._log('console')}")
+        self.connect()
         self._write_inventory()
-        self._forward("libvirt", "/run/libvirt/libvirt-sock")
         machine.connect(self.uri, CONNECT_S).close()
+
+    def connect(self) -> None:
+        """Have a connection that all others go through; end the one that there is."""
+        self._hang_up()
+        end_s = self.clock() + BOOT_S
+        while not self._is_reached():
+            if not self._qemu or self._qemu.poll() is not None or self.clock() > end_s:
+                raise TimeoutError(f"{self.name} was to boot, in vain:\n{self._log('qemu')}{self._log('console')}")
+        self._forward("libvirt", "/run/libvirt/libvirt-sock")
 
     def _command(self) -> list[str]:
         mac = f"52:54:00:78:{self._number:02x}"

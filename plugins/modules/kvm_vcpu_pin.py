@@ -106,7 +106,9 @@ options:
 notes:
   - libvirt can widen a live pin, but not remove it. After O(state=released) a vCPU that had no pin may run on every
     pCPU that its domain may use. C(virsh vcpupin) shows that as a pin until the domain is started anew.
-  - Pins travel with a live migration. Release a domain before it is migrated to a host with other pCPUs.
+  - Pins travel with a live migration. Release a domain before it is migrated to a host without kvmsched. libvirt
+    refuses a pin to a pCPU that the other host lacks, also one that a release leaves. So a domain migrates to a host
+    with fewer pCPUs only with an XML that has no pins (C(virsh migrate --xml)).
 seealso:
   - module: kvmsched.kvm.kvm_mem_balance
   - module: kvmsched.kvm.kvm_sched_info

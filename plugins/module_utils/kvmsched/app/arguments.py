@@ -54,7 +54,8 @@ host, nothing is written: the daemon does that.
 _RELEASE = """\
 Pins go back to what they were before the first change. Memory does as far as it is safe: a
 guest that uses more today than it had keeps what it needs, is named, and the command
-fails; run it again later. Do this before a live migration, for pins travel with a guest.
+fails; run it again later. Do this before a live migration to a host without kvmsched, for
+pins travel with a guest.
 
   kvmsched release                    all guests
   kvmsched release db1 'web*'         only these

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Cell, Machine, Topology
+from lab import Cell, Lab, Machine, Topology
+from on_machine import obey
 from release import build, epoch
 
 # Three times what the longest of them takes, on a machine that is three times as busy.
@@ -54,3 +55,11 @@ def target(tarball: Path) -> Iterator[Machine]:
     with Machine("trixie", SMALL, number=2, say=print) as target:
         target.push(tarball)
         yield target
+
+
+@pytest.fixture
+def lab(machine: Machine) -> Iterator[Lab]:
+    """Guests for one test, under the policy of them all."""
+    obey(machine)
+    with Lab(own=machine, say=print) as lab:
+        yield lab

@@ -213,7 +213,7 @@ def _inhibited(balloon: Balloon, locked: int) -> Reason:
     if balloon.inhibitors:
         return "inhibited", f"nothing is taken, the host would keep its memory: {', '.join(balloon.inhibitors)}"
     if locked:
-        held = f"QEMU holds {mib(locked_kib(balloon))} of its {mib(balloon.actual_kib)} locked or on huge pages"
+        held = f"QEMU holds {mib(locked_kib(balloon))} locked or on huge pages, the guest has {mib(balloon.actual_kib)}"
         return "inhibited", f"nothing is taken, the host would keep its memory: {held}"
     return "inhibited", "nothing is taken for now, the host kept what it gave back: its resident size did not fall"
 

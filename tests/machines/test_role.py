@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role on Debian 12 and 13 as they boot: rolled out, killed, upgraded, and changed.
+"""The role on Debian 12 and 13 as they boot: rolled out, killed, upgraded, changed, and rescued.
 
 Each test goes on where the one before it ended. What containers do not enforce of the unit is enforced here.
 """
@@ -25,13 +25,14 @@ pytestmark = pytest.mark.nightly
 NAME = "kvmsched-test-hoarder"
 SIZE_KIB = 384 * 1024
 PORT = 9757
-QUOTAS = {"vcpu_quota": 20000, "emulator_quota": 20000}
 # A pass takes such a machine some seconds of CPU.
 POLICY = {**on_machine.POLICY, "daemon": {"period": 20, "metrics_listen": f"0.0.0.0:{PORT}"}}
 COMMAND, ASIDE = "/usr/local/bin/kvmsched", "/root/command"
 OVERRIDES = "/run/systemd/system/kvmsched.service.d"
 # A machine that others keep from running is no failure.
 PATIENT = "[Service]\nTimeoutStartSec=infinity\n"
+# It can't start any more; and a slow machine reaches the limit, too.
+BROKEN = f"{PATIENT}ExecStart=\nExecStart=/bin/false\n[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=3\n"
 # Somebody who is let in has all the time that it takes.
 REFUSED_S, ANSWERED_S = 20, 600
 
@@ -64,11 +65,7 @@ def guests(machines: list[Machine]) -> Iterator[list[RunningGuest]]:
     """On each one that wastes memory."""
     hoarder = Guest(NAME, memory_mib=SIZE_KIB // 1024, pin={0: "2-3"})
     with contextlib.ExitStack() as labs:
-        guests = [labs.enter_context(Lab(own=one, say=print)).start(hoarder)[0] for one in machines]
-        for guest in guests:
-            # One that does nothing takes a pCPU of a slow machine: ticks alone are as much.
-            guest.domain.setSchedulerParameters(QUOTAS)
-        yield guests
+        yield [labs.enter_context(Lab(own=one, say=print)).start(hoarder)[0] for one in machines]
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +177,17 @@ def test_what_the_unit_denies_is_denied_and_an_upgrade_lets_in_who_is_named(
     assert [unit.pid for unit, _rescue in services] == upgraded
     assert all(guest.balloon_kib() < SIZE_KIB for guest in guests)
     assert not any(rescue.said("") for _unit, rescue in services)
+
+
+def test_where_it_fails_for_good_memory_is_given_back(
+    machines: list[Machine], guests: list[RunningGuest], services: list[tuple[Unit, Unit]]
+) -> None:
+    for one, guest, (unit, _rescue) in zip(machines, guests, services):
+        wait_taken(unit, guest)
+        override(one, BROKEN)
+        one.run(f"systemctl reset-failed kvmsched; kill -KILL {unit.pid}")
+    for guest, (unit, rescue) in zip(guests, services):
+        unit.wait(lambda unit=unit: unit.failed, "to fail")
+        rescue.wait(lambda rescue=rescue: rescue.said("Finished"), "to give memory back")
+        print(*rescue.said(""), sep="\n")
+        assert guest.balloon_kib() == SIZE_KIB

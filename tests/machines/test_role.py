@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role on Debian 12 and 13 as they boot: rolled out, killed, upgraded, changed, and rescued.
+"""The role on Debian 12 and 13 as they boot: rolled out, killed, upgraded, changed, rescued, and released.
 
 Each test goes on where the one before it ended. What containers do not enforce of the unit is enforced here.
 """
@@ -17,14 +17,16 @@ from typing import Any
 import on_machine
 import pytest
 from lab import Guest, Lab, Machine, RunningGuest
-from plays import OLD, ROLE, ROLLOUT, Play, Played, older, status
+from plays import OLD, RELEASE, ROLE, ROLLOUT, Play, Played, older, status, traces
 from systemd_unit import Unit
 
 pytestmark = pytest.mark.nightly
 
 NAME = "kvmsched-test-hoarder"
 SIZE_KIB = 384 * 1024
+PLACE = frozenset({2, 3})
 PORT = 9757
+SLOW = 5000
 # A pass takes such a machine some seconds of CPU.
 POLICY = {**on_machine.POLICY, "daemon": {"period": 20, "metrics_listen": f"0.0.0.0:{PORT}"}}
 COMMAND, ASIDE = "/usr/local/bin/kvmsched", "/root/command"
@@ -61,6 +63,12 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def before(machines: list[Machine]) -> dict[str, set[str]]:
+    """What each held before kvmsched came."""
+    return {one.name: traces(one) for one in machines}
+
+
+@pytest.fixture(scope="module")
 def guests(machines: list[Machine]) -> Iterator[list[RunningGuest]]:
     """On each one that wastes memory."""
     hoarder = Guest(NAME, memory_mib=SIZE_KIB // 1024, pin={0: "2-3"})
@@ -94,6 +102,12 @@ def override(machine: Machine, text: str) -> None:
     """Have that in the daemon's unit until the machine is off, in the place of what was given before."""
     machine.write(f"{OVERRIDES}/test.conf", text)
     machine.run("systemctl daemon-reload")
+
+
+def is_as_defined(guest: RunningGuest) -> bool:
+    found = guest.balloon_kib(), guest.affinity(), on_machine.records(guest)
+    print(found)
+    return found == (SIZE_KIB, PLACE, [])
 
 
 def wait_taken(unit: Unit, guest: RunningGuest) -> None:
@@ -191,3 +205,17 @@ def test_where_it_fails_for_good_memory_is_given_back(
         rescue.wait(lambda rescue=rescue: rescue.said("Finished"), "to give memory back")
         print(*rescue.said(""), sep="\n")
         assert guest.balloon_kib() == SIZE_KIB
+
+
+def test_release_leaves_no_trace(
+    machines: list[Machine], before: dict[str, set[str]], guests: list[RunningGuest]
+) -> None:
+    """Not even of a daemon that failed."""
+    for one, guest in zip(machines, guests):
+        one.run(f"rm -rf {OVERRIDES} && systemctl daemon-reload")
+        # It has all of its memory again: how fast it is says nothing any more, and others wait for the machine.
+        guest.domain.setSchedulerParameters({"vcpu_quota": SLOW})
+    play(machines, RELEASE)
+    for one, guest in zip(machines, guests):
+        left = traces(one) ^ before[one.name]
+        assert is_as_defined(guest) and left == {f"/etc/libvirt/qemu/{NAME}.xml"}, left

@@ -9,17 +9,15 @@ Each test goes on where the one before it ended.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lab import Fleet, HostError
 from lab.hosts import Host
-from plays import POLICY, REPOSITORY, ROLE, Played, is_installed, main_pid, play, policy, status, traces
+from plays import OLD, POLICY, ROLE, Played, is_installed, main_pid, older, play, policy, status, traces
 
 HOST = "kvmsched-bare"
-OLD = "0.0.9"
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +41,7 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Collections of which this one is of an older version."""
-    tree = tmp_path_factory.mktemp("old")
-    subprocess.run([str(REPOSITORY / "tests/tree.sh"), str(tree)], check=True, stdout=subprocess.DEVNULL)
-    package = tree / "ansible_collections/kvmsched/kvm/plugins/module_utils/kvmsched/__init__.py"
-    text = package.read_text(encoding="utf-8")
-    package.write_text(text.replace('__version__ = "', f'__version__ = "{OLD}" or "'), encoding="utf-8")
-    return tree
+    return older(tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture(scope="module")

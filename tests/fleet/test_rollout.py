@@ -22,6 +22,8 @@ from lab.hosts import Host
 from lab.lab import RunningGuest
 from plays import (
     POLICY,
+    RELEASE,
+    ROLLOUT,
     Play,
     balloon_kib,
     eventually,
@@ -36,7 +38,6 @@ from plays import (
 H1, H2, H3 = HOSTS = ("kvmsched-h1", "kvmsched-h2", "kvmsched-h3")
 HOG, HOARDER = GUESTS = ("kvmsched-test-hog", "kvmsched-test-hoarder")
 LIBVIRT = "libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket"
-ROLLOUT = "kvmsched.kvm.rollout"
 STATE = "urn:kvmsched:state/1"
 
 
@@ -153,7 +154,7 @@ def test_a_guest_that_needs_what_it_got_keeps_its_host(
 ) -> None:
     for name in (H2, H3):
         guests[name][0].hold(20)
-    done = play(fleet, "kvmsched.kvm.release")
+    done = play(fleet, RELEASE)
     assert {name: counts["failed"] for name, counts in done.recap.items()} == {H1: 1, H2: 0, H3: 0}, done.text
     assert "Nothing was removed" in done.text and f"{HOG}: not shrunk to its 256M" in done.text
     assert is_installed(fleet[H1]) and balloon_kib(fleet[H1], HOARDER) == 512 * 1024
@@ -170,7 +171,7 @@ def test_release_leaves_guests_as_they_were_and_nothing_behind(
     pin = '<pin thread="vcpu" id="0" when_s="1" original="0,77" previous="0" intended="0"/>'
     forged = f'<state version="1" host="{host_uuid}" domain="1">{pin}</state>'
     fleet[H2].run(f"virsh metadata {HOARDER} {STATE} kvmsched --set '{forged}' --live")
-    done = play(fleet, "kvmsched.kvm.release").well()
+    done = play(fleet, RELEASE).well()
     for host, why in ((H1, "its record has version 9"), (H2, "vCPU 0: its original 0,77 has pCPU 77 offline")):
         command = re.findall(rf"{HOARDER}: {why}[^`]*`(virsh metadata [^`]*)`", done.text)[-1]
         assert "urn:kvmsched:state" in traces(fleet[host])

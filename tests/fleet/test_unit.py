@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from four import BUSY, HOG, LAZY, four, nothing_due
 from lab import Fleet, Guest, Host, HostError, Lab, RunningGuest, TinyGuest
-from unit import MEMORY_MOVE, REPOSITORY, Unit
+from systemd_unit import MEMORY_MOVE, REPOSITORY, Unit
 
 # The daemon sets its watchdog to 30 s and six deadlines: where it is waited for, to little more than the least.
 DEADLINE_S, SHORT_DEADLINE_S = 10, 2

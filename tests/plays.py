@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Playbooks and the role on the lab's hosts, as an operator runs them, and what a host holds of kvmsched."""
+"""Playbooks and the role on the lab's hosts and machines, as an operator runs them, and what each holds of kvmsched."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-from lab import Fleet
-from lab.hosts import Host
+from lab import Fleet, Host, Machine
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 POLL_S = 0.2
+AnyHost = Union[Host, Machine]
+Reached = Union[Fleet, Sequence[Machine]]
 
 # Small guests: thresholds that fit them.
 POLICY = {
     "memory": {"reclaim": "eager", "starvation": "60M", "waste": "120M", "floor": "100M"},
     "daemon": {"period": 2},
 }
+OLD = "0.0.9"
+ROLLOUT, RELEASE = "kvmsched.kvm.rollout", "kvmsched.kvm.release"
 ROLE = "- hosts: all\n  gather_facts: false\n  roles:\n    - kvmsched.kvm.kvmsched\n"
 
 
@@ -51,20 +54,22 @@ class Played:
 class Play:
     """A playbook under way: ``Play(fleet, "kvmsched.kvm.rollout", kvmsched_serial=2).wait()``.
 
-    A name that ends in .yml is a file; *tree* is another place of collections than this checkout, *options* go to
-    ansible-playbook, the rest are variables.
+    Machines are given as a sequence. A name that ends in .yml is a file; *tree* is another place of collections than
+    this checkout, *options* go to ansible-playbook, the rest are variables.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Reached,
         name: str,
         *options: str,
         tree: Path | None = None,
         cwd: Path = REPOSITORY,
         **variables: Any,
     ) -> None:
-        command = [str(ANSIBLE_PLAYBOOK), "--inventory", str(fleet.inventory), name, *options]
+        inventories = [fleet] if isinstance(fleet, Fleet) else fleet
+        reach = [part for one in inventories for part in ("--inventory", str(one.inventory))]
+        command = [str(ANSIBLE_PLAYBOOK), *reach, name, *options]
         command += ["--extra-vars", json.dumps({"kvmsched_policy": POLICY, **variables})]
         environment = {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PWD": str(cwd)}
         # What an operator prefers elsewhere must not be the end of a roll-out's stop rule.
@@ -99,9 +104,18 @@ class Play:
         return Played(self._process.returncode, text, recap)
 
 
-def play(fleet: Fleet, name: str, *options: str, **more: Any) -> Played:
+def play(fleet: Reached, name: str, *options: str, **more: Any) -> Played:
     """Run a playbook to its end."""
     return Play(fleet, name, *options, **more).wait()
+
+
+def older(tree: Path) -> Path:
+    """Make collections of which this one is of the version OLD; return *tree*, which holds them."""
+    subprocess.run([str(REPOSITORY / "tests/tree.sh"), str(tree)], check=True, stdout=subprocess.DEVNULL)
+    package = tree / "ansible_collections/kvmsched/kvm/plugins/module_utils/kvmsched/__init__.py"
+    text = package.read_text(encoding="utf-8")
+    package.write_text(text.replace('__version__ = "', f'__version__ = "{OLD}" or "'), encoding="utf-8")
+    return tree
 
 
 # ---------------------------------------------------------------- what a host holds
@@ -111,20 +125,20 @@ def is_installed(host: Host) -> bool:
     return host.path("/usr/local/lib/kvmsched").exists()
 
 
-def status(host: Host) -> dict[str, Any]:
+def status(host: AnyHost) -> dict[str, Any]:
     """What the daemon tells; {"running": False, ...} if none runs."""
     return dict(json.loads(host.run("/usr/local/bin/kvmsched status --json", check=False) or "{}"))
 
 
-def policy(host: Host) -> dict[str, Any]:
+def policy(host: AnyHost) -> dict[str, Any]:
     return dict(json.loads(host.read("/etc/kvmsched/policy.json")))
 
 
-def main_pid(host: Host) -> int:
+def main_pid(host: AnyHost) -> int:
     return int(host.run("systemctl show --property MainPID --value kvmsched"))
 
 
-def traces(host: Host) -> set[str]:
+def traces(host: AnyHost) -> set[str]:
     """All paths of the host but those of logs, caches, guests and Ansible itself; its units, users and records."""
     volatile = ("/var/log", "/var/cache", "/var/lib/libvirt", "/var/lib/systemd", "/root/.ansible", "/tmp", "/var/tmp")
     prune = " -o ".join(f"-path {path}" for path in volatile)
@@ -138,7 +152,7 @@ def traces(host: Host) -> set[str]:
     return found
 
 
-def balloon_kib(host: Host, guest: str) -> int:
+def balloon_kib(host: AnyHost, guest: str) -> int:
     """What libvirt says of a guest's balloon."""
     return int(host.run(f"virsh dominfo {guest} | sed -n 's/^Used memory: *\\([0-9]*\\).*/\\1/p'"))
 

@@ -10,11 +10,11 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-from lab import Host, HostError
+from lab import Host, HostError, Machine
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300
 POLL_S = 0.2
 # What picks such entries out of the journal.
@@ -24,8 +24,9 @@ MEMORY_MOVE = "KVMSCHED_EVENT=move KVMSCHED_RESOURCE=memory"
 class Unit:
     """The unit of one host. ``journal()`` begins where ``mark()`` was last called."""
 
-    def __init__(self, host: Host, name: str = "kvmsched") -> None:
+    def __init__(self, host: Union[Host, Machine], name: str = "kvmsched") -> None:
         self.host, self.name = host, name
+        self._clock = host.clock if isinstance(host, Machine) else time.monotonic
         self._since_s = 0.0
 
     def write_policy(self, document: Any) -> None:
@@ -61,7 +62,7 @@ class Unit:
     # -- what the daemon tells
 
     def mark(self) -> None:
-        self._since_s = time.time()
+        self._since_s = float(self.host.run("date +%s.%N"))
 
     def journal(self, matches: str = "", boot: str = "") -> list[dict[str, str]]:
         """Its entries since mark(), or of one *boot*."""
@@ -83,9 +84,9 @@ class Unit:
     # -- waiting
 
     def wait(self, done: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
-        end_s = time.monotonic() + timeout_s
+        end_s = self._clock() + timeout_s
         while not self._try(done):
-            if time.monotonic() > end_s:
+            if self._clock() > end_s:
                 lines = self.host.run("journalctl --boot --output=short-precise --unit='kvmsched*' --lines=80")
                 raise AssertionError(f"{self.name} was {what}, not within {timeout_s:g} s; it said:\n{lines}")
             time.sleep(POLL_S)

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from face import ANSIBLE
 from lab import Fleet, Guest, Lab
 from lab.hosts import Host
 from lab.lab import RunningGuest
@@ -34,6 +35,7 @@ from plays import (
     status,
     traces,
 )
+from readme import said
 
 H1, H2, H3 = HOSTS = ("kvmsched-h1", "kvmsched-h2", "kvmsched-h3")
 HOG, HOARDER = GUESTS = ("kvmsched-test-hog", "kvmsched-test-hoarder")
@@ -137,6 +139,15 @@ def test_a_roll_out_has_all_guests_fed_and_balanced(fleet: Fleet, guests: dict[s
             lambda hog=hog, hoarder=hoarder: hog.affinity(0) != hoarder.affinity(0), f"pCPUs differ on {host.name}"
         )
         assert hog.alive and not hog.hog_kills
+
+
+def test_all_hosts_are_paused_at_once(fleet: Fleet) -> None:
+    """By the lines of docs/reliability.md for a bad night."""
+    for command, mode in (("pause 8h", "observe"), ("resume", "act")):
+        line = f"/usr/local/bin/kvmsched {command}"
+        said([str(ANSIBLE), "hypervisors", "--inventory", str(fleet.inventory), "-b", "-a", line])
+        for host in fleet:
+            eventually(lambda host=host: status(host)["effective_mode"] == mode, f"{command} on {host.name}")
 
 
 def test_a_second_roll_out_changes_nothing_and_sets_the_dead_aside(fleet: Fleet) -> None:

@@ -17,6 +17,8 @@ from lab import Guest, Lab, Machine, RunningGuest
 from lab.machine import connect
 from on_machine import core, kvmsched, obey, place, records, refused, release, until_unchanged
 
+pytestmark = pytest.mark.nightly
+
 BUSY, IDLE = "kvmsched-test-busy", "kvmsched-test-idle"
 PINNED = {2, 3}
 CELL_1 = {4, 5, 6, 7}
@@ -67,7 +69,6 @@ def offline(machine: Machine, pcpus: set[int]) -> Iterator[None]:
         switch(True)
 
 
-@pytest.mark.nightly
 def test_pcpus_go_and_come_under_guests_that_were_just_placed(machine: Machine, pair: list[RunningGuest]) -> None:
     """Who was just placed keeps its cell for a while; but not beside who lost its pCPU, while the other cell idles."""
     for guest in pair:
@@ -142,7 +143,6 @@ def test_the_daemon_is_killed_and_goes_on(machine: Machine, pair: list[RunningGu
     assert is_as_defined(machine, pair)
 
 
-@pytest.mark.nightly
 def test_a_suspended_guest_is_left_alone_until_it_goes_on(machine: Machine, pair: list[RunningGuest]) -> None:
     idle = pair[1]
     idle.domain.suspend()
@@ -163,7 +163,6 @@ def test_a_suspended_guest_is_left_alone_until_it_goes_on(machine: Machine, pair
     assert is_as_defined(machine, pair)
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("hours", [1, -2])
 def test_the_clock_jumps(machine: Machine, pair: list[RunningGuest], hours: int) -> None:
     until_unchanged(machine, "vcpu")
@@ -195,7 +194,6 @@ def full(machine: Machine) -> Iterator[None]:
         machine.run(f"rm --force /filled /run/filled; mount --options remount,size={size} /run")
 
 
-@pytest.mark.nightly
 def test_no_disk_has_a_byte_left(machine: Machine, pair: list[RunningGuest]) -> None:
     """libvirt can't store a record then: what can't be recorded is not changed, and leaves no record."""
     kvmsched(machine, "once --dry-run")
@@ -211,7 +209,6 @@ def test_no_disk_has_a_byte_left(machine: Machine, pair: list[RunningGuest]) -> 
     assert is_as_defined(machine, pair)
 
 
-@pytest.mark.nightly
 def test_power_fails_and_guests_start_as_they_are_defined(machine: Machine, pair: list[RunningGuest]) -> None:
     pair[1].domain.setAutostart(1)
     until_unchanged(machine, "memory")

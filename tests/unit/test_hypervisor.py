@@ -22,7 +22,7 @@ from typing import Any, Optional
 import fake_binding
 import pytest
 from faults import faulty
-from kvmsched import baseline, cgroups, hypervisor, libvirt_xml, passes, procfs
+from kvmsched import baseline, cgroups, config, hypervisor, libvirt_xml, passes, procfs, report
 from kvmsched.app import record
 from kvmsched.app.record import Encoder, Entry
 from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable, connection
@@ -30,6 +30,7 @@ from kvmsched.hypervisor import domain as described
 from kvmsched.hypervisor import host as host_file
 from kvmsched.libvirt_xml import parse_domain
 from kvmsched.model import BalloonMove, Domain, Failure, MemoryRecord, Outcome, PinRecord, Record
+from kvmsched.policy import memory
 from libvirt_error import Error as FakeError
 
 CAPABILITIES = "<capabilities><host><uuid>host</uuid></host></capabilities>"
@@ -455,8 +456,11 @@ def test_a_host_whose_only_domain_is_sick_has_a_failed_pass(world: World, sick: 
     world.numbers = range(1)
     world.hangs = {(0, "statistics")} if sick == "hangs" else set()
     world.errors = {(0, "XMLDesc"): FakeError(1)} if sick == "errors" else {}
-    told = passes._failure(host().observe(), Outcome((), ()), ())
+    now = host().observe()
+    told = passes._failure(now, Outcome((), ()), ())
     assert told is not None and told.startswith("no domain could be observed, d0: ")
+    plan, learnt = memory.decide((now,), config.MemoryPolicy())
+    assert report.summary(passes.Result(now, plan, learnt, Outcome(), {}), check=False).endswith(", 1 skipped")
 
 
 @pytest.mark.parametrize("code", [1, 38, 55])

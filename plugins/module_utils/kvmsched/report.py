@@ -52,7 +52,7 @@ def made(result: Result[Any, Any], check: bool) -> Sequence[model.Move]:
 
 def summary(result: Result[Any, Any], check: bool) -> str:
     """Return the pass in one line."""
-    if not result.snapshot.domains:
+    if not (result.snapshot.domains or result.snapshot.skips):
         return f"no running domain on {result.snapshot.host.name}, nothing to do"
     count = len(made(result, check))
     verb = "would make" if check else "made"

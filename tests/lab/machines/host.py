@@ -37,8 +37,10 @@ LACKS = (
 CPU = "EPYC-Rome,+svm,+topoext,x-force-features=on," + ",".join(f"-{feature}" for feature in LACKS)
 # Any other clock than tsc is a trip to the emulator's main loop at each look.
 CLOCK = "tsc=reliable clocksource=tsc no_timer_check"
+# Emulated CPUs may run code that the kernel patches at that instant: it panics then, mostly while it boots.
+PANIC = "panic=1"
 KERNEL_ARGUMENTS = (
-    f"root=/dev/vda rw console=ttyS0 quiet mitigations=off {CLOCK} nokaslr audit=0 nowatchdog net.ifnames=0"
+    f"root=/dev/vda rw console=ttyS0 quiet mitigations=off {CLOCK} {PANIC} nokaslr audit=0 nowatchdog net.ifnames=0"
 )
 ROOT = "root@127.0.0.1"
 WIRE = "10.78.0"

@@ -66,6 +66,12 @@ def test_a_guest_whose_use_rises_while_it_is_young_still_boots(uptime_s: int, co
         assert "its use still rises by " in plan.skips[0].reason
 
 
+@pytest.mark.parametrize(("uptime_s", "word"), [(12, "started 12 s ago"), (61, "load virtio_balloon")])
+def test_a_driver_that_may_still_be_loaded_is_not_told_to_be_missing(uptime_s: int, word: str) -> None:
+    plan = auto_plan(snapshot([domain("db", 4096, last_update_s=0, started_s=NOW_S - uptime_s)]))
+    assert [(skip.code, word in skip.reason) for skip in plan.skips] == [("no-driver", True)]
+
+
 def test_a_release_leaves_who_is_busy_as_it_is() -> None:
     """Both ways: who would be grown, and who would be shrunk."""
     for original in (3072, 1024):

@@ -102,6 +102,9 @@ def _silent(case: Case) -> Optional[Reason]:
     if balloon.period_s <= 0:
         return "no-stats", _no_period(case.domain, case.policy)
     if balloon.last_update_s <= 0:
+        age_s = case.wall_s - (case.domain.started_s or 0.0)
+        if 0 <= age_s < BOOT_GRACE_S:
+            return "no-driver", f"started {age_s:.0f} s ago, its balloon driver has not answered yet"
         return (
             "no-driver",
             "its balloon driver never answered: load virtio_balloon in the guest (Windows: driver and service)",

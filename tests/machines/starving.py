@@ -1,0 +1,49 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest that starves, what passes give it, and how it can give that back."""
+
+from __future__ import annotations
+
+from lab import Guest, Machine, RunningGuest
+from on_machine import until_unchanged
+
+MIB = 1024
+STARVATION_MIB, WASTE_MIB = 60, 120  # as obey() has it
+HOG, HOARDER = "kvmsched-test-hog", "kvmsched-test-hoarder"
+# What a guest's own kernel takes and gives back between two looks.
+NOISE_KIB = 16 * MIB
+HELD_MIB = 180
+NEEDY = Guest(HOG, memory_mib=512, current_mib=256, hold_mib=HELD_MIB)
+# So much is usable for who is dying.
+DYING_MIB = 8
+
+
+def starve(guest: RunningGuest, usable_mib: int = DYING_MIB) -> None:
+    """Have it hold so much that no more than that is usable."""
+    report = guest.report()
+    guest.hold((report.held_kib + report.available_kib) / MIB - usable_mib)
+    guest.wait_held()
+    guest.wait_seen()
+    print(guest.report())
+
+
+def free_again(guest: RunningGuest) -> None:
+    """Have it hold so little that what it was given can be taken back."""
+    guest.hold(10)
+    guest.wait_held()
+    guest.wait_seen()
+
+
+def given_kib(machine: Machine, hog: RunningGuest) -> int:
+    """What it is given by passes, until one finds nothing to do."""
+    size_kib = hog.balloon_kib()
+    until_unchanged(machine, "memory")
+    kib = hog.balloon_kib() - size_kib
+    print(f"{hog.name}: {kib} KiB given to {size_kib}")
+    return kib
+
+
+def fed(machine: Machine) -> bool:
+    """Whether nobody starves any more, once passes find nothing to do."""
+    return bool(until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0)

@@ -1,0 +1,118 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Limits of cgroup v2 on guests of KVM: of all of them, and of one."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import pytest
+from lab import Lab, Machine, RunningGuest
+from lab.lab import OVERHEAD_KIB
+from on_machine import obey, records, release, scope, until_unchanged
+from starving import HOG, MIB, NEEDY, fed, free_again, given_kib, starve
+
+pytestmark = pytest.mark.nightly
+
+SLICE = "/sys/fs/cgroup/machine.slice"
+LEFT_KIB = 72 * MIB
+# What the machine's kernel takes and gives back between two looks.
+KERNELS_KIB = MIB
+SIZE_KIB = 256 * MIB
+
+
+@contextlib.contextmanager
+def balloons_unfilled(machine: Machine) -> Iterator[None]:
+    """Have khugepaged fill nothing that balloons took: with a guest of 256M that was 220M, up to any limit."""
+    most = "/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
+    before = machine.read(most)
+    machine.write(most, "0")
+    try:
+        yield
+    finally:
+        machine.write(most, before)
+
+
+@pytest.fixture(scope="module")
+def lab(machine: Machine) -> Iterator[Lab]:
+    """One guest for all of these tests: a boot takes longer than any of them."""
+    with balloons_unfilled(machine), Lab(own=machine, say=print) as lab:
+        lab.start(NEEDY)
+        yield lab
+
+
+@pytest.fixture
+def hog(machine: Machine, lab: Lab) -> Iterator[RunningGuest]:
+    """A guest of its first size that its own kernel is about to kill for; in the end it gives back what it got."""
+    obey(machine)
+    hog = lab[HOG]
+    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
+    starve(hog)
+    yield hog
+    assert hog.alive and not hog.hog_kills
+    free_again(hog)
+    release(machine)
+    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
+
+
+def in_use_kib(machine: Machine, group: str = SLICE) -> int:
+    """What a cgroup has that is no cache of files.
+
+    Of a huge page that a balloon took in part the rest is not free before somebody wants it.
+    """
+    machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
+    current, statistics = machine.run(f"cat {group}/memory.current"), machine.run(f"cat {group}/memory.stat")
+    files = re.findall(r"^(?:in)?active_file (\d+)", statistics, re.MULTILINE)
+    return (int(current) - sum(map(int, files))) // 1024
+
+
+@contextlib.contextmanager
+def limited(machine: Machine, name: str, kib: int) -> Iterator[None]:
+    """Have a limit on the slice of all guests, as an administrator sets it."""
+    machine.run(f"systemctl set-property --runtime machine.slice {name}={kib}K")
+    try:
+        yield
+    finally:
+        machine.run(f"systemctl set-property --runtime machine.slice {name}=infinity")
+
+
+@pytest.mark.parametrize("name", ["MemoryMax", "MemoryHigh"])
+def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, hog: RunningGuest, name: str) -> None:
+    limit_kib = in_use_kib(machine) + LEFT_KIB
+    with limited(machine, name, limit_kib):
+        assert 0 < given_kib(machine, hog) <= LEFT_KIB + KERNELS_KIB
+        starve(hog)
+        assert in_use_kib(machine) <= limit_kib, "all that it was given, touched"
+    assert fed(machine)
+
+
+# ---------------------------------------------------------------- a guest's own limits
+
+LIMIT_MIB = 360
+
+
+@pytest.mark.parametrize("limit", ["hard-limit", "soft-limit"])
+def test_a_guest_grows_as_far_as_its_memtune_has_room_for_its_qemu(
+    machine: Machine, hog: RunningGuest, limit: str
+) -> None:
+    machine.run(f"virsh memtune {hog.name} --live --{limit} {LIMIT_MIB * MIB}")
+    try:
+        assert 0 < given_kib(machine, hog) <= LIMIT_MIB * MIB - OVERHEAD_KIB - SIZE_KIB
+        starve(hog)
+        (last,) = until_unchanged(machine, "memory")
+        print(last["unmet"])
+        assert "at its limit" in last["unmet"][0]["reason"]
+        assert in_use_kib(machine, scope(hog)) <= LIMIT_MIB * MIB and not killed(machine, hog)
+    finally:
+        machine.run(f"virsh memtune {hog.name} --live --{limit} -1")
+    assert fed(machine)
+
+
+def killed(machine: Machine, guest: RunningGuest) -> int:
+    """How many processes of its cgroup the machine's kernel killed for memory."""
+    events = machine.run(f"grep . {scope(guest)}/memory.* {scope(guest)}/libvirt/memory.* 2>/dev/null; true")
+    print(*re.findall(r"^\S+memory\.(?:max|high|events|current):.*", events, re.MULTILINE), sep="\n")
+    return sum(map(int, re.findall(r"memory\.events:oom_kill (\d+)$", events, re.MULTILINE)))

@@ -123,7 +123,9 @@ class Machine:
     def _snapshot(self) -> Path:
         """The disk with the state after the first boot; the machines' lock must be held."""
         version = subprocess.run(["qemu-system-x86_64", "--version"], stdout=subprocess.PIPE, check=True).stdout
-        parts = [version.decode(), CPU, self._kernel_arguments(), *self.topology.options()]
+        # The place, too: the snapshot names its backing file by it.
+        place = str(self._system.root)
+        parts = [version.decode(), CPU, place, self._kernel_arguments(), *self.topology.options()]
         parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._guest_files]
         parts += [inspect.getsource(method) for method in (Machine._command, Machine._prepare)]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

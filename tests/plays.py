@@ -109,6 +109,13 @@ def play(fleet: Reached, name: str, *options: str, **more: Any) -> Played:
     return Play(fleet, name, *options, **more).wait()
 
 
+def role_play(directory: Path) -> str:
+    """Write the playbook ROLE into *directory*; return its path."""
+    path = directory / "role.yml"
+    path.write_text(ROLE, encoding="utf-8")
+    return str(path)
+
+
 def older(tree: Path) -> Path:
     """Make collections of which this one is of the version OLD; return *tree*, which holds them."""
     subprocess.run([str(REPOSITORY / "tests/tree.sh"), str(tree)], check=True, stdout=subprocess.DEVNULL)

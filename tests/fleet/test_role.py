@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from lab import Fleet, HostError
 from lab.hosts import Host
-from plays import OLD, POLICY, ROLE, Played, is_installed, main_pid, older, play, policy, status, traces
+from plays import OLD, POLICY, Played, is_installed, main_pid, older, play, policy, role_play, status, traces
 
 HOST = "kvmsched-bare"
 
@@ -33,9 +33,7 @@ def host(fleet: Fleet) -> Host:
 
 @pytest.fixture(scope="module")
 def role(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("play") / "role.yml"
-    path.write_text(ROLE, encoding="utf-8")
-    return str(path)
+    return role_play(tmp_path_factory.mktemp("play"))
 
 
 @pytest.fixture(scope="module")

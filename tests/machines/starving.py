@@ -1,14 +1,19 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A guest that starves, what passes give it, and how it can give that back."""
+"""A guest that starves below a limit, what passes give it, and how it can give that back."""
 
 from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
 
 from lab import Guest, Machine, RunningGuest
 from on_machine import until_unchanged
 
 MIB = 1024
+SLICE = "/sys/fs/cgroup/machine.slice"
 STARVATION_MIB, WASTE_MIB = 60, 120  # as obey() has it
 HOG, HOARDER = "kvmsched-test-hog", "kvmsched-test-hoarder"
 # What a guest's own kernel takes and gives back between two looks.
@@ -47,3 +52,24 @@ def given_kib(machine: Machine, hog: RunningGuest) -> int:
 def fed(machine: Machine) -> bool:
     """Whether nobody starves any more, once passes find nothing to do."""
     return bool(until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0)
+
+
+def in_use_kib(machine: Machine, group: str = SLICE) -> int:
+    """What a cgroup has that is no cache of files.
+
+    Of a huge page that a balloon took in part the rest is not free before somebody wants it.
+    """
+    machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
+    current, statistics = machine.run(f"cat {group}/memory.current"), machine.run(f"cat {group}/memory.stat")
+    files = re.findall(r"^(?:in)?active_file (\d+)", statistics, re.MULTILINE)
+    return (int(current) - sum(map(int, files))) // 1024
+
+
+@contextlib.contextmanager
+def limited(machine: Machine, name: str, kib: int) -> Iterator[None]:
+    """Have a limit on the slice of all guests, as an administrator sets it."""
+    machine.run(f"systemctl set-property --runtime machine.slice {name}={kib}K")
+    try:
+        yield
+    finally:
+        machine.run(f"systemctl set-property --runtime machine.slice {name}=infinity")

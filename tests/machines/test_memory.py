@@ -8,7 +8,19 @@ from __future__ import annotations
 import pytest
 from lab import Guest, Lab, Machine
 from on_machine import records, release, until_unchanged
-from starving import HOARDER, HOG, MIB, NEEDY, NOISE_KIB, STARVATION_MIB, WASTE_MIB, free_again
+from starving import (
+    HOARDER,
+    HOG,
+    MIB,
+    NEEDY,
+    NOISE_KIB,
+    STARVATION_MIB,
+    WASTE_MIB,
+    free_again,
+    in_use_kib,
+    limited,
+    starve,
+)
 
 pytestmark = pytest.mark.nightly
 
@@ -28,3 +40,20 @@ def test_memory_goes_from_who_wastes_it_to_who_starves(machine: Machine, lab: La
     release(machine)
     assert (hog.balloon_kib(), hoarder.balloon_kib()) == sizes and not records(hog, hoarder)
     assert hog.alive and hoarder.alive and not hog.hog_kills
+
+
+def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, lab: Lab) -> None:
+    left_kib = 56 * MIB
+    (hog,) = lab.start(NEEDY)
+    starve(hog, 5)
+    size_kib = hog.balloon_kib()
+    with limited(machine, "MemoryMax", in_use_kib(machine) + left_kib):
+        passes = until_unchanged(machine, "memory")
+        given_kib = hog.balloon_kib() - size_kib
+        print(f"{given_kib} KiB of {left_kib} given")
+        assert passes[0]["changed"] and 0 < given_kib <= left_kib
+    assert until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0
+    assert hog.balloon_kib() > size_kib + given_kib and hog.alive and not hog.hog_kills
+    free_again(hog)
+    release(machine)
+    assert hog.balloon_kib() == size_kib

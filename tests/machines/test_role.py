@@ -17,7 +17,7 @@ from typing import Any
 import on_machine
 import pytest
 from lab import Guest, Lab, Machine, RunningGuest
-from plays import OLD, RELEASE, ROLE, ROLLOUT, Play, Played, older, status, traces
+from plays import OLD, RELEASE, ROLLOUT, Play, Played, older, role_play, status, traces
 from systemd_unit import Unit
 
 pytestmark = pytest.mark.nightly
@@ -52,9 +52,7 @@ def machines(machine: Machine, target: Machine) -> Iterator[list[Machine]]:
 
 @pytest.fixture(scope="module")
 def role(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("play") / "role.yml"
-    path.write_text(ROLE, encoding="utf-8")
-    return str(path)
+    return role_play(tmp_path_factory.mktemp("play"))
 
 
 @pytest.fixture(scope="module")

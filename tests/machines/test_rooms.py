@@ -13,11 +13,10 @@ import pytest
 from lab import Lab, Machine, RunningGuest
 from lab.lab import OVERHEAD_KIB
 from on_machine import obey, records, release, scope, until_unchanged
-from starving import HOG, MIB, NEEDY, fed, free_again, given_kib, starve
+from starving import HOG, MIB, NEEDY, fed, free_again, given_kib, in_use_kib, limited, starve
 
 pytestmark = pytest.mark.nightly
 
-SLICE = "/sys/fs/cgroup/machine.slice"
 LEFT_KIB = 72 * MIB
 # What the machine's kernel takes and gives back between two looks.
 KERNELS_KIB = MIB
@@ -56,27 +55,6 @@ def hog(machine: Machine, lab: Lab) -> Iterator[RunningGuest]:
     free_again(hog)
     release(machine)
     assert hog.balloon_kib() == SIZE_KIB and not records(hog)
-
-
-def in_use_kib(machine: Machine, group: str = SLICE) -> int:
-    """What a cgroup has that is no cache of files.
-
-    Of a huge page that a balloon took in part the rest is not free before somebody wants it.
-    """
-    machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
-    current, statistics = machine.run(f"cat {group}/memory.current"), machine.run(f"cat {group}/memory.stat")
-    files = re.findall(r"^(?:in)?active_file (\d+)", statistics, re.MULTILINE)
-    return (int(current) - sum(map(int, files))) // 1024
-
-
-@contextlib.contextmanager
-def limited(machine: Machine, name: str, kib: int) -> Iterator[None]:
-    """Have a limit on the slice of all guests, as an administrator sets it."""
-    machine.run(f"systemctl set-property --runtime machine.slice {name}={kib}K")
-    try:
-        yield
-    finally:
-        machine.run(f"systemctl set-property --runtime machine.slice {name}=infinity")
 
 
 @pytest.mark.parametrize("name", ["MemoryMax", "MemoryHigh"])

@@ -65,6 +65,11 @@ def in_use_kib(machine: Machine, group: str = SLICE) -> int:
     return (int(current) - sum(map(int, files))) // 1024
 
 
+def resident_kib(machine: Machine, guest: RunningGuest) -> int:
+    """What its QEMU holds."""
+    return int(re.findall(r"^VmRSS:\s+(\d+) kB", machine.read(f"/proc/{guest.pid}/status"), re.MULTILINE)[0])
+
+
 @contextlib.contextmanager
 def limited(machine: Machine, name: str, kib: int) -> Iterator[None]:
     """Have a limit on the slice of all guests, as an administrator sets it."""

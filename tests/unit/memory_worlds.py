@@ -30,6 +30,7 @@ from kvmsched.model import (
 )
 from kvmsched.policy import memory
 from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
+from kvmsched.policy.memory.rooms import GROUP_KEPT_KIB
 from kvmsched.policy.memory.safeties import ALL_ON, Safeties
 from kvmsched.units import Amount
 
@@ -248,6 +249,8 @@ def seen(**values: Any) -> MemoryHistory:
 
 
 SLICE = "/sys/fs/cgroup/machine.slice"
+# What is kept of its hard limit, in MiB.
+EDGE = GROUP_KEPT_KIB // MIB
 
 
 def in_a_slice(left: int, *domains: Domain) -> Snapshot:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kvmsched.config import MemoryPolicy
 from memory_worlds import (
+    EDGE,
     STARVED,
     WASTEFUL,
     decide,
@@ -17,5 +18,5 @@ from memory_worlds import (
 
 
 def test_pairwise_gives_within_a_full_room_what_is_taken_there() -> None:
-    now = in_a_slice(0, domain("db", **STARVED), domain("web", **WASTEFUL))
+    now = in_a_slice(EDGE, domain("db", **STARVED), domain("web", **WASTEFUL))
     assert moves(decide(now, MemoryPolicy(strategy="pairwise"))) == {"web": -1000, "db": 1000}

@@ -21,6 +21,7 @@ from kvmsched.units import Amount
 from memory_worlds import (
     DYING,
     EAGER,
+    EDGE,
     GIB,
     LAZY,
     MIB,
@@ -50,11 +51,11 @@ def test_a_strict_numatune_is_limited_by_its_cells() -> None:
 
 
 def test_a_limit_that_guests_share_is_given_to_them_once() -> None:
-    now = in_a_slice(176, domain("db", **STARVED), domain("app", **{**STARVED, "usable": 90}))
+    now = in_a_slice(176 + EDGE, domain("db", **STARVED), domain("app", **{**STARVED, "usable": 90}))
     plan = decide(now, MemoryPolicy())
     assert moves(plan) == {"app": 91, "db": 85}, "both off the starvation line, and what is left in halves"
-    assert moves(decide(in_a_slice(260, *now.domains), MemoryPolicy())) == {"app": 133, "db": 127}
-    plan = decide(in_a_slice(60, *now.domains), MemoryPolicy(min_change=Amount(kib=40 * MIB)))
+    assert moves(decide(in_a_slice(260 + EDGE, *now.domains), MemoryPolicy())) == {"app": 133, "db": 127}
+    plan = decide(in_a_slice(60 + EDGE, *now.domains), MemoryPolicy(min_change=Amount(kib=40 * MIB)))
     assert moves(plan) == {"app": 60}, "a share of 30M is not worth a command: all goes to who has less left"
     assert [unmet.domain for unmet in plan.unmet] == ["db"]
     assert f"{SLICE}, where its memory must be, has 60M to give" in plan.unmet[0].reason
@@ -63,7 +64,7 @@ def test_a_limit_that_guests_share_is_given_to_them_once() -> None:
 
 def test_what_guests_of_a_limit_may_still_touch_is_not_given_again() -> None:
     untouched = domain("big", 4096, rss_kib=3160 * MIB, usable=200)
-    assert moves(decide(in_a_slice(1176, domain("db", **STARVED), untouched), EAGER)) == {"db": 129}
+    assert moves(decide(in_a_slice(1176 + EDGE, domain("db", **STARVED), untouched), EAGER)) == {"db": 129}
     short = in_a_slice(1010, domain("db", **STARVED), untouched)
     assert moves(decide(short, EAGER)) == {"db": 54}, "survival is paid from what is really left there"
 
@@ -71,7 +72,7 @@ def test_what_guests_of_a_limit_may_still_touch_is_not_given_again() -> None:
 def test_who_wastes_within_a_full_limit_pays_for_who_starves_there() -> None:
     """The host itself has enough, so nobody else would have to."""
     lazy = MemoryPolicy(reclaim="lazy", host_reserve=Amount(kib=1024 * MIB))
-    now = in_a_slice(0, domain("db", **STARVED), domain("web", **WASTEFUL))
+    now = in_a_slice(EDGE, domain("db", **STARVED), domain("web", **WASTEFUL))
     outside = domain("other", **WASTEFUL)
     plan = decide(replace(now, domains=(*now.domains, outside)), lazy)
     assert moves(plan) == {"web": -129, "db": 129}
@@ -118,6 +119,17 @@ def test_who_is_dying_in_a_room_is_fed_from_half_of_what_is_really_left_there() 
     assert lazy_moves(now, safeties=Safeties(rooms=False)) == {}
     comfortable = in_room(snapshot([domain("db", 2 * GIB, 4 * GIB, **STARVES), promised]), 56)
     assert lazy_moves(comfortable) == {}
+
+
+def test_the_last_of_a_hard_limit_keeps_somebody_alive_and_nothing_else() -> None:
+    """Beyond it a QEMU is killed: by what it needs itself, or what khugepaged took meanwhile."""
+    starves = snapshot([domain("db", 2 * GIB, 4 * GIB, rss=2 * GIB + QEMU, **STARVES)])
+    policy = replace(LAZY, min_change=Amount(kib=8 * MIB))
+    assert lazy_moves(in_room(starves, EDGE + 30), policy) == {"db": 30}
+    assert lazy_moves(in_room(starves, EDGE + 30), policy, Safeties(edge=False)) == {"db": EDGE + 30}
+    assert lazy_moves(in_room(starves, EDGE), policy) == {"db": EDGE // 2}, "survival, and half of what is there"
+    assert lazy_moves(in_room(starves, EDGE - 2), policy) == {}
+    assert lazy_moves(in_room(starves, None, high_left=EDGE), policy) == {"db": EDGE}, "there it is throttled"
 
 
 @pytest.mark.parametrize("swapped", [0, 40])

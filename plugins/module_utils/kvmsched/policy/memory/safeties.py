@@ -25,7 +25,8 @@ class Safeties:
     and hardly charged for it. ``caches``: the ZFS cache and the file pages of cells count as available, and are given
     in parts. ``slow``: nothing is taken by default from who tells too seldom how it does (47). ``high``: memory.high
     bounds growth. ``locked``: memory that QEMU locked is never taken. ``rooms``: who is dying in a full room is fed
-    from what is really left there. ``bottomless``: who fills whatever it gets is fed from free memory alone.
+    from what is really left there. ``edge``: the last of a group's hard limit is given to nobody
+    else. ``bottomless``: who fills whatever it gets is fed from free memory alone.
     """
 
     fresh: bool = True
@@ -50,6 +51,7 @@ class Safeties:
     high: bool = True
     locked: bool = True
     rooms: bool = True
+    edge: bool = True
     bottomless: bool = True
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from kvmsched.config import MemoryPolicy
@@ -40,6 +40,7 @@ from memory_worlds import (
     pair,
     record,
     snapshot,
+    with_host,
 )
 
 
@@ -130,6 +131,31 @@ def test_the_last_of_a_hard_limit_keeps_somebody_alive_and_nothing_else() -> Non
     assert lazy_moves(in_room(starves, EDGE), policy) == {"db": EDGE // 2}, "survival, and half of what is there"
     assert lazy_moves(in_room(starves, EDGE - 2), policy) == {}
     assert lazy_moves(in_room(starves, None, high_left=EDGE), policy) == {"db": EDGE}, "there it is throttled"
+
+
+@pytest.mark.parametrize(
+    ("left", "actual", "more", "fills", "warns"),
+    [
+        (1000, 1 * GIB, {}, True, True),
+        (1000, 1 * GIB, {}, False, False),
+        (3100, 1 * GIB, {}, True, False),
+        (1000, 3 * GIB + 100, {}, True, False),
+        (1000, 1 * GIB, {"rss": 3 * GIB + QEMU + 100}, True, False),
+        (1000, 1 * GIB, {"inhibitors": ("hugepages",)}, True, False),
+        (9000, 1 * GIB, {"limit_kib": 2 * GIB * MIB, "rss": 1 * GIB + QEMU}, True, True),
+        (9000, 1 * GIB, {"limit_kib": 5 * GIB * MIB, "rss": 1 * GIB + QEMU}, True, False),
+    ],
+)
+def test_it_warns_of_a_hard_limit_that_khugepaged_fills_with_what_balloons_took(
+    left: int, actual: int, more: dict[str, Any], fills: bool, warns: bool
+) -> None:
+    now = in_room(snapshot([domain("db", actual, 4 * GIB, unused=400, usable=900, **more)]), left)
+    memory_now = now.host.memory
+    assert memory_now
+    now = with_host(now, memory=replace(memory_now, fills_holes=fills))
+    found = [line for line in lazy_pass(now)[0].warnings if "khugepaged" in line]
+    assert len(found) == warns
+    assert all(("db" if "limit_kib" in more else SLICE) in line and "max_ptes_none" in line for line in found)
 
 
 @pytest.mark.parametrize("swapped", [0, 40])

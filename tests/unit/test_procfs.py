@@ -46,6 +46,27 @@ def test_pressure_and_host_swap(files: dict[str, str]) -> None:
     assert procfs.memory() == HostMemory(65011712, 734003, 1.5, 0.25, swap_in_kib=1200)
 
 
+@pytest.mark.parametrize(
+    ("mode", "most_missing", "fills"),
+    [
+        ("always [madvise] never", "511", True),
+        ("[always] madvise never", "1", True),
+        ("always [madvise] never", "0", False),
+        ("always madvise [never]", "511", False),
+        (None, None, False),
+    ],
+)
+def test_khugepaged_fills_what_balloons_took_unless_told_otherwise(
+    files: dict[str, str], mode: Optional[str], most_missing: Optional[str], fills: bool
+) -> None:
+    files["/proc/meminfo"] = MEMINFO
+    if mode and most_missing:
+        files["/sys/kernel/mm/transparent_hugepage/enabled"] = f"{mode}\n"
+        files["/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"] = f"{most_missing}\n"
+    memory = procfs.memory()
+    assert memory and memory.fills_holes is fills
+
+
 def arcstats(**gib: int) -> str:
     lines = [f"{name:31s} 4    {value * GIB * 1024}" for name, value in gib.items()]
     return "\n".join(["9 1 0x01 147 39984 1 2", "name                            type data", *lines, ""])

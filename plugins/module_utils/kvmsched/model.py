@@ -139,7 +139,8 @@ class HostMemory:
     in percent.
 
     ``arc_kib`` is what the ZFS cache can give back, which MemAvailable leaves out: its evictable part, at most
-    its size above its minimum. ``swap_in_kib`` is what the host ever read back from its own swap.
+    its size above its minimum. ``swap_in_kib`` is what the host ever read back from its own swap. ``fills_holes``:
+    khugepaged makes huge pages of memory that a balloon took in part.
     """
 
     total_kib: int
@@ -148,6 +149,7 @@ class HostMemory:
     psi_full_avg10_pct: Optional[float] = None
     arc_kib: Optional[int] = None
     swap_in_kib: Optional[int] = None
+    fills_holes: bool = False
 
 
 @dataclass(frozen=True)

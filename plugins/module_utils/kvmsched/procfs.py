@@ -17,6 +17,7 @@ from .units import CpuSet, parse_cpuset
 
 _NS_PER_TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 _PART = 65536
 
 
@@ -58,7 +59,18 @@ def memory() -> Optional[HostMemory]:
         pressure.get("full"),
         arc_kib=_arc_kib(_read("/proc/spl/kstat/zfs/arcstats") or ""),
         swap_in_kib=int(swapped_in[1]) * _PAGE_KIB if swapped_in else None,
+        fills_holes=_fills_holes(),
     )
+
+
+def _fills_holes() -> bool:
+    """Return whether khugepaged fills huge pages that lack some (kernel, admin-guide/mm/transhuge).
+
+    QEMU asks for huge pages, and has them in each mode but "never".
+    """
+    mode = _read(f"{_HUGE_PAGES}/enabled") or "[never]"
+    most_missing = (_read(f"{_HUGE_PAGES}/khugepaged/max_ptes_none") or "").strip()
+    return "[never]" not in mode and most_missing.isdigit() and int(most_missing) > 0
 
 
 def _kib_by_name(text: Optional[str]) -> dict[str, int]:

@@ -33,7 +33,7 @@ from ...model import (
 )
 from ...units import mib
 from . import debts, fair, newcomer, pairwise
-from .charges import risks
+from .charges import filled, risks
 from .eligibility import period_set_by_person, skip
 from .figures import figures_after, figures_of, note_of, unmet_of, warnings_of
 from .guest import Guest, GuestReader
@@ -204,7 +204,7 @@ class _Scene:
             adoptions=tuple(_adoption(guest) for guest in self.guests if _adopts(guest, after_kib)),
             unmatched=self.selection.unmatched(self.now.domains),
             idle_rules=idle_rules(self.policy.rules, self.now),
-            warnings=tuple(warnings_of(self.guests, self.host, draft, after_kib)),
+            warnings=tuple(warnings_of(self.guests, self.host, draft, after_kib, filled(self.now))),
             supply_kib=self.host.supply_kib,
             room=newcomer.figures_of(draft, self.host, self.policy),
             owed_kib={guest.uuid: guest.debt_kib for guest in self.guests if guest.debt_kib},

@@ -71,6 +71,33 @@ def uncharged_kib(guests: Mapping[str, Guest]) -> int:
     return sum(max(0, guest.expected_kib - promised_kib(guest)) for guest in guests.values())
 
 
+def filled(snapshot: Snapshot) -> list[str]:
+    """Return the hard limits below which khugepaged may take all that is left: of groups, and of a domain alone.
+
+    It fills what balloons took, and a page that QEMU needs then gets it killed.
+    """
+    memory = snapshot.host.memory
+    if memory is None or not memory.fills_holes:
+        return []
+    balloons = {domain.name: domain.balloon for domain in snapshot.domains if domain.balloon is not None}
+    groups = [
+        room.name
+        for room in snapshot.host.rooms
+        if room.left_kib is not None
+        and sum(_holes_kib(one) for one in balloons.values() if room.name in one.rooms) > room.left_kib
+    ]
+    own_left_kib = {
+        name: one.limit_kib - (one.rss_kib or 0) for name, one in balloons.items() if one.limit_kib is not None
+    }
+    return [*groups, *(name for name, left_kib in own_left_kib.items() if _holes_kib(balloons[name]) > left_kib)]
+
+
+def _holes_kib(balloon: Balloon) -> int:
+    """Return what a balloon took, as far as it is known not to be resident again."""
+    held_kib = max(balloon.actual_kib, (balloon.rss_kib or 0) - QEMU_OVERHEAD_KIB)
+    return max(0, _plain_kib(balloon, most_kib(balloon)) - held_kib)
+
+
 def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:
     """Return what a domain has, or was promised, that QEMU does not hold yet, as far as is known."""
     promised_kib = max(balloon.actual_kib, target_kib)

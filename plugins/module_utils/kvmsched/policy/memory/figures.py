@@ -151,8 +151,20 @@ def _mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Unmet:
     return Unmet(guest.domain.name, guest.uuid, guest.limits.starvation_kib, reason)
 
 
-def warnings_of(guests: Sequence[Guest], host: HostState, draft: Draft, after_kib: Mapping[str, int]) -> Iterable[str]:
-    """Return what a person should know of this plan, a line each."""
+# A list of more is cut.
+MOST_NAMES = 5
+
+
+def warnings_of(
+    guests: Sequence[Guest], host: HostState, draft: Draft, after_kib: Mapping[str, int], filled: Sequence[str]
+) -> Iterable[str]:
+    """Return what a person should know of this plan, a line each; *filled* is what charges.filled() returns."""
+    if filled:
+        more = f" and {len(filled) - MOST_NAMES} more" if len(filled) > MOST_NAMES else ""
+        yield (
+            f"khugepaged may fill what balloons took below the hard limit of {', '.join(filled[:MOST_NAMES])}{more}:"
+            " at the limit QEMU is killed; write 0 to /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
+        )
     if host.supply_kib is None:
         yield "the host's memory is not known: nothing is given; does libvirt or /proc/meminfo tell it?"
     low = [g for g in guests if g.judged and g.limits.floor_kib - g.ceiling_kib <= 0]

@@ -31,6 +31,12 @@ SSH = {
     "LogLevel": "ERROR",
 }
 BOOT_S, END_S = 300.0, 180.0
+# A container has a boot_id of its own, but a unit with a /proc of its own would see the machine's.
+BOOT_ID, COPY = "/proc/sys/kernel/random/boot_id", "/run/lab-boot-id"
+BOOT = {
+    "usr/lib/tmpfiles.d/lab.conf": f"C {COPY} - - - - {BOOT_ID}",
+    "usr/lib/systemd/system/kvmsched.service.d/lab.conf": f"[Service]\nBindReadOnlyPaths=-{COPY}:{BOOT_ID}",
+}
 POLL_S = 0.1
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -86,6 +92,7 @@ class Host:
             "etc/hostname": self.name,
             "etc/machine-id": uuid.uuid4().hex,
             "etc/systemd/network/10-lab.network": f"[Match]\nName=host0\n[Network]\nAddress={self.address}/24\n",
+            **BOOT,
             "root/.ssh/authorized_keys": self._fleet.key.with_suffix(".pub").read_text(encoding="utf-8").strip(),
         }
         for name, text in files.items():
@@ -113,8 +120,6 @@ class Host:
             raise HostError(f"{self.name} is {state}: {failed}")
         while not self._hears(22):
             self._check(end_s, "to listen for ssh")
-        # The container's own is hidden from units with mounts of their own: they saw another boot than the command.
-        self.run("umount /proc/sys/kernel/random/boot_id", check=False)
         machine.connect(self.uri).close()
 
     def _state(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from kvmsched.model import PinRecord, Record
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import VcpuHistory
@@ -67,6 +68,20 @@ def test_a_foreign_hand_is_skipped_once_and_backed_off_from_twice() -> None:
     plan, history = vcpu.decide(host.window(), POLICY, history)
     assert [(s.domain, s.code) for s in plan.skips] == [("g0", "foreign-pin")]
     host.run(POLICY.grace_s)
+    assert vcpu.decide(host.window(), POLICY, history)[0].skips == ()
+
+
+@pytest.mark.parametrize("state", [{"busy": "it migrates in"}, {"state": "paused"}])
+def test_who_starts_or_migrates_in_is_under_no_foreign_hand(state: dict[str, str]) -> None:
+    """Both daemons backed off from a guest for ten minutes that had just arrived on an emulated KVM host."""
+    host = FakeHost(topology(2), guests(1, 0.5, "0"))
+    host.guests[0].affinity = cpus("0-1")
+    history = VcpuHistory()
+    for _pass in range(3):
+        window = [replace(look, domains=tuple(replace(d, **state) for d in look.domains)) for look in host.window()]
+        plan, history = vcpu.decide(window, POLICY, history)
+        assert plan.warnings == ()
+    host.guests[0].affinity = None
     assert vcpu.decide(host.window(), POLICY, history)[0].skips == ()
 
 

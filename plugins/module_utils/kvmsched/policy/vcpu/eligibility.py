@@ -45,9 +45,10 @@ def eligible(
         if not policy.selection.matches(domain):
             continue
         case = _case(domain, snapshot, policy, history, masks, dedicated)
-        if case.mismatch:
-            mismatched.add(domain.uuid)
         skip = _refusal(case)
+        # The threads of who starts or migrates in need not have its pins yet.
+        if case.mismatch and not (skip and skip.code in ("busy", "not-running")):
+            mismatched.add(domain.uuid)
         if skip is None:
             seats += case.seats
             adoptions += rebased(domain, snapshot, masks)

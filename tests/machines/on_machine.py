@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from face import GUESTS
 from kvmsched.units import parse_cpuset
 from lab import Machine, RunningGuest
+from systemd_unit import Unit
 
 POLICY_FILE = "/etc/kvmsched/policy.json"
 # Small guests on a slow machine: a healthy libvirt may take long to answer there.
@@ -28,6 +31,12 @@ POLICY: dict[str, Any] = {
     "vcpu": {"floating": "place", "reserved": "0", "hold": 1, "half_life": 0, "cooldown": 0},
 }
 MANY_PASSES = 10
+DAEMON = "kvmsched-test-daemon"
+SERVICE = (
+    "Type=notify Restart=on-failure StateDirectory=kvmsched RuntimeDirectory=kvmsched RuntimeDirectoryPreserve=yes"
+)
+# A machine that others keep from running is no failure.
+PATIENT = "TimeoutStartSec=infinity TimeoutStopSec=infinity"
 
 
 def obey(machine: Machine, **vcpu: Any) -> None:
@@ -95,3 +104,14 @@ def place(machine: Machine, guest: RunningGuest, vcpu: int = 0) -> set[int]:
 def records(*guests: RunningGuest) -> list[str]:
     """The guests that hold a record of what they had."""
     return [guest.name for guest in guests if "kvmsched:state" in guest.domain.XMLDesc()]
+
+
+@contextlib.contextmanager
+def daemon(machine: Machine) -> Iterator[Unit]:
+    """Have the daemon act there for a while."""
+    options = " ".join(f"--property={one}" for one in f"{SERVICE} {PATIENT}".split())
+    machine.run(f"systemd-run --quiet --unit={DAEMON} {options} /usr/local/bin/kvmsched run")
+    try:
+        yield Unit(machine, DAEMON)
+    finally:
+        machine.run(f"systemctl stop {DAEMON}; systemctl reset-failed {DAEMON} 2>/dev/null; true")

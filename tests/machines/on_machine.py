@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
 
 from face import GUESTS
 from kvmsched.units import parse_cpuset
@@ -39,9 +39,10 @@ SERVICE = (
 PATIENT = "TimeoutStartSec=infinity TimeoutStopSec=infinity"
 
 
-def obey(machine: Machine, **vcpu: Any) -> None:
-    """Have POLICY there, and these keys of its vCPUs' part."""
-    machine.write(POLICY_FILE, json.dumps({**POLICY, "vcpu": {**POLICY["vcpu"], **vcpu}}))
+def obey(machine: Machine, memory: Optional[Mapping[str, Any]] = None, **vcpu: Any) -> None:
+    """Have POLICY there, and these keys of its memory's and of its vCPUs' part."""
+    parts = {"memory": {**POLICY["memory"], **(memory or {})}, "vcpu": {**POLICY["vcpu"], **vcpu}}
+    machine.write(POLICY_FILE, json.dumps({**POLICY, **parts}))
 
 
 def kvmsched(machine: Machine, command: str, check: bool = True) -> dict[str, Any]:
@@ -65,11 +66,16 @@ def until_unchanged(machine: Machine, part: str) -> list[dict[str, Any]]:
     Who does not answer in its time does so later: a machine that others keep from running is that slow.
     """
     passes: list[dict[str, Any]] = []
-    while not passes or passes[-1]["changed"] or set(passes[-1]["skip_counts"]) & {"settling", "hung"}:
+    while not passes or passes[-1]["changed"] or _waited_for(passes[-1]) & {"settling", "hung"}:
         assert len(passes) < MANY_PASSES, [[one["moves"], one["msg"]] for one in passes]
         passes.append(kvmsched(machine, f"once {part}", check=False)[part])
-        assert not passes[-1]["failed"] or passes[-1]["skip_counts"].get("hung"), passes[-1]
+        assert not passes[-1]["failed"] or "hung" in _waited_for(passes[-1]), passes[-1]
     return passes
+
+
+def _waited_for(one: dict[str, Any]) -> set[str]:
+    """Why guests were skipped in a pass, or not changed."""
+    return {*one["skip_counts"], *(failure["code"] for failure in one["failures"])}
 
 
 def release(machine: Machine) -> None:

@@ -71,6 +71,7 @@ class Guest:
     pin: Mapping[int, str] = field(default_factory=dict)
     cpuset: str = ""
     balloon: str = "virtio"
+    free_page_reporting: bool = False
     driver: bool = True
     stats_period_s: int = 1
     swap_mib: int = 0
@@ -149,7 +150,8 @@ class Guest:
 
     def _balloon_xml(self) -> str:
         period = f"<stats period='{self.stats_period_s}'/>" if self.stats_period_s and self.balloon != "none" else ""
-        return f"<memballoon model='{self.balloon}'>{period}</memballoon>"
+        reporting = " freePageReporting='on'" if self.free_page_reporting else ""
+        return f"<memballoon model='{self.balloon}'{reporting}>{period}</memballoon>"
 
 
 def _disk_xml(path: Path, target: str, flags: str) -> str:

@@ -24,6 +24,8 @@ from starving import (
     starve,
 )
 
+pytestmark = pytest.mark.nightly
+
 
 def test_memory_goes_from_who_wastes_it_to_who_starves(machine: Machine, lab: Lab) -> None:
     hog, hoarder = lab.start(NEEDY, Guest(HOARDER, memory_mib=512))
@@ -42,7 +44,6 @@ def test_memory_goes_from_who_wastes_it_to_who_starves(machine: Machine, lab: La
     assert hog.alive and hoarder.alive and not hog.hog_kills
 
 
-@pytest.mark.nightly
 def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, lab: Lab) -> None:
     left_kib = 56 * MIB
     (hog,) = lab.start(NEEDY)

@@ -11,6 +11,8 @@ import pytest
 from lab import Lab, Machine, TinyGuest
 from on_machine import obey, place, records, release, until_unchanged
 
+pytestmark = pytest.mark.nightly
+
 RESERVED, ISOLATED = 0, 7
 CELL_0, CELL_1 = {0, 1, 2, 3}, {4, 5, 6, 7}
 FREE, NEAR, BOUND, FAR = NAMES = [f"kvmsched-test-{name}" for name in ("free", "near", "bound", "far")]

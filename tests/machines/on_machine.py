@@ -13,6 +13,7 @@ from typing import Any, Optional
 from face import GUESTS
 from kvmsched.units import parse_cpuset
 from lab import Machine, RunningGuest
+from lab.machine import connect
 from systemd_unit import Unit
 
 POLICY_FILE = "/etc/kvmsched/policy.json"
@@ -87,6 +88,13 @@ def release(machine: Machine) -> None:
             return
         print(left)
     raise AssertionError(left)
+
+
+def find_again(machine: Machine, guest: RunningGuest) -> None:
+    """Have *guest* be what runs by its name now, as soon as libvirt has started it: its host is up again."""
+    machine.run(f"until virsh domstate {guest.name} | grep --quiet running; do sleep 1; done")
+    guest.domain = connect(machine.uri).lookupByName(guest.name)
+    guest.refresh()
 
 
 def core(pcpus: set[int]) -> set[int]:

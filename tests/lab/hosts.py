@@ -312,9 +312,9 @@ class Fleet:
         ssh.write_text(f'#!/bin/sh\nexec {shlex.join(self.inside(["ssh"]))} "$@"\n', encoding="utf-8")
         ssh.chmod(0o755)
         options = {
-            "ConnectTimeout": "5",
+            "ConnectTimeout": "20",  # a busy machine
             "ServerAliveInterval": "2",
-            "ServerAliveCountMax": "3",
+            "ServerAliveCountMax": "10",
             "ControlMaster": "auto",
             "ControlPersist": "30",
             "ControlPath": f"{self.directory}/%h",

@@ -65,7 +65,7 @@ def test_a_limit_that_guests_share_is_given_to_them_once() -> None:
 
 def test_what_guests_of_a_limit_may_still_touch_is_not_given_again() -> None:
     untouched = domain("big", 4096, rss_kib=3160 * MIB, usable=200)
-    assert moves(decide(in_a_slice(1176 + EDGE, domain("db", **STARVED), untouched), EAGER)) == {"db": 129}
+    assert moves(decide(in_a_slice(1176, domain("db", **STARVED), untouched), EAGER)) == {"db": 129}
     short = in_a_slice(1010, domain("db", **STARVED), untouched)
     assert moves(decide(short, EAGER)) == {"db": 54}, "survival is paid from what is really left there"
 
@@ -130,6 +130,8 @@ def test_the_last_of_a_hard_limit_keeps_somebody_alive_and_nothing_else() -> Non
     assert lazy_moves(in_room(starves, EDGE + 30), policy, Safeties(edge=False)) == {"db": EDGE + 30}
     assert lazy_moves(in_room(starves, EDGE), policy) == {"db": EDGE // 2}, "survival, and half of what is there"
     assert lazy_moves(in_room(starves, EDGE - 2), policy) == {}
+    young = snapshot([domain("db", 2 * GIB, 4 * GIB, rss=2 * GIB + QEMU - 44, **DYING)])
+    assert lazy_moves(in_room(young, 56), policy) == {"db": 12}, "what its QEMU may still take is kept already"
     assert lazy_moves(in_room(starves, None, high_left=EDGE), policy) == {"db": EDGE}, "there it is throttled"
 
 

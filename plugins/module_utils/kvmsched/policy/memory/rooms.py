@@ -15,8 +15,8 @@ from .cache import NOTHING_LENT, Lent
 from .safeties import Safeties
 
 # The last of a group's hard limit pays for survival only: beyond it a QEMU is killed, whatever it needed a page for.
-# QEMU itself may grow by so much. khugepaged fills no more of what balloons took in 10 s: it scans 4096 pages in that
-# time (kernel, admin-guide/mm/transhuge).
+# What its guests may still touch is more than that, or less where khugepaged filled what balloons took. It fills no
+# more in 10 s: it scans 4096 pages in that time (kernel, admin-guide/mm/transhuge).
 GROUP_KEPT_KIB = 16 * 1024
 
 
@@ -91,14 +91,13 @@ def rooms(
 
 def _group(room: Room, at_risk_kib: int, safeties: Safeties) -> Optional[RoomState]:
     """Return the tighter of a group's limits; above memory.high it is only throttled, and nothing is kept."""
-    kept_kib = GROUP_KEPT_KIB if safeties.edge else 0
+    kept_kib = max(at_risk_kib, GROUP_KEPT_KIB if safeties.edge else 0)
     hard = [(room.left_kib - kept_kib, room.left_kib, False)] if room.left_kib is not None else []
     high_kib = room.high_left_kib if safeties.high else None
-    high = [(high_kib, high_kib, True)] if high_kib is not None else []
+    high = [(high_kib - at_risk_kib, high_kib, True)] if high_kib is not None else []
     if not hard + high:
         return None
-    spare_kib, left_kib, throttled = min(hard + high)
-    supply_kib = spare_kib - at_risk_kib
+    supply_kib, left_kib, throttled = min(hard + high)
     return RoomState(supply_kib, supply_kib, left_kib, throttled=throttled)
 
 

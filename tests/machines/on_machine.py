@@ -129,3 +129,18 @@ def daemon(machine: Machine) -> Iterator[Unit]:
         yield Unit(machine, DAEMON)
     finally:
         machine.run(f"systemctl stop {DAEMON}; systemctl reset-failed {DAEMON} 2>/dev/null; true")
+
+
+@contextlib.contextmanager
+def offline(machine: Machine, pcpus: set[int]) -> Iterator[None]:
+    """Have pCPUs off for a while."""
+
+    def switch(on: bool) -> None:
+        for pcpu in sorted(pcpus):
+            machine.write(f"/sys/devices/system/cpu/cpu{pcpu}/online", str(int(on)))
+
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)

@@ -1,24 +1,31 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Live migration between two hypervisors of two suites and two shapes: there and back, under passes and daemons."""
+"""Live migration between two hypervisors of two suites and two shapes: there and back, and what a target refuses.
+
+docs/fleet.md says what to do for it, and is held to its word.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import re
+import shlex
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import libvirt
 import pytest
-from lab import Guest, Lab, Machine, RunningGuest
+from face import REPOSITORY
+from lab import Guest, Lab, Machine, RunningGuest, TinyGuest
 from lab.guest import Files
 from lab.lab import clean
 from lab.machine import connect
-from on_machine import daemon, kvmsched, obey, place, records, release, until_unchanged
+from on_machine import daemon, kvmsched, obey, offline, place, records, release, until_unchanged
 from starving import given_kib, starve
 from systemd_unit import Unit
 
@@ -33,6 +40,9 @@ CPUTUNE = "<vcpupin vcpu='0' cpuset='{}'/>"
 MOVER = Guest(
     "kvmsched-test-mover", memory_mib=SIZE_KIB // 1024, hold_mib=HELD_MIB, cpu=[0.3], cputune=CPUTUNE.format("2-3")
 )
+FREE, BOUND = TINY = [f"kvmsched-test-{name}" for name in ("free", "bound")]
+# What libvirt says of a pCPU that the target lacks, and of one that is off there.
+LACKS, IS_OFF = r"cpuset\.cpus'?: Numerical result out of range", "cannot set CPU affinity"
 LIVE = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 # Within a pause that short nobody can end who still runs: it goes on until it is told to hurry.
 SLOW_MIB_PER_S, NO_PAUSE_MS = 1, 1
@@ -119,13 +129,22 @@ def move(guest: RunningGuest, source: Machine, target: Machine, passes_to_the_en
     return moving.end()
 
 
+def refused(guest: RunningGuest, source: Machine, target: Machine, why: str) -> None:
+    """It is not let in there, and goes on where it is, as it was."""
+    before = state(source, guest)
+    with pytest.raises(libvirt.libvirtError, match=why):
+        Moving(guest, source, target).end()
+    assert guest.alive and guest.name not in names(connect(target.uri))
+    assert state(source, guest) == before
+
+
 def names(connection: Any) -> list[str]:
     return [domain.name() for domain in connection.listAllDomains()]
 
 
 def state(machine: Machine, guest: RunningGuest) -> tuple[set[int], int, list[str]]:
     """Its pins, its size, and whether it has a record."""
-    found = place(machine, guest), guest.balloon_kib(), records(guest)
+    found = place(machine, guest), guest.balloon_kib() if guest.guest.reports_memory else 0, records(guest)
     print(machine.name, *found)
     return found
 
@@ -191,11 +210,77 @@ def hold_as_at_first(guest: RunningGuest) -> None:
     guest.wait_seen()
 
 
+# ---------------------------------------------------------------- what a target refuses
+
+
+def move_as_documented(name: str, source: Machine, target: Machine) -> None:
+    """What docs/fleet.md has for a guest that goes where there are fewer pCPUs."""
+    text = (REPOSITORY / "docs/fleet.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (virsh dumpxml --migratable .*)\n    (virsh migrate .* --xml .*)$", text, re.MULTILINE)
+    ((dump, migrate),) = lines
+    where = f"{shlex.quote(target.uri)} tcp://{target.wire_address}"
+    for line in (dump, migrate.replace("qemu+ssh://kvm2/system", where)):
+        command = line.replace("virsh", f"virsh --connect {shlex.quote(source.uri)}").replace("db1", name)
+        print(command)
+        subprocess.run(command, shell=True, check=True, cwd=source.directory)
+
+
+def test_a_target_with_fewer_pcpus_gets_a_guest_without_its_pins(machine: Machine, target: Machine, lab: Lab) -> None:
+    """Whether its pins are of its definition, of a pass, or what a release left to a guest that had none."""
+    obey(machine, pcpus="4-5")
+    tiny = lab.start(TinyGuest(FREE, cpu=[0.3]), TinyGuest(BOUND, cpu=[0.3], cputune=CPUTUNE.format("4-5")))
+    until_unchanged(machine, "vcpu")
+    assert sorted(map(tuple, (place(machine, guest) for guest in tiny))) == [(4,), (5,)]
+    for guest in tiny:
+        refused(guest, machine, target, LACKS)
+    obey(machine, pcpus="6")
+    until_unchanged(machine, "vcpu")
+    assert place(machine, lab[FREE]) == {6}, "it is managed as before"
+    release(machine)
+    for guest in tiny:
+        refused(guest, machine, target, LACKS)
+        files = expect(target, guest)
+        move_as_documented(guest.name, machine, target)
+        there = arrived(target, guest, files)
+        assert there.alive and there.affinity() == {0, 1, 2, 3} and "<vcpupin" not in there.domain.XMLDesc()
+    assert not until_unchanged(target, "vcpu")[-1]["skips"]
+    release(target)
+    assert "kvmsched:state" not in target.run(f"for guest in {' '.join(TINY)}; do virsh dumpxml $guest; done")
+
+
+def test_a_target_whose_pcpu_is_off_gets_a_guest_that_was_released(
+    machine: Machine, target: Machine, mover: RunningGuest
+) -> None:
+    """A pass pinned it to that pCPU alone; its definition has another one, too."""
+    until_unchanged(machine, "vcpu")
+    pinned = place(machine, mover)
+    with offline(target, pinned):
+        refused(mover, machine, target, IS_OFF)
+        manage(machine, mover)
+        assert place(machine, mover) == pinned
+        release(machine)
+        assert is_as_defined(machine, mover)
+        there = Moving(mover, machine, target).end()
+        assert there.alive and there.affinity() == PINNED - pinned
+        obey(target)  # one that names it would be refused there
+        for part in ("vcpu", "memory"):
+            until_unchanged(target, part)
+        assert there.affinity() == PINNED - pinned and there.balloon_kib() < SIZE_KIB
+    release(target)
+    assert there.alive and PINNED - pinned <= there.affinity() <= PINNED
+    assert there.balloon_kib() == SIZE_KIB and not records(there)
+
+
 # ---------------------------------------------------------------- under daemons
 
 
 def finds_it_busy(unit: Unit) -> bool:
     return passes(unit) == [({"busy": 1}, "")] * 2
+
+
+def judges_it(unit: Unit) -> bool:
+    """Whether the one who has it skips it for nothing."""
+    return passes(unit) == [({}, "")] * 2
 
 
 def passes(unit: Unit) -> list[tuple[dict[str, int], str]]:
@@ -212,7 +297,10 @@ def move_under(daemons: list[Unit], guest: RunningGuest, source: Machine, target
         unit.wait_passes()
     assert moving.under_way
     moving.hurry()
-    return moving.end()
+    arrived_there = moving.end()
+    there = next(unit for unit in daemons if unit.host is target)
+    there.wait(functools.partial(judges_it, there), "to judge who arrived")
+    return arrived_there
 
 
 def test_both_daemons_act_while_it_moves_there_and_back(machine: Machine, target: Machine, mover: RunningGuest) -> None:
@@ -232,6 +320,6 @@ def test_both_daemons_act_while_it_moves_there_and_back(machine: Machine, target
         assert [unit.pid for unit in daemons] == pids and all(unit.active for unit in daemons)
         for unit in daemons:
             print(*(entry["MESSAGE"] for entry in unit.journal()), sep="\n  ")
-            assert not unit.journal("KVMSCHED_EVENT=failure")
+            assert not unit.journal("KVMSCHED_EVENT=failure") and not unit.said("past libvirt")
     release(machine)
     assert is_as_defined(machine, home)

@@ -15,7 +15,7 @@ import pytest
 from face import GUESTS
 from lab import Guest, Lab, Machine, RunningGuest
 from lab.machine import connect
-from on_machine import core, kvmsched, obey, place, records, refused, release, until_unchanged
+from on_machine import core, daemon, kvmsched, obey, offline, place, records, refused, release, until_unchanged
 
 pytestmark = pytest.mark.nightly
 
@@ -25,7 +25,6 @@ CELL_1 = {4, 5, 6, 7}
 # Enough to be placed; and so much that two on one pCPU want more than there is.
 LITTLE, MUCH = 0.1, 0.6
 SIZE_KIB = 512 * 1024
-DAEMON = "kvmsched-test-daemon"
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +51,6 @@ def is_as_defined(machine: Machine, pair: list[RunningGuest]) -> bool:
     found = [place(machine, guest) for guest in pair], pair[1].balloon_kib(), records(*pair)
     print(found)
     return all(guest.alive for guest in pair) and found == ([PINNED, PINNED], SIZE_KIB, [])
-
-
-@contextlib.contextmanager
-def offline(machine: Machine, pcpus: set[int]) -> Iterator[None]:
-    """Have pCPUs off for a while."""
-
-    def switch(on: bool) -> None:
-        for pcpu in sorted(pcpus):
-            machine.write(f"/sys/devices/system/cpu/cpu{pcpu}/online", str(int(on)))
-
-    switch(False)
-    try:
-        yield
-    finally:
-        switch(True)
 
 
 def test_pcpus_go_and_come_under_guests_that_were_just_placed(machine: Machine, pair: list[RunningGuest]) -> None:
@@ -122,23 +106,14 @@ def test_a_pass_is_killed_once_it_has_written_a_record(machine: Machine, pair: l
 
 
 def test_the_daemon_is_killed_and_goes_on(machine: Machine, pair: list[RunningGuest]) -> None:
-    service = "--property=Type=notify --property=Restart=on-failure --property=StateDirectory=kvmsched"
-    machine.run(f"systemd-run --quiet --unit={DAEMON} {service} /usr/local/bin/kvmsched run")
-    try:
+    with daemon(machine) as unit:
         taken = "to have memory taken by the daemon"
         pair[1].wait_until(lambda: pair[1].balloon_kib() < SIZE_KIB and records(*pair) == [BUSY, IDLE], taken)
-        main_pid = f"systemctl show --property=MainPID --value {DAEMON}"
-        pid = machine.run(main_pid).strip()
+        pid = unit.pid
         machine.run(f"kill -KILL {pid}")
-        active = f"systemctl is-active {DAEMON}"
-        pair[1].wait_until(
-            lambda: machine.run(active, check=False).strip() == "active" and machine.run(main_pid).strip() != pid,
-            "to see the daemon again",
-        )
-        print(machine.run(f"journalctl --quiet --output=cat --unit={DAEMON}"))
+        unit.wait(lambda: unit.active and unit.pid != pid, "to be active again")
+        print(*unit.said(""), sep="\n")
         assert pair[1].balloon_kib() < SIZE_KIB and records(*pair) == [BUSY, IDLE]
-    finally:
-        machine.run(f"systemctl stop {DAEMON}; systemctl reset-failed {DAEMON} 2>/dev/null; true")
     release(machine)
     assert is_as_defined(machine, pair)
 

@@ -54,12 +54,14 @@ def fed(machine: Machine) -> bool:
     return bool(until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0)
 
 
-def in_use_kib(machine: Machine, group: str = SLICE) -> int:
-    """What a cgroup has that is no cache of files.
-
-    Of a huge page that a balloon took in part the rest is not free before somebody wants it.
-    """
+def free_what_balloons_took(machine: Machine) -> None:
+    """Of a huge page that a balloon took in part the rest is not free before somebody wants it."""
     machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
+
+
+def in_use_kib(machine: Machine, group: str = SLICE) -> int:
+    """What a cgroup has that is no cache of files."""
+    free_what_balloons_took(machine)
     current, statistics = machine.run(f"cat {group}/memory.current"), machine.run(f"cat {group}/memory.stat")
     files = re.findall(r"^(?:in)?active_file (\d+)", statistics, re.MULTILINE)
     return (int(current) - sum(map(int, files))) // 1024
@@ -78,3 +80,15 @@ def limited(machine: Machine, name: str, kib: int) -> Iterator[None]:
         yield
     finally:
         machine.run(f"systemctl set-property --runtime machine.slice {name}=infinity")
+
+
+@contextlib.contextmanager
+def balloons_unfilled(machine: Machine) -> Iterator[None]:
+    """Have khugepaged fill nothing that balloons took: with a guest of 256M that was 220M, up to any limit."""
+    most = "/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
+    before = machine.read(most)
+    machine.write(most, "0")
+    try:
+        yield
+    finally:
+        machine.write(most, before)

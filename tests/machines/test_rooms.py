@@ -5,34 +5,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 
 import pytest
-from lab import Lab, Machine, RunningGuest
+from lab import Guest, Lab, Machine, RunningGuest
 from lab.lab import OVERHEAD_KIB
 from on_machine import obey, records, release, scope, until_unchanged
-from starving import HOG, MIB, NEEDY, fed, free_again, given_kib, in_use_kib, limited, starve
+from starving import (
+    HOARDER,
+    HOG,
+    MIB,
+    NEEDY,
+    balloons_unfilled,
+    fed,
+    free_again,
+    given_kib,
+    in_use_kib,
+    limited,
+    starve,
+)
 
 pytestmark = pytest.mark.nightly
 
 LEFT_KIB = 72 * MIB
+# Survival gets half of what is left of a hard limit at most, and nothing below 8M: so as much stays.
+LEAST_KIB = 8 * MIB
 # What the machine's kernel takes and gives back between two looks.
 KERNELS_KIB = MIB
 SIZE_KIB = 256 * MIB
-
-
-@contextlib.contextmanager
-def balloons_unfilled(machine: Machine) -> Iterator[None]:
-    """Have khugepaged fill nothing that balloons took: with a guest of 256M that was 220M, up to any limit."""
-    most = "/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
-    before = machine.read(most)
-    machine.write(most, "0")
-    try:
-        yield
-    finally:
-        machine.write(most, before)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,41 @@ def hog(machine: Machine, lab: Lab) -> Iterator[RunningGuest]:
     assert hog.balloon_kib() == SIZE_KIB and not records(hog)
 
 
-@pytest.mark.parametrize("name", ["MemoryMax", "MemoryHigh"])
-def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, hog: RunningGuest, name: str) -> None:
+@pytest.mark.parametrize(("name", "kept_kib"), [("MemoryMax", LEAST_KIB), ("MemoryHigh", 0)])
+def test_who_is_dying_gets_something_of_what_a_slice_has_left(
+    machine: Machine, hog: RunningGuest, name: str, kept_kib: int
+) -> None:
     limit_kib = in_use_kib(machine) + LEFT_KIB
     with limited(machine, name, limit_kib):
         assert 0 < given_kib(machine, hog) <= LEFT_KIB + KERNELS_KIB
         starve(hog)
-        assert in_use_kib(machine) <= limit_kib, "all that it was given, touched"
+        left_kib = limit_kib - in_use_kib(machine)
+        print(f"{name}: {left_kib} KiB left, all that it was given touched")
+        assert left_kib > 0 and left_kib >= kept_kib - KERNELS_KIB
     assert fed(machine)
+
+
+def test_a_neighbour_pays_nothing_for_a_short_memory_high(machine: Machine, lab: Lab, hog: RunningGuest) -> None:
+    """Beyond it guests are throttled, not killed. For MemoryMax the same neighbour pays."""
+    left_kib = 32 * MIB
+    obey(machine, memory={"reclaim": "auto"})
+    # What it wastes it had once, so the machine holds it.
+    (hoarder,) = lab.start(Guest(HOARDER, memory_mib=384, hold_mib=300))
+    try:
+        free_again(hoarder)
+        size_kib = hoarder.balloon_kib()
+        with limited(machine, "MemoryHigh", in_use_kib(machine) + left_kib):
+            given = given_kib(machine, hog)
+            starve(hog)
+            given += given_kib(machine, hog)
+            assert given <= left_kib + KERNELS_KIB
+            assert hoarder.balloon_kib() == size_kib and not records(hoarder)
+        starve(hog)
+        with limited(machine, "MemoryMax", in_use_kib(machine) + left_kib):
+            assert fed(machine)
+            assert hoarder.balloon_kib() < size_kib
+    finally:
+        lab.stop([HOARDER])
 
 
 # ---------------------------------------------------------------- a guest's own limits

@@ -54,22 +54,15 @@ def fed(machine: Machine) -> bool:
     return bool(until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0)
 
 
-def free_what_balloons_took(machine: Machine) -> None:
-    """Of a huge page that a balloon took in part the rest is not free before somebody wants it."""
-    machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
-
-
 def in_use_kib(machine: Machine, group: str = SLICE) -> int:
-    """What a cgroup has that is no cache of files."""
-    free_what_balloons_took(machine)
+    """What a cgroup has that is no cache of files.
+
+    Of a huge page that a balloon took in part the rest is not free before somebody wants it.
+    """
+    machine.run(f"echo 1G >{SLICE}/memory.reclaim 2>/dev/null; true")
     current, statistics = machine.run(f"cat {group}/memory.current"), machine.run(f"cat {group}/memory.stat")
     files = re.findall(r"^(?:in)?active_file (\d+)", statistics, re.MULTILINE)
     return (int(current) - sum(map(int, files))) // 1024
-
-
-def resident_kib(machine: Machine, guest: RunningGuest) -> int:
-    """What its QEMU holds."""
-    return int(re.findall(r"^VmRSS:\s+(\d+) kB", machine.read(f"/proc/{guest.pid}/status"), re.MULTILINE)[0])
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from starving import (
     free_again,
     in_use_kib,
     limited,
-    resident_kib,
     starve,
 )
 
@@ -50,7 +49,7 @@ def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, 
     starve(hog, 5)
     size_kib = hog.balloon_kib()
     # khugepaged filled what its balloon took: that is within the limit already, and given back it costs nothing.
-    filled_kib = max(0, resident_kib(machine, hog) - size_kib - OVERHEAD_KIB)
+    filled_kib = max(0, hog.resident_kib() - size_kib - OVERHEAD_KIB)
     with limited(machine, "MemoryMax", in_use_kib(machine) + left_kib):
         passes = until_unchanged(machine, "memory")
         given_kib = hog.balloon_kib() - size_kib

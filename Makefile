@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help demo test stages hosts guests kvm nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines
+.PHONY: help demo test stages hosts guests hypervisors nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines kvm
 .PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down machine-up machine-down
 .PHONY: bench-fleet bench-memory bench-pass bench-record bench-replay bench-vcpu
 
@@ -34,7 +34,7 @@ test: prepare ## Run every test but the nightly ones (root)
 stages:
 	@$(MAKE) --no-print-directory lab
 	@failed=0; \
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests sanity faces check fuzz docs kvm || failed=1; \
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests sanity faces check fuzz docs hypervisors || failed=1; \
 	$(MAKE) --no-print-directory --keep-going integration daemon ARGS='-m "quiet and not nightly"' || failed=1; \
 	exit $$failed
 
@@ -48,8 +48,8 @@ guests:
 	done; \
 	exit $$failed
 
-kvm:
-	@$(MAKE) --no-print-directory machines ARGS='-m "not nightly"'
+hypervisors:
+	@$(MAKE) --no-print-directory kvm ARGS='-m "not nightly"'
 
 nightly: ## Run what takes too long for each change: all faults, long loads, ten minutes of chaos and of fuzzing (root)
 	@$(MAKE) --no-print-directory fuzz EXAMPLES=40 ARGS='--times=20 -m ""'
@@ -57,7 +57,7 @@ nightly: ## Run what takes too long for each change: all faults, long loads, ten
 	@$(MAKE) --no-print-directory daemon ARGS='--minutes=30'
 	@$(MAKE) --no-print-directory faults ARGS='--chaos-s=600'
 	@$(MAKE) --no-print-directory faults ARGS='--machine=bookworm --chaos-s=600'
-	@$(MAKE) --no-print-directory machines
+	@$(MAKE) --no-print-directory kvm
 	@$(MAKE) --no-print-directory page
 
 check: lint types unit ## Run ruff, shellcheck, mypy and the unit tests
@@ -139,8 +139,11 @@ fleet: prepare ## Run the tests on whole hosts with systemd (root)
 	@echo "== fleet"
 	@pytest tests/fleet $(ARGS)
 
-machines: prepare ## Run the tests on emulated machines that are KVM hypervisors (root)
-	@echo "== machines"
+machines: prepare ## Make the emulated KVM hypervisors of the tests, and keep their first boots (root)
+	@cd tests && python -m lab machines
+
+kvm: prepare ## Run the tests on these, which are made where they are missing (root)
+	@echo "== emulated KVM hypervisors"
 	@pytest tests/machines $(ARGS)
 
 machine-up: prepare ## Start such a machine to play with, and say how to enter it: SUITE=trixie (root)

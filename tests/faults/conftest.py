@@ -10,19 +10,18 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Optional, Union
+from typing import Optional
 
 import faulty
 import pytest
-from faulty_machine import FaultyMachine
+from faulty_machine import FaultyMachine, Own
 from herd import Herd, memory_guest, pinned_guest, snapshot_disk
 from lab import Lab, OwnLibvirtd
 from lab import machine as here
 from lab.machines.system import SUITES
+from lab.machines.tested import ARGUMENTS
 from release import build, epoch
 
-# The same as in tests/machines: both start from one snapshot.
-ARGUMENTS = "isolcpus=7"
 # Whatever else its own host does.
 MACHINE_HANG_S = 3600.0
 
@@ -61,6 +60,7 @@ def machine(
     if not suite:
         yield None
         return
+    # Of the first suite it is the machine of tests/machines, and starts from its snapshot.
     machine = FaultyMachine(suite, arguments=ARGUMENTS, say=print)
     with machine:
         machine.push(build(tmp_path_factory.mktemp("release"), epoch()))
@@ -68,7 +68,7 @@ def machine(
 
 
 @pytest.fixture(scope="module")
-def own(machine: Optional[FaultyMachine]) -> Iterator[Union[OwnLibvirtd, FaultyMachine]]:
+def own(machine: Optional[FaultyMachine]) -> Iterator[Own]:
     """A libvirtd that may be broken."""
     with contextlib.nullcontext(machine) if machine else OwnLibvirtd() as own:
         yield own
@@ -90,8 +90,6 @@ def herds(machine: Optional[FaultyMachine]) -> Iterator[dict[str, Herd]]:
 def herd(request: pytest.FixtureRequest, herds: dict[str, Herd]) -> Iterator[Herd]:
     """Guests, five or six, that a pass of one resource wants to change; after the test they must be as before it."""
     herd = herds[request.param]
-    if herd.machine and herd.resource == "memory":
-        pytest.skip("guests with memory take long to boot on a machine: three of them are in its chaos")
     herd.revive()
     yield herd
     herd.wake()

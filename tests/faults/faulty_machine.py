@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import faulty
 from kvmsched.passes import PassError
-from lab import Machine
+from lab import Machine, OwnLibvirtd
 from lab.machines.host import COLLECTION
 
 # Where it finds the package, as it does in a checkout.
@@ -62,6 +62,10 @@ class FaultyMachine(Machine):
         # systemd starts it anew by itself, but not as often as chaos kills it.
         self.run("systemctl reset-failed libvirtd libvirtd.socket; systemctl start libvirtd.socket libvirtd")
 
+    def restart(self) -> None:
+        """End libvirtd and start it; its guests run on."""
+        self.run("systemctl restart libvirtd")
+
     def run_pass(self, faults: Mapping[str, Callable[[], object]], **asked: Any) -> Any:
         """Return the result of faulty.run() there, with *faults* that happen here at its instants. Raises PassError."""
         if not self._passes or self._passes.poll() is not None:
@@ -102,6 +106,10 @@ class FaultyMachine(Machine):
     def _hang_up(self) -> None:
         self._end_passes()
         super()._hang_up()
+
+
+# Whose libvirtd may be broken.
+Own = Union[OwnLibvirtd, FaultyMachine]
 
 
 @dataclass

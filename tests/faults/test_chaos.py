@@ -17,18 +17,15 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from typing import Union
 
 import faulty
 import pytest
 from faulty import Child
-from faulty_machine import FaultyMachine
+from faulty_machine import FaultyMachine, Own
 from herd import ALLOWED, MEMORY_KIB, TOLERANCE_KIB, Herd, memory_guest
 from kvmsched.baseline import STATE_URI
-from lab import Lab, OwnLibvirtd, RunningGuest
+from lab import Lab, RunningGuest
 from lab.truth import reports
-
-Own = Union[OwnLibvirtd, FaultyMachine]
 
 # A QEMU or libvirtd is stopped for at most so long, which is longer than a pass waits for it.
 LONGEST_STOP_S = 8.0

@@ -197,6 +197,7 @@ def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_
     assert [victim.balloon_kib() for victim in victims] == [MEMORY_KIB, MEMORY_KIB]
 
 
+@MACHINE
 def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
     victims = herd.guests[: len(INSTANTS)]
     with contextlib.ExitStack() as dumps:
@@ -216,7 +217,7 @@ def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
     [
         *nightly("observe", "statistics"),
         pytest.param("apply", marks=[MACHINE, pytest.mark.nightly]),
-        "change",
+        pytest.param("change", marks=MACHINE),
     ],
 )
 def test_a_pass_that_is_killed_leaves_what_released_restores(herd: Herd, instant: str) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What breaks in libvirtd, one of our own: it is killed, restarted or hung, or it refuses us.
+"""What breaks in libvirtd, one of our own or a machine's: it is killed, restarted or hung, or it refuses us.
 
 A pass in a process of its own stops itself at an instant, libvirtd is hurt, and the pass goes on. It
 must end by itself, in one line where it failed, and leave what ``released`` restores.
@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from typing import Optional
 
 import faulty
 import pytest
+from faulty_machine import Own
 from herd import Herd, memory_guest, pinned_guest
 from lab import Lab, OwnLibvirtd
 from nightly import nightly
 
 
 @pytest.fixture(scope="module")
-def own_herds() -> Iterator[dict[str, Herd]]:
-    with OwnLibvirtd() as own, Lab(own=own) as lab:
+def own_herds(own: Own) -> Iterator[dict[str, Herd]]:
+    with Lab(own=own) as lab:
         memory = [memory_guest(f"own{number}") for number in range(2)]
         pinned = [pinned_guest(f"own{number}") for number in range(4)]
         lab.start(*memory, *pinned)
@@ -29,26 +31,21 @@ def own_herds() -> Iterator[dict[str, Herd]]:
 
 
 @pytest.fixture
-def own_herd(resource: str, own_herds: dict[str, Herd]) -> Iterator[Herd]:
-    """Guests under a libvirtd of our own, which a pass of *resource* wants to change."""
+def own_herd(resource: str, own: Own, own_herds: dict[str, Herd]) -> Iterator[Herd]:
+    """Guests under a libvirtd that may be broken, which a pass of *resource* wants to change."""
     herd = own_herds[resource]
     yield herd
-    _own(herd).ensure()
+    own.ensure()
     herd.reconnect()
     herd.release()
     herd.assert_restored()
 
 
-def _own(herd: Herd) -> OwnLibvirtd:
-    assert isinstance(herd.lab.own, OwnLibvirtd)
-    return herd.lab.own
-
-
-def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patience: float = 1.0) -> tuple[int, str]:
+def hurt(herd: Herd, instant: str, how: Callable[[], None], patience: Optional[float] = None) -> tuple[int, str]:
     """Let a pass run into that, and return its exit status and what it said."""
-    child = herd.child(instant=instant, number=signal.SIGSTOP, patience=patience)
+    child = herd.child(instant=instant, number=signal.SIGSTOP, patience=patience or herd.patience)
     child.wait_stopped()
-    how(_own(herd))
+    how()
     child.signal(signal.SIGCONT)
     status, output = child.end()
     assert "Traceback" not in output, output
@@ -56,10 +53,12 @@ def hurt(herd: Herd, instant: str, how: Callable[[OwnLibvirtd], None], patience:
 
 
 @pytest.mark.parametrize("resource", faulty.RESOURCES)
-@pytest.mark.parametrize("instant", [*nightly("observe", "statistics", "apply"), "change"])
-def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: str) -> None:
+@pytest.mark.parametrize(
+    "instant", [*nightly("observe", "statistics", "apply"), pytest.param("change", marks=pytest.mark.machine)]
+)
+def test_a_restart_of_libvirtd_costs_nobody_its_turn(own: Own, own_herd: Herd, instant: str) -> None:
     # How long a start of libvirtd takes on this machine is not what is judged.
-    status, output = hurt(own_herd, instant, OwnLibvirtd.restart, patience=faulty.PATIENT)
+    status, output = hurt(own_herd, instant, own.restart, patience=faulty.PATIENT)
     assert status == 0 and "moved" in output and "failure" not in output, output
 
 
@@ -71,25 +70,28 @@ def test_a_restart_of_libvirtd_costs_nobody_its_turn(own_herd: Herd, instant: st
         *nightly(("vcpu", "observe"), ("vcpu", "apply"), ("vcpu", "change"), ("memory", "statistics")),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_without_libvirtd_a_pass_ends_in_one_line(own_herd: Herd, instant: str, number: signal.Signals) -> None:
-    status, output = hurt(own_herd, instant, lambda own: own.signal(number))
+# On a machine systemd starts one that was killed.
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.machine)])
+def test_without_libvirtd_a_pass_ends_in_one_line(
+    own: Own, own_herd: Herd, instant: str, number: signal.Signals
+) -> None:
+    status, output = hurt(own_herd, instant, lambda: own.signal(number))
     assert status == 1 and output.count("failed: ") == 1, output
     if instant in ("observe", "statistics"):
         assert "failed: uri: libvirt at qemu:///system" in output, output
 
 
 @pytest.mark.parametrize("resource", ["memory"])
-def test_a_pass_that_fails_half_way_tells_what_it_changed(own_herd: Herd) -> None:
-    status, output = hurt(own_herd, "arrival", lambda own: own.signal(signal.SIGKILL))
+def test_a_pass_that_fails_half_way_tells_what_it_changed(own: Own, own_herd: Herd) -> None:
+    status, output = hurt(own_herd, "arrival", lambda: own.signal(signal.SIGKILL))
     assert status == 1 and output.count("moved: ") == len(own_herd.names), output
     assert "failed: uri: libvirt at qemu:///system" in output, output
 
 
 @pytest.mark.parametrize("resource", ["vcpu"])
-def test_a_refusal_by_polkit_is_told_in_one_line(own_herd: Herd) -> None:
+def test_a_refusal_by_polkit_is_told_in_one_line(own: Own, own_herd: Herd) -> None:
     """A member of the group libvirt, on a host where polkit decides and says nothing, for it does not run."""
-    own = _own(own_herd)
+    assert isinstance(own, OwnLibvirtd)
     configuration = own.directory / "etc" / "libvirtd.conf"
     configuration.write_text('auth_unix_rw = "polkit"\nunix_sock_rw_perms = "0777"\n')
     member = ["setpriv", "--reuid=65534", "--regid=libvirt", "--clear-groups", "--"]

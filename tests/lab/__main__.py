@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python3 -m lab prepare [--hosts] | up | tell GUEST COMMAND | down | clean [--all] | stop``."""
+"""``python3 -m lab prepare [--hosts] | up | tell GUEST COMMAND | down | machines | clean [--all] | stop``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from . import hosts, lab, machine, own, up
-from .machines import system
+from .machines import system, tested
 from .machines import up as machines
 
 
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
     telling.add_argument("guest")
     telling.add_argument("command", help="cpu PERCENT, mem MIB, cache MIB: see init.c")
     verbs.add_parser("down", help="end the guests of up")
+    verbs.add_parser("machines", help="make the emulated machines of the tests, and keep their first boots")
     entering = verbs.add_parser("machine-up", help="start an emulated machine with KVM to play with")
     entering.add_argument("suite", nargs="?", default=system.SUITES[0], choices=system.SUITES)
     verbs.add_parser("machine-down", help="end the machine of machine-up")
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
         return up.down()
     if options.verb == "tell":
         return up.tell(options.guest, options.command)
+    if options.verb == "machines":
+        return tested.make(print)
     if options.verb == "machine-up":
         return machines.up(options.suite, print)
     if options.verb == "machine-down":

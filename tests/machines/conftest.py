@@ -12,17 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Cell, Lab, Machine, Topology
+from lab import Lab, Machine
+from lab.machines import tested
 from on_machine import obey
 from release import build, epoch
 
 # Three times what the longest of them takes, on a machine that is three times as busy.
 HANG_S = 3600
-# Newer and half as large: what both have are pCPUs 0-3.
-SMALL = Topology(sockets=1, cores=2, threads=2, cells=(Cell("0-3", 1536),))
-# Cores 0-1 and 2-3 in cell 0, 4-5 and 6-7 in cell 1; the kernel balances no load on pCPU 7.
-TOPOLOGY = Topology(sockets=2, cores=2, threads=2, cells=(Cell("0-3", 1536), Cell("4-7", 1536)))
-ARGUMENTS = "isolcpus=7"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +40,7 @@ def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def machine(tarball: Path) -> Iterator[Machine]:
     """A hypervisor with kvmsched and without guests."""
-    with Machine("bookworm", TOPOLOGY, ARGUMENTS, say=print) as machine:
+    with tested.first(print) as machine:
         machine.push(tarball)
         yield machine
 
@@ -52,7 +48,7 @@ def machine(tarball: Path) -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def target(tarball: Path) -> Iterator[Machine]:
     """Another hypervisor, which the first one reaches."""
-    with Machine("trixie", SMALL, number=2, say=print) as target:
+    with tested.second(print) as target:
         target.push(tarball)
         yield target
 

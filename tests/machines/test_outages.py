@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the kvmsched authors
 # GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens to a hypervisor: pCPUs go and come, daemons and passes die, time jumps, disks fill, power fails.
+"""What happens to a hypervisor: pCPUs go and come, daemons and passes die, time jumps, disks fill, it boots again.
 
 Each test begins and ends with guests as they are defined.
 """
@@ -9,13 +9,25 @@ Each test begins and ends with guests as they are defined.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from face import GUESTS
 from lab import Guest, Lab, Machine, RunningGuest
 from lab.machine import connect
-from on_machine import core, daemon, kvmsched, obey, offline, place, records, refused, release, until_unchanged
+from on_machine import (
+    core,
+    daemon,
+    find_again,
+    kvmsched,
+    obey,
+    offline,
+    place,
+    records,
+    refused,
+    release,
+    until_unchanged,
+)
 
 pytestmark = pytest.mark.nightly
 
@@ -25,14 +37,14 @@ CELL_1 = {4, 5, 6, 7}
 # Enough to be placed; and so much that two on one pCPU want more than there is.
 LITTLE, MUCH = 0.1, 0.6
 SIZE_KIB = 512 * 1024
+GUESTS_HERE = [Guest(name, memory_mib=mib, cpu=[LITTLE], pin={0: "2-3"}) for name, mib in ((BUSY, 160), (IDLE, 512))]
 
 
 @pytest.fixture(scope="module")
 def lab(machine: Machine) -> Iterator[Lab]:
     """Two guests on one core; one of them wastes memory."""
     with Lab(own=machine, say=print) as lab:
-        pin = {0: "2-3"}
-        lab.start(*(Guest(name, memory_mib=mib, cpu=[LITTLE], pin=pin) for name, mib in ((BUSY, 160), (IDLE, 512))))
+        lab.start(*GUESTS_HERE)
         yield lab
 
 
@@ -40,6 +52,10 @@ def lab(machine: Machine) -> Iterator[Lab]:
 def pair(machine: Machine, lab: Lab) -> list[RunningGuest]:
     """Both, as they are defined."""
     obey(machine)
+    if not all(lab[name].alive for name in (BUSY, IDLE)):  # it has booted again
+        lab.stop()
+        lab.connection = connect(machine.uri)
+        lab.start(*GUESTS_HERE)
     pair = [lab[BUSY], lab[IDLE]]
     if not is_as_defined(machine, pair):  # a test before this one failed
         release(machine)
@@ -184,18 +200,23 @@ def test_no_disk_has_a_byte_left(machine: Machine, pair: list[RunningGuest]) -> 
     assert is_as_defined(machine, pair)
 
 
-def test_power_fails_and_guests_start_as_they_are_defined(machine: Machine, pair: list[RunningGuest]) -> None:
-    pair[1].domain.setAutostart(1)
-    until_unchanged(machine, "memory")
-    assert pair[1].balloon_kib() < SIZE_KIB
+def power_fails(machine: Machine) -> None:
     machine.run("sync")
     machine.cut_power()
     machine.boot()
-    assert machine.run("virsh list --name").split() == [IDLE]
-    connection = connect(machine.uri)
+
+
+@pytest.mark.parametrize("boot", [power_fails, Machine.reboot])
+def test_it_boots_again_and_guests_start_as_they_are_defined(
+    machine: Machine, pair: list[RunningGuest], boot: Callable[[Machine], None]
+) -> None:
     idle = pair[1]
-    idle.domain = connection.lookupByName(IDLE)
-    idle.refresh()
+    idle.domain.setAutostart(1)
+    until_unchanged(machine, "memory")
+    assert idle.balloon_kib() < SIZE_KIB
+    boot(machine)
+    find_again(machine, idle)
+    assert machine.run("virsh list --name").split() == [IDLE]
     assert idle.balloon_kib() == SIZE_KIB and idle.affinity() >= PINNED and not records(idle)
     assert not kvmsched(machine, f"release '{GUESTS}'")["changed"]
     kvmsched(machine, "once")

@@ -200,11 +200,24 @@ def test_killed_it_is_back_and_keeps_what_it_took(
         told = status(one)
         assert (told["version"], told["effective_mode"]) == (OLD, "act")
         wait_taken(unit, guest)
-        pid = unit.pid
-        one.run(f"kill -KILL {pid}")
-        unit.wait(lambda unit=unit, pid=pid: unit.active and unit.pid not in (0, pid), "to come back")
-        print(*unit.said("")[-12:], sep="\n")
-        assert not rescue.said("") and guest.balloon_kib() < SIZE_KIB and on_machine.records(guest)
+        for how in ("KILL", "STOP"):  # its watchdog ends who stands still
+            pid = unit.pid
+            one.run(f"kill -{how} {pid}")
+            unit.wait(lambda unit=unit, pid=pid: unit.active and unit.pid not in (0, pid), "to come back")
+            print(*unit.said("")[-12:], sep="\n")
+            assert not rescue.said("") and guest.balloon_kib() < SIZE_KIB and on_machine.records(guest)
+
+
+def test_its_host_boots_again_and_so_does_it(
+    machines: list[Machine], guests: list[RunningGuest], services: list[tuple[Unit, Unit]]
+) -> None:
+    """Its guest starts as it is defined, and what is taken then has a record of its own."""
+    host, guest, (unit, rescue) = machines[1], guests[1], services[1]
+    host.reboot()
+    on_machine.find_again(host, guest)
+    unit.wait(lambda: unit.active and status(host).get("effective_mode") == "act", "to act again")
+    wait_taken(unit, guest)
+    assert policy(host)["daemon"]["mode"] == "act" and not rescue.said("")
 
 
 def test_what_the_unit_denies_is_denied_and_an_upgrade_lets_in_who_is_named(

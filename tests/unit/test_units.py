@@ -13,6 +13,7 @@ from kvmsched.units import (
     Amount,
     counted,
     exact_size,
+    first_of,
     format_cpuset,
     parse_amount,
     parse_cpuset,
@@ -86,3 +87,8 @@ def test_bad_cpusets_are_refused(text: str) -> None:
 
 def test_one_is_no_plural() -> None:
     assert [counted(number, "guest") for number in (0, 1, 2)] == ["0 guests", "1 guest", "2 guests"]
+
+
+def test_of_many_names_the_first_are_told_and_how_many_more() -> None:
+    assert first_of(["a", "b", "c"]) == "a, b, c"
+    assert first_of(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

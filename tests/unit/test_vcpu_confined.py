@@ -24,7 +24,7 @@ def test_a_full_pcpu_that_may_not_be_used_is_told_and_nothing_is_called_balanced
 def test_guests_that_their_definition_keeps_off_idle_pcpus_are_told() -> None:
     fenced = [pinned_guest(f"fenced{n}", "0-1", 0.9, "0-1") for n in range(4)]
     plan = one_pass(*fenced, pinned_guest("other", "2", 0.2))
-    who, what = "fenced0, fenced1, fenced2, 1 more", "6 idle pCPUs are forbidden to them by their definition"
+    who, what = "fenced0, fenced1, fenced2 and 1 more", "6 idle pCPUs are forbidden to them by their definition"
     assert plan.warnings == (f"{who}: wait on pCPU 0-1, and {what}: widen that",)
     free = one_pass(*[pinned_guest(f"free{n}", "0-1", 0.9) for n in range(4)])
     assert free.warnings == (), "a live pin forbids nothing"

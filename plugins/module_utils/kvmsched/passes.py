@@ -35,7 +35,7 @@ from .model import (
 )
 from .policy import memory, vcpu
 from .policy.memory.sampling import EVENT_S, LONGEST_PERIOD_S, all_reported, next_report_s, ripe
-from .units import one_line
+from .units import first_of, one_line
 
 # Guests answer a little after their period is over, and last_update counts whole seconds.
 _TICK_SLACK_S = 0.7
@@ -600,8 +600,7 @@ def _unwatched(result: Result[MemoryPlan, memory.MemoryHistory]) -> Iterable[str
     taken = {m.uuid for m in result.outcome.moves if isinstance(m, BalloonMove) and not m.gives}
     domains = [d for d in result.snapshot.domains if d.uuid in taken and d.balloon and not d.balloon.autodeflate]
     if domains:
-        names = ", ".join(domain.name for domain in domains[:3])
-        names += f" and {len(domains) - 3} more" if len(domains) > 3 else ""
+        names = first_of([domain.name for domain in domains])
         yield (
             f"memory was taken from {names}, without autodeflate:"
             " if they need it again, only another pass gives it back"

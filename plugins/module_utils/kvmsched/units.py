@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import reprlib
 from dataclasses import dataclass
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Optional, Sequence
 
 CpuSet = frozenset[int]
 
@@ -26,6 +26,9 @@ _KIB_PER_SUFFIX = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 _SIZE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,6})?)([KMGT])(?:iB)?", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", re.ASCII)
 _CPU_RANGE = re.compile(r"(\^?)([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+
+# A sentence that names more guests is cut.
+_MOST_NAMES = 3
 
 # More than any host has; a larger size is a slip of the hand, and would overflow libvirt's unsigned long.
 MAX_SIZE_KIB = 1024**4
@@ -206,6 +209,12 @@ def _escape(char: str) -> str:
 def percent(fraction: float) -> float:
     """Return a fraction in percent, with one digit after the point."""
     return round(100 * fraction, 1)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return *names* for a sentence; of many the first, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def counted(number: int, noun: str) -> str:

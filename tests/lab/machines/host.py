@@ -197,6 +197,22 @@ class Machine:
         self._boot()
         self.run("systemctl is-system-running --wait", check=False)
 
+    def reboot(self) -> None:
+        """Have it shut down and boot again, as its administrator does."""
+        before = self._boot_id()
+        self.run("systemctl reboot", check=False)
+        self._hang_up()
+        end_s = self.clock() + BOOT_S
+        while self._boot_id() in ("", before):
+            if self.clock() > end_s:
+                raise TimeoutError(f"{self.name} was to boot again, in vain:\n{self._log('console')}")
+            time.sleep(POLL_S)
+        self.connect()
+        self.run("systemctl is-system-running --wait", check=False)
+
+    def _boot_id(self) -> str:
+        return self.run("cat /proc/sys/kernel/random/boot_id", check=False)
+
     def _boot(self, *options: str) -> None:
         self._port = _free_port()
         self._qemu = self._start("qemu", [*self._command(), *options])

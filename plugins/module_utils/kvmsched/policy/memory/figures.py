@@ -10,7 +10,7 @@ from typing import Iterable, Mapping, Optional, Sequence
 
 from ...config import MemoryPolicy
 from ...model import BALLOON_TOLERANCE_KIB, MemoryFigures, Unmet
-from ...units import mib
+from ...units import first_of, mib
 from .guest import Guest
 from .history import DomainHistory
 from .mute import STEPS, is_mute
@@ -151,18 +151,13 @@ def _mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Unmet:
     return Unmet(guest.domain.name, guest.uuid, guest.limits.starvation_kib, reason)
 
 
-# A list of more is cut.
-MOST_NAMES = 5
-
-
 def warnings_of(
     guests: Sequence[Guest], host: HostState, draft: Draft, after_kib: Mapping[str, int], filled: Sequence[str]
 ) -> Iterable[str]:
     """Return what a person should know of this plan, a line each; *filled* is what charges.filled() returns."""
     if filled:
-        more = f" and {len(filled) - MOST_NAMES} more" if len(filled) > MOST_NAMES else ""
         yield (
-            f"khugepaged may fill what balloons took below the hard limit of {', '.join(filled[:MOST_NAMES])}{more}:"
+            f"khugepaged may fill what balloons took below the hard limit of {first_of(filled)}:"
             " at the limit QEMU is killed; write 0 to /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
         )
     if host.supply_kib is None:

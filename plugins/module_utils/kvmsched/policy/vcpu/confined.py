@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Optional, Sequence
 
-from ...units import CpuSet, format_cpuset
+from ...units import CpuSet, first_of, format_cpuset
 from .allowed import Affinity
 from .idle import IDLE
 from .problem import NOWHERE
@@ -15,7 +15,6 @@ from .world import World
 
 # A pCPU that is wanted by more than the first share is full, by less than the second it is idle.
 _FULL, _IDLE = 1.05, 0.50
-_MOST_NAMES = 3
 
 
 def confined(world: World, where: Sequence[int], affinity: Affinity) -> Optional[str]:
@@ -34,9 +33,8 @@ def confined(world: World, where: Sequence[int], affinity: Affinity) -> Optional
             places |= here
     if not names:
         return None
-    told = [*list(names)[:_MOST_NAMES], *([f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else [])]
     count = f"{len(idle)} idle pCPU{'s are' if len(idle) > 1 else ' is'}"
-    waits = f"{', '.join(told)}: wait on pCPU {format_cpuset(places)}"
+    waits = f"{first_of(list(names))}: wait on pCPU {format_cpuset(places)}"
     return f"{waits}, and {count} forbidden to them by their definition: widen that"
 
 

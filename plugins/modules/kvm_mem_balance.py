@@ -317,6 +317,13 @@ skips:
       returned: success
       type: int
       sample: 0
+    rooms:
+      description:
+        - Of a domain that could not be observed, the names of the limits and cells that it shares with others.
+        - V(null) where they are not known.
+      returned: success
+      type: list
+      elements: str
 skip_counts:
   description: How many domains were skipped, by RV(skips[].code).
   returned: success

@@ -355,6 +355,7 @@ snapshot:
       description:
         - Domains that could not be observed, each with C(domain), C(uuid), C(code) and C(reason).
         - C(untouched_kib) is what of its memory QEMU does not hold yet, as far as that is known.
+        - C(rooms) are the limits and cells that it shares with others, V(null) where they are not known.
       returned: success
       type: list
       elements: dict

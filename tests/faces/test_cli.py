@@ -201,7 +201,7 @@ def test_without_a_daemon_room_is_made_by_a_pass_and_held() -> None:
     assert ok_json("once", "memory", *TEST)["memory"]["room"] is None
 
 
-def test_a_hook_asks_without_libvirt() -> None:
+def test_who_only_asks_calls_no_libvirt() -> None:
     """With a URI that leads nowhere: nobody tries."""
     done = ok("room", "1G", "--ask-only", "--uri", "test:///nonexistent/file.xml")
     assert "1024M asked for, kept until " in done and "no daemon acts here" in done

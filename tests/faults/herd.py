@@ -25,7 +25,7 @@ ALLOWED = frozenset({0, 1})
 
 def memory_guest(name: str, **more: Any) -> Guest:
     """It has far more memory than it uses: a pass takes some."""
-    return Guest(f"kvmsched-test-mem-{name}", memory_mib=MEMORY_KIB >> 10, persistent=True, **more)
+    return Guest(f"kvmsched-test-mem-{name}", memory_mib=MEMORY_KIB >> 10, cpuset="0-1", persistent=True, **more)
 
 
 def pinned_guest(name: str, **more: Any) -> Guest:

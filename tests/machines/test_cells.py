@@ -118,7 +118,8 @@ def filled(machine: Machine) -> Iterator[None]:
     """Have somebody hold all of the cell but LEFT_KIB."""
     program = FILL.format(kib=free_kib(machine) - LEFT_KIB)
     machine.run(f'systemd-run --quiet --unit={FILLER} numactl --membind={CELL} /usr/bin/python3 -c "{program}"')
-    machine.run(f"until journalctl --quiet --boot --unit={FILLER} | grep --quiet held; do sleep 1; done")
+    said = f"journalctl --quiet --boot --output=cat --unit={FILLER}"
+    machine.run(f"until {said} | grep --line-regexp --quiet held; do sleep 1; done")
     try:
         yield
     finally:

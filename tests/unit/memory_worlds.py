@@ -357,3 +357,13 @@ def on_credit(**more: Any) -> Snapshot:
     """A guest dies on a host that has 2G to spare, and has promised 8G more than that to another one."""
     asleep = domain("asleep", 12288, unused=250, usable=400, rss=2048)
     return snapshot([domain("db", **{**STARVED_OF_8G, "usable": 10}), asleep, *more.pop("others", ())], available=3072)
+
+
+def swaps(name: str = "db", **more: Any) -> Domain:
+    """A guest that wants far more for its comfort: after a tick without swap 3G of it are there (see its_comfort())."""
+    return domain(name, **STARVED_OF_8G, swap_out=3000, **more)
+
+
+def its_comfort(now: Snapshot, policy: MemoryPolicy = AUTO, history: Optional[MemoryHistory] = None) -> MemoryPlan:
+    """The plan for guests of swaps(), which have swapped all of it out since the tick before."""
+    return memory.decide([a_tick_before(now, swap_out_kib=0), now], policy, history)[0]

@@ -481,6 +481,7 @@ def test_what_hangs_may_still_touch_its_memory_and_what_is_gone_may_not(world: W
     world.errors[5, "statistics"] = FakeError(42)
     skips = {skip.domain: skip for skip in host().observe().skips}
     assert {name: skip.untouched_kib for name, skip in skips.items()} == {"d3": 524288, "d5": 0}
+    assert skips["d3"].rooms == (), "it shares none, and that is known"
 
 
 @pytest.mark.parametrize("text", ["<domain><memory>much</memory></domain>", "no XML"])
@@ -499,7 +500,7 @@ def test_a_domain_whose_xml_is_out_of_bounds_is_charged_at_its_maximum(world: Wo
     world.answers[3, "XMLDesc"] = text
     world.answers[3, "maxMemory"] = 524288
     (skip,) = host().observe().skips
-    assert (skip.domain, skip.code, skip.untouched_kib) == ("d3", "unreadable", 524288)
+    assert (skip.domain, skip.code, skip.untouched_kib, skip.rooms) == ("d3", "unreadable", 524288, None)
     assert len(skip.reason) < 300
 
 

@@ -19,6 +19,7 @@ from kvmsched.policy import memory
 from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.safeties import Safeties
 from memory_worlds import (
+    AUTO,
     GIB,
     LAZY,
     MIB,
@@ -28,9 +29,12 @@ from memory_worlds import (
     RESERVE,
     RESERVE_1G,
     STARVED,
+    STARVED_OF_8G,
     STARVES,
+    a_tick_ago,
     decide,
     domain,
+    its_comfort,
     lazy_moves,
     lazy_pass,
     moves,
@@ -38,6 +42,7 @@ from memory_worlds import (
     record,
     skips,
     snapshot,
+    swaps,
     uuid_of,
 )
 
@@ -137,3 +142,31 @@ def test_who_boots_is_charged_for_its_maximum_and_for_nothing_twice() -> None:
     plan, _history = lazy_pass(snapshot([boots], available=900), LAZY, before)
     assert skips(plan) == {"liar": "booting"}
     assert plan.supply_kib == lazy_pass(snapshot([full], available=900))[0].supply_kib
+
+
+def test_what_a_guest_was_just_given_is_charged_when_it_cannot_be_observed_any_more() -> None:
+    """It is there for one of the two: who got it, and hangs since."""
+    first, second = (domain(name, **STARVED_OF_8G, owner=Owner({"floor": "6G"})) for name in ("db", "app"))
+    plan, after = memory.decide(pair(snapshot([first], available=1024 + 4300)), AUTO)
+    lost = Skip("db", first.uuid, "hung", "its monitor does not answer")
+    later = memory.decide(pair(snapshot([second], available=1024 + 4300, skips=(lost,))), AUTO, after)[0]
+    assert moves(plan) == {"db": 4096} and moves(later).get("app", 0) <= 4300 - 4096
+
+
+def test_a_run_that_starts_is_charged_at_its_maximum_whatever_is_remembered_of_an_earlier_one() -> None:
+    starts = Skip("big", uuid_of("big"), "busy", "it is just starting", untouched_kib=8 * GIB * MIB)
+    now = snapshot([domain("db", **STARVED_OF_8G)], available=1024 + 4000, skips=(starts,))
+    earlier = MemoryHistory(domains={starts.uuid: DomainHistory(int(NOW_S) - 6, 8 * GIB * MIB)})
+    assert memory.decide(pair(now), AUTO, earlier)[0].supply_kib == decide(now, AUTO).supply_kib == -4192 * MIB
+
+
+@pytest.mark.parametrize("age_s", [5, 13, 300])
+def test_who_was_reset_is_charged_at_its_maximum_until_its_driver_runs_again(age_s: int) -> None:
+    """However long its boot takes: it is no guest that has just fallen silent."""
+    web = domain("web", 2 * GIB, 8 * GIB, unused=500, usable=800, last_update_s=int(NOW_S) - age_s)
+    now = snapshot([web, swaps()], available=1024 + 4000)
+    told = {"last_update_s": int(NOW_S) - age_s, "pressed": True}
+    plan = its_comfort(now, history=a_tick_ago("web", booted_s=NOW_S - age_s + 1, **told))
+    assert plan.supply_kib == (4000 - (8 - 2) * GIB) * MIB and moves(plan) == {"db": SURVIVAL}
+    since = its_comfort(now, history=a_tick_ago("web", booted_s=NOW_S - age_s - 1, **told))
+    assert since.supply_kib == 4000 * MIB

@@ -14,6 +14,7 @@ from kvmsched.config import MemoryPolicy
 from kvmsched.model import (
     BalloonMove,
 )
+from kvmsched.policy import memory
 from kvmsched.policy.memory.safeties import Safeties
 from kvmsched.units import Amount
 from memory_worlds import (
@@ -33,6 +34,7 @@ from memory_worlds import (
     lazy_moves,
     moves,
     owed,
+    pair,
     record,
     snapshot,
     uuid_of,
@@ -97,3 +99,12 @@ def test_what_has_grown_and_serves_nothing_pays_debts_back() -> None:
     grown = domain("grown", 4048, 8192, unused=2000, usable=2100, record=record(3048, 3048, 4048))
     plan = auto_plan(snapshot([content, grown, domain("web", **WASTEFUL)], available=1024))
     assert moves(plan)["grown"] == -1000 and "web" not in moves(plan)
+
+
+def test_a_guest_whose_memory_the_host_would_keep_gets_back_what_it_is_owed() -> None:
+    """That is a reason not to take from it, and none not to give."""
+    plugged = owed("db", 1024)
+    assert plugged.balloon is not None
+    plugged = replace(plugged, balloon=replace(plugged.balloon, inhibitors=("hostdev",)))
+    assert moves(memory.repay(pair(snapshot([plugged])), AUTO)[0]) == {"db": 1024}
+    assert moves(auto_plan(snapshot([plugged]))) == {"db": 1024}

@@ -64,3 +64,9 @@ def test_a_silent_guest_is_not_fed_for_ever_nor_for_nothing(changes: dict[str, A
 def test_who_was_content_when_it_fell_silent_gets_nothing() -> None:
     now, _history = mute(60)
     assert moves(auto_plan(now, a_tick_ago())) == {} and skips(auto_plan(now, a_tick_ago())) == {"db": "stale"}
+
+
+def test_a_reset_ended_what_a_silent_guest_was_in_need_of() -> None:
+    """It boots, with all of its maximum."""
+    now, _history = mute(60)
+    assert moves(auto_plan(now, a_tick_ago(pressed=True, booted_s=NOW_S - 50))) == {}

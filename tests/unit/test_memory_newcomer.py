@@ -14,7 +14,7 @@ from kvmsched.config import MemoryPolicy
 from kvmsched.model import Cell, Domain, MemoryPlan, MemoryRecord, Record, RoomRequest, Snapshot, Topology
 from kvmsched.policy import memory
 from kvmsched.units import Amount
-from memory_worlds import HOST_UUID, MIB, NOW_S, decide, domain, moves, pair, snapshot
+from memory_worlds import HOST_UUID, MIB, NOW_S, decide, domain, its_comfort, moves, pair, snapshot, swaps
 
 RESERVE = MemoryPolicy(host_reserve=Amount(kib=1024 * MIB))
 IDLE: dict[str, Any] = {"actual": 8192, "unused": 6000, "usable": 7000}
@@ -114,6 +114,14 @@ def test_in_cells_who_is_bound_there_gives() -> None:
     assert set(moves(cached)) == {"cell0"}, "cache goes where the host has plenty, but its cell has not"
     lacking = decide(on_cells(snapshot([there], available=20000), 1000, 19000), asking(3000, frozenset({0})))
     assert moves(lacking) == {} and room(lacking)[2] >= 2000 and lacking.room and "cells 0" in lacking.room.why
+
+
+def test_in_cells_comfort_gets_none_of_it_and_survival_does() -> None:
+    """What survival takes of it lacks then, and that is told."""
+    now = on_cells(snapshot([swaps(cells=frozenset({0}))], available=64096, total=131072), 4096, 60000)
+    plan = its_comfort(now, asking(4096, frozenset({0})))
+    assert moves(plan) == {"db": 150 - 96} and room(plan) == (4096, 4096, 54)
+    assert moves(its_comfort(now))["db"] > 3000
 
 
 # ---------------------------------------------------------------- what is owed

@@ -8,17 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from kvmsched import baseline
+from kvmsched.model import BalloonMove
 from kvmsched.policy import memory
 from kvmsched.policy.memory.safeties import Safeties
 from memory_worlds import (
     AUTO,
     EAGER,
+    HOST_UUID,
     MIB,
     NOW_S,
     STARVED,
     STARVED_OF_8G,
     WASTEFUL,
     a_tick_ago,
+    a_tick_before,
     auto_plan,
     domain,
     moves,
@@ -144,3 +148,16 @@ def test_without_usable_memory_caches_count_for_need_and_not_for_takes() -> None
     needy = domain("app", 4000, 8192, usable=0)
     share = replace(AUTO, cache="share")
     assert moves(auto_plan(snapshot([server, needy], available=1024), policy=share)) == {}
+
+
+def test_a_take_that_was_called_back_is_no_gift() -> None:
+    """1000M were being taken as its use grew. A second later it reports that nothing is left: it is dying."""
+    taking = domain("db", 3500, 4096, unused=100, usable=400, record=record(3000, 4096, 3000, 4))
+    now = snapshot([taking])
+    plan = memory.decide([a_tick_before(now, actual_kib=4096 * MIB), now], AUTO)[0]
+    (back,) = [move for move in plan.moves if isinstance(move, BalloonMove)]
+    assert (back.before_kib, back.after_kib > 3000 * MIB) == (3000 * MIB, True)
+    called = baseline.intend(taking.record, taking, back, HOST_UUID, int(NOW_S))
+    arrived = domain("db", back.after_kib // MIB, 4096, unused=2, usable=5, last_update_s=int(NOW_S) + 1, record=called)
+    later = replace(snapshot([arrived]), wall_s=NOW_S + 2, monotonic_s=NOW_S + 2)
+    assert memory.decide([now, later], AUTO)[0].before.starved == 1

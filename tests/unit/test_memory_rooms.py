@@ -13,6 +13,9 @@ from kvmsched.config import MemoryPolicy
 from kvmsched.model import (
     BalloonMove,
     Cell,
+    MemoryRecord,
+    Record,
+    Skip,
     Topology,
 )
 from kvmsched.policy import memory
@@ -23,8 +26,10 @@ from memory_worlds import (
     EAGER,
     EDGE,
     GIB,
+    HOST_UUID,
     LAZY,
     MIB,
+    NOW_S,
     QEMU,
     SLICE,
     STARVED,
@@ -34,12 +39,14 @@ from memory_worlds import (
     domain,
     in_a_slice,
     in_room,
+    its_comfort,
     lazy_moves,
     lazy_pass,
     moves,
     pair,
     record,
     snapshot,
+    swaps,
     with_host,
 )
 
@@ -198,3 +205,29 @@ def test_memory_high_of_a_room_bounds_growth_and_costs_its_neighbours_nothing() 
     assert lazy_moves(in_room(snapshot(guests), 9000, high_left=30), policy) == {"db": 30}
     assert lazy_moves(in_room(snapshot(guests), None, high_left=30), policy) == {"db": 30}
     assert lazy_moves(in_room(snapshot(guests), 9000, high_left=30), policy, Safeties(high=False))["db"] > 100
+
+
+# What who starves in a room gets there, whatever others may still touch.
+SURVIVAL = 150 - 96
+
+
+@pytest.mark.parametrize(("rooms", "charged"), [((SLICE,), True), (None, True), ((), False)])
+def test_who_cannot_be_observed_is_charged_in_its_rooms(rooms: Optional[tuple[str, ...]], charged: bool) -> None:
+    """Where they are not known, in all of them."""
+    now = in_a_slice(3200, swaps())
+    lost = Skip("sleeper", "sleeper", "hung", "it does not answer", untouched_kib=3000 * MIB, rooms=rooms)
+    assert moves(its_comfort(replace(now, skips=(lost,)))) == {"db": 200 if charged else 3129}
+
+
+def test_what_may_be_called_back_is_no_comfort_in_a_room() -> None:
+    """Its balloon may deflate at any time, up to the limit of all that are in it."""
+    lean = domain("web", 4 * GIB, 8 * GIB, unused=900, usable=900, autodeflate=True, record=by_order(8, 4))
+    assert moves(its_comfort(in_a_slice(4300, swaps(), lean))) == {"db": 4300 - EDGE - 4 * GIB}
+    elsewhere = in_a_slice(4300, swaps())
+    assert moves(its_comfort(replace(elsewhere, domains=(*elsewhere.domains, lean)))) == {"db": 3129}
+
+
+def by_order(original: int, now: int) -> Record:
+    """The record of a guest of which that was taken by order, in GiB."""
+    part = MemoryRecord(original * GIB * MIB, original * GIB * MIB, now * GIB * MIB, int(NOW_S) - 3600)
+    return Record(HOST_UUID, 1, memory=replace(part, ordered_kib=(original - now) * GIB * MIB))

@@ -195,8 +195,9 @@ def _intend_memory(part: Optional[MemoryRecord], domain: Domain, move: BalloonMo
     ordered_kib = min((part.ordered_kib if part else 0) + move.ordered_kib, lacking_kib)
     if part is None:
         return MemoryRecord(original_kib, move.before_kib, move.after_kib, now_s, ordered_kib=ordered_kib)
-    reach_kib = _reach(part, domain.balloon.actual_kib if domain.balloon else move.before_kib)
-    return MemoryRecord(original_kib, move.before_kib, move.after_kib, now_s, reach_kib, ordered_kib)
+    # A move that calls a request back begins at that request's target, where the balloon need not be.
+    actual_kib = domain.balloon.actual_kib if domain.balloon else move.before_kib
+    return MemoryRecord(original_kib, actual_kib, move.after_kib, now_s, _reach(part, actual_kib), ordered_kib)
 
 
 def _reach(part: MemoryRecord, actual_kib: int) -> tuple[int, ...]:

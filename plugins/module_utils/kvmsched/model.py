@@ -429,7 +429,7 @@ class Skip:
     """A domain that gets no move, and why. ``code`` is a short fixed word for counting, ``reason`` one plain line.
 
     ``untouched_kib``: of one that could not be observed, what it has of its memory that QEMU does not hold yet, as
-    far as is known.
+    far as is known. ``rooms``: the names of the rooms that it shares, None where they are not known.
     """
 
     domain: str
@@ -437,6 +437,7 @@ class Skip:
     code: SkipCode
     reason: str
     untouched_kib: int = 0
+    rooms: Optional[tuple[str, ...]] = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ complete -c kvmsched -n __fish_use_subcommand -a room -d 'make room for a guest 
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -s h -l help -d 'show this help message and exit'
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -l cells -x -d 'in these NUMA cells, such as 0 or 0-1 (any)'
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -l wait -d 'wait until it is there, or can\'t be had'
-complete -c kvmsched -n '__fish_seen_subcommand_from room' -l ask-only -d 'make no pass, call no libvirt: for a libvirt hook'
+complete -c kvmsched -n '__fish_seen_subcommand_from room' -l ask-only -d 'make no pass and call no libvirt, only ask the daemon'
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -l json -d 'print JSON'
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -l uri -x -a 'qemu:///system qemu:///session' -d 'libvirt\'s connection URI (qemu:///system)'
 complete -c kvmsched -n '__fish_seen_subcommand_from room' -l policy -r -F -d 'the policy ($KVMSCHED_POLICY, else /etc/kvmsched/policy.json, else the defaults)'

@@ -253,7 +253,7 @@ def _add_leases(command: _Command) -> None:
     room.add_argument("size", type=_size, metavar="SIZE", help="how much, such as 64G; 0 ends it")
     room.add_argument("--cells", type=_cells, metavar="CELLS", help="in these NUMA cells, such as 0 or 0-1 (any)")
     room.add_argument("--wait", action="store_true", help="wait until it is there, or can't be had")
-    room.add_argument("--ask-only", action="store_true", help="make no pass, call no libvirt: for a libvirt hook")
+    room.add_argument("--ask-only", action="store_true", help="make no pass and call no libvirt, only ask the daemon")
     _json_option(room)
     _host_options(room)
     pause = command("pause", "let the daemon change nothing for a while", _PAUSE)

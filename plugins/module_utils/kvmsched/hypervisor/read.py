@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Any, Callable, Collection, Container, Literal, Optional, Sequence, TypeVar
 
 from .. import balloon_stats, baseline, procfs
-from ..model import Balloon, Domain, FailureCode, Skip, Snapshot
+from ..model import Balloon, Domain, FailureCode, Skip, SkipCode, Snapshot
 from ..policy.memory.charges import untouched_kib
+from ..policy.memory.rooms import rooms_of
 from ..units import one_line
 from .binding import libvirt
 from .connection import Calls
@@ -159,8 +160,7 @@ class Reader:
             uuid = handle.UUIDString()
             if isinstance(error, Hung) and error.thread is not None and len(chunk) == 1:
                 self._pending[uuid] = error.thread
-            untouched_kib = 0 if code == "gone" else self._untouched_kib(bare_domain(handle), error)
-            lost[uuid] = Skip(handle.name(), uuid, code, reason, untouched_kib)
+            lost[uuid] = self._lost(bare_domain(handle), error, code, reason)
             self._known.pop(uuid, None)
         if not sick:
             return [[handle] for handle in chunk]
@@ -265,14 +265,15 @@ class Reader:
             balloon = with_process(balloon, process.memory)
         return replace(known.domain, state=bare.state, busy=busy.reason if busy else None, vcpus=vcpus, balloon=balloon)
 
-    def _untouched_kib(self, domain: Domain, error: Exception) -> int:
-        """Return what QEMU does not hold yet of the memory of a domain that does not answer, as far as known."""
+    def _lost(self, domain: Domain, error: Exception, code: SkipCode, reason: str) -> Skip:
+        """Return the Skip of a domain that does not answer: what QEMU does not hold yet of its memory, and where."""
         known, process = self._known.get(domain.uuid), self._processes.known(domain)
         balloon = known.domain.balloon if known else None
         resident_kib = process.memory.rss_kib if process else None
+        kib = 0 if balloon is None or code == "gone" else untouched_kib(balloon, resident_kib)
         if isinstance(error, Unread):
-            return max(0, error.maximum_kib - (resident_kib or 0))
-        return 0 if balloon is None else untouched_kib(balloon, resident_kib)
+            kib = max(0, error.maximum_kib - (resident_kib or 0))
+        return Skip(domain.name, domain.uuid, code, reason, kib, None if balloon is None else rooms_of(balloon))
 
     def _balloons(self) -> list[Balloon]:
         return [known.domain.balloon for known in self._known.values() if known.domain.balloon is not None]
@@ -281,7 +282,7 @@ class Reader:
         """Ask a domain whose change hangs no more before that call returned."""
         if isinstance(error, Hung) and error.thread is not None:
             self._pending[domain.uuid] = error.thread
-            self._hung[domain.uuid] = Skip(domain.name, domain.uuid, code, reason, self._untouched_kib(domain, error))
+            self._hung[domain.uuid] = self._lost(domain, error, code, reason)
 
     def _threads(self, domain: Domain) -> Optional[procfs.VcpuThreads]:
         return self._processes.threads(domain) if self._local and self._vcpu else None

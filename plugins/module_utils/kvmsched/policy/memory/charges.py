@@ -18,28 +18,35 @@ from .safeties import Safeties
 def risks(
     snapshot: Snapshot, guests: Mapping[str, Guest], seen: Mapping[str, DomainHistory], safeties: Safeties
 ) -> dict[str, int]:
-    """Return at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen."""
+    """Return at_risk() of all domains by UUID, chosen or not; one that could not be observed counts as last seen.
+
+    Of one that starts nothing was seen but an earlier run: it counts as what is told of it, if that is more.
+    """
     if not safeties.promises:
         return dict.fromkeys([domain.uuid for domain in snapshot.domains], 0)
     unobserved = {
-        skip.uuid: seen[skip.uuid].at_risk_kib if skip.uuid in seen else skip.untouched_kib for skip in snapshot.skips
+        skip.uuid: max(skip.untouched_kib, seen[skip.uuid].at_risk_kib if skip.uuid in seen else 0)
+        for skip in snapshot.skips
     }
-    observed = {domain.uuid: at_risk(domain, guests.get(domain.uuid), safeties) for domain in snapshot.domains}
+    observed = {d.uuid: at_risk(d, guests.get(d.uuid), seen.get(d.uuid), safeties) for d in snapshot.domains}
     return {**unobserved, **observed}
 
 
-def at_risk(domain: Domain, guest: Optional[Guest], safeties: Safeties) -> int:
+def at_risk(domain: Domain, guest: Optional[Guest], seen: Optional[DomainHistory], safeties: Safeties) -> int:
     """Return what *domain* may still touch beyond what QEMU holds, in KiB.
 
     rss holds QEMU's own memory too, so that is part of the charge: without it a host with many
     domains would sink below its reserve by as much for each.
-    A domain that boots is charged at its maximum (decision 22). Where rss is not known nothing counts as touched.
+    A domain that boots is charged at its maximum (decision 22), however long it takes. Where rss is not known nothing
+    counts as touched.
     Nobody is charged for more than his balloon can have, whatever he says or a record asks for (decision 44).
     """
     balloon = domain.balloon
     if balloon is None:
         return 0
     charge_kib = promised_kib(guest) if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
+    if seen is not None and seen.resets(balloon):
+        charge_kib = max(charge_kib, most_kib(balloon))
     if safeties.bounds:
         charge_kib = min(charge_kib, most_kib(balloon))
     return max(0, _plain_kib(balloon, charge_kib) + QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
@@ -96,6 +103,17 @@ def _holes_kib(balloon: Balloon) -> int:
     """Return what a balloon took, as far as it is known not to be resident again."""
     held_kib = max(balloon.actual_kib, (balloon.rss_kib or 0) - QEMU_OVERHEAD_KIB)
     return max(0, _plain_kib(balloon, most_kib(balloon)) - held_kib)
+
+
+def callable_kib(domain: Domain) -> int:
+    """Return what was taken from *domain* by order, and may be called back by it at any time.
+
+    No more than it lacks: whoever writes a domain's metadata may forge a record.
+    """
+    record, balloon = domain.record.memory if domain.record else None, domain.balloon
+    if record is None or balloon is None:
+        return 0
+    return min(record.ordered_kib, max(0, min(record.original_kib, most_kib(balloon)) - balloon.actual_kib))
 
 
 def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:

@@ -40,20 +40,20 @@ def repay(draft: Draft, guests: Sequence[Guest], host: HostState) -> None:
         return
     taken_kib = sum(take.kib for take in draft.takes)
     kept_kib = max(host.pool_kib, int((host.reserve_kib or 0) * KEPT_SHARE))
-    pool_kib = (host.supply_kib + taken_kib - draft.granted_kib - host.callable_kib - host.newcomer_kib - kept_kib) // 2
     moved = {need.guest.uuid for need in draft.needs} | {take.guest.uuid for take in draft.takes}
-    _pay_back(draft, [guest for guest in guests if guest.uuid not in moved], host, pool_kib)
+    left_kib = {name: kib - host.kept_kib[name] for name, kib in left_of(host, draft).items()}
+    pool_kib = (host.supply_kib + taken_kib - draft.granted_kib - host.kept_kib[HOST] - kept_kib) // 2
+    left_kib[HOST] = min(left_kib[HOST], pool_kib)
+    _pay_back(draft, [guest for guest in guests if guest.uuid not in moved], left_kib)
 
 
 def repay_all(draft: Draft, guests: Sequence[Guest], host: HostState) -> None:
     """Add to *draft* all that is owed, as far as the host has it beyond its reserve and all promises."""
     if host.supply_kib is not None and host.level != "low":
-        _pay_back(draft, guests, host, host.grants_kib - host.newcomer_kib)
+        _pay_back(draft, guests, {name: kib - host.asked_of(name) for name, kib in left_of(host, draft).items()})
 
 
-def _pay_back(draft: Draft, guests: Sequence[Guest], host: HostState, pool_kib: int) -> None:
-    left_kib = left_of(host, draft)
-    left_kib[HOST] = min(left_kib[HOST], pool_kib)
+def _pay_back(draft: Draft, guests: Sequence[Guest], left_kib: dict[str, int]) -> None:
     owed = [_debt(guest) for guest in guests if _is_owed(guest)]
     for need in sorted(owed, key=lambda need: -need.debt_kib / need.guest.limits.weight):
         pools = [name for name in pools_of(need) if name in left_kib]
@@ -64,8 +64,10 @@ def _pay_back(draft: Draft, guests: Sequence[Guest], host: HostState, pool_kib: 
 
 
 def _is_owed(guest: Guest) -> bool:
-    # Less than a command moves stays owed; it goes back with the next need.
-    return guest.debt_kib >= guest.limits.min_change_kib and guest.judged and guest.pending_kib is None
+    # Less than a command moves stays owed; it goes back with the next need. That the host would keep what it gives
+    # (inhibited) is no reason against giving back.
+    known = guest.fresh and (guest.skip is None or guest.skip[0] == "inhibited")
+    return guest.debt_kib >= guest.limits.min_change_kib and known and guest.pending_kib is None
 
 
 def _debt(guest: Guest) -> Need:

@@ -31,7 +31,7 @@ from .growth import need_of
 from .guest import Guest
 from .history import DomainHistory
 from .idle import reclaim_idle
-from .rooms import room_name, rooms_of
+from .rooms import rooms_of
 from .safeties import ALL_ON, Safeties
 from .sharing import Draft, Loan, Need, fit, pay
 from .supply import CREDIT_SHARE, HostState
@@ -168,13 +168,13 @@ def collect(
         take_resident(donors, host.short_kib)
     for name, room in host.rooms.items():
         needed_kib = sum(need.total_kib for need in paid if name in rooms_of(need.guest.balloon))
-        needed_kib += host.newcomer_kib if name == room_name(policy.room) else 0
+        needed_kib += host.asked_of(name)
         if needed_kib and not room.throttled:
             inside = [donor for donor in donors if name in rooms_of(donor.guest.balloon)]
             take_surplus(inside, needed_kib - room.supply_kib - sum(donor.taken_kib for donor in inside))
     take_cache(donors, fitting if lack_kib > 0 else [], host, policy)
     take_cache_for_room(donors, asked_kib, host, policy)
-    where = room_name(policy.room)
+    where = host.newcomer_room
     if host.newcomer_kib and where is not None and where in host.rooms:
         inside = [donor for donor in donors if where in rooms_of(donor.guest.balloon)]
         take_cache_for_room(inside, host.newcomer_kib - host.rooms[where].supply_kib, host, policy)

@@ -98,8 +98,14 @@ class DomainHistory:
         return int(self.given_kib * max(0.0, min(1.0, 1 - (wall_s - self.given_s) / LATELY_S)))
 
     def given(self, kib: int, wall_s: float) -> DomainHistory:
-        """Return the same after *kib* more were given."""
-        return replace(self, given_kib=self.lately_kib(wall_s) + kib, given_s=wall_s)
+        """Return the same after *kib* more were given, which it may touch."""
+        return replace(
+            self, given_kib=self.lately_kib(wall_s) + kib, given_s=wall_s, at_risk_kib=self.at_risk_kib + kib
+        )
+
+    def resets(self, balloon: Balloon) -> bool:
+        """Return whether it was reset, and its driver has told nothing since: until then it has its maximum."""
+        return balloon.period_s > 0 and self.booted_s > balloon.last_update_s
 
 
 @dataclass(frozen=True)

@@ -37,5 +37,7 @@ def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Opt
 
 
 def is_mute(guest: Guest, seen: Optional[DomainHistory]) -> bool:
-    """Return whether *guest* was in need at its last reading and does not answer any more."""
-    return guest.skip is not None and guest.skip[0] == "stale" and seen is not None and seen.pressed
+    """Return whether *guest* was in need at its last reading and does not answer any more; a reset ended that need."""
+    if guest.skip is None or guest.skip[0] != "stale" or seen is None:
+        return False
+    return seen.pressed and not seen.resets(guest.balloon)

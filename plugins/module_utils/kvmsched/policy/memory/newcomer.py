@@ -14,8 +14,7 @@ from typing import Optional, Sequence
 from ...config import MemoryPolicy
 from ...model import RoomFigures, RoomRequest
 from ...units import format_cpuset, mib
-from .rooms import room_name
-from .sharing import Draft, taken_in
+from .sharing import Draft, granted_in, taken_in
 from .supply import HostState
 
 
@@ -28,10 +27,10 @@ def figures_of(draft: Draft, host: HostState, policy: MemoryPolicy) -> Optional[
     taken_kib = sum(take.kib for take in draft.takes)
     there = [host.supply_kib]
     after = [host.supply_kib + taken_kib - granted_kib]
-    name = room_name(request)
+    name = host.newcomer_room
     if name is not None and name in host.rooms:
         there.append(host.rooms[name].supply_kib)
-        after.append(host.rooms[name].supply_kib + taken_in(name, draft.takes))
+        after.append(host.rooms[name].supply_kib + taken_in(name, draft.takes) - granted_in(name, draft.grants))
     lacks_kib = max(0, kib - min(after))
     why = _why(lacks_kib, taken_kib, request, after) if lacks_kib else ""
     return RoomFigures(kib, request.cells, max(0, min(kib, *there)), lacks_kib, why, request.since_s)

@@ -63,8 +63,8 @@ def rooms(
 ) -> dict[str, RoomState]:
     """Return each room by its name; *risks_kib* is what each domain may still touch, by UUID.
 
-    Those in *pressed* will do so for certain. *more* are cells that are asked for, though no domain may be bound to
-    them.
+    Those in *pressed* will do so for certain. Who could not be observed counts in all rooms that it may be in.
+    *more* are cells that are asked for, though no domain may be bound to them.
     """
     balloons = {domain.uuid: domain.balloon for domain in snapshot.domains if domain.balloon is not None}
     known = {room.name: room for room in snapshot.host.rooms}
@@ -78,6 +78,10 @@ def rooms(
             if name in at_risk_kib:
                 at_risk_kib[name] += risks_kib[uuid]
                 certain_kib[name] += (risks_kib[uuid] if uuid in pressed else 0) + (balloon.swapped_kib or 0)
+    for lost in snapshot.skips:
+        for name in at_risk_kib if lost.rooms is None else lost.rooms:
+            if name in at_risk_kib and lost.uuid not in balloons:
+                at_risk_kib[name] += risks_kib.get(lost.uuid, 0)
     found = {name: _group(room, at_risk_kib[name], safeties) for name, room in known.items()}
     by_id = {cell.id: cell for cell in snapshot.host.topology.cells}
     for name, ids in cells.items():

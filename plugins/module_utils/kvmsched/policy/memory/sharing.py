@@ -19,6 +19,8 @@ from .supply import HOST, HostState
 # So little is worth a command where a guest would die without it.
 LEAST_SURVIVAL_KIB = 8 * 1024
 
+NOTHING_KEPT: Mapping[str, int] = {}
+
 
 def water_fill(claims: Sequence[int], weights: Sequence[float], pool: int) -> list[int]:
     """Share *pool* by weighted max-min: each gets min(claim, level * weight), with the highest level that it allows.
@@ -86,14 +88,13 @@ class Funds:
     """What may be given in a pass, in KiB, by the name of what it is taken from.
 
     All of it is the host's (HOST), in a room also that room's. ``credit_kib`` is really free, whatever was promised:
-    for survival. ``kept_kib`` of the host's is kept from comfort: idle domains may call it back, or a newcomer needs
-    it.
+    for survival. ``kept_kib`` is kept from comfort: idle domains may call it back, or a newcomer needs it.
     ``frozen``: nobody grows but who is dying (host level low).
     """
 
     pools_kib: Mapping[str, int]
     credit_kib: Mapping[str, int]
-    kept_kib: int
+    kept_kib: Mapping[str, int]
     frozen: bool
 
 
@@ -109,12 +110,17 @@ def funds_of(host: HostState, takes: Sequence[Take]) -> Funds:
         taken_kib = taken_in(name, takes)
         pools_kib[name] = room.grants_kib + taken_kib
         credit_kib[name] = max(pools_kib[name], room.free_kib // 2)
-    return Funds(pools_kib, credit_kib, host.callable_kib + host.newcomer_kib, host.level == "low")
+    return Funds(pools_kib, credit_kib, host.kept_kib, host.level == "low")
 
 
 def taken_in(room: str, takes: Sequence[Take]) -> int:
     """Return what *takes* bring to one room."""
     return sum(take.kib for take in takes if room in rooms_of(take.guest.balloon))
+
+
+def granted_in(room: str, grants: Sequence[Grant]) -> int:
+    """Return what *grants* take out of one room."""
+    return sum(one.kib for one in grants if room in rooms_of(one.need.guest.balloon))
 
 
 def grant(needs: Sequence[Need], funds: Funds) -> list[Grant]:
@@ -169,7 +175,9 @@ def spend(left_kib: dict[str, int], pools: Sequence[str], kib: int) -> None:
             left_kib[name] -= kib
 
 
-def _worthwhile(needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: int = 0) -> dict[str, int]:
+def _worthwhile(
+    needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: Mapping[str, int] = NOTHING_KEPT
+) -> dict[str, int]:
     """Share the pools so that each share is worth a command: of those too thin, the better half stays."""
     served = list(needs)
     while served:
@@ -207,15 +215,15 @@ _PARTS: tuple[Callable[[Need], int], ...] = (
 )
 
 
-def _by_urgency(needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: int) -> list[int]:
+def _by_urgency(needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: Mapping[str, int]) -> list[int]:
     """Return each need's share: one part of all needs after the other. *kept_kib* is no comfort's."""
     left_kib = dict(pools_kib)
     weights = [need.guest.limits.weight for need in needs]
     pools = [pools_of(need) for need in needs]
     shares = [0] * len(needs)
     for part in _PARTS:
-        if part is _PARTS[-1] and HOST in left_kib:
-            left_kib[HOST] -= kept_kib
+        if part is _PARTS[-1]:
+            left_kib = {name: kib - kept_kib.get(name, 0) for name, kib in left_kib.items()}
         for index, kib in enumerate(max_min([part(need) for need in needs], weights, pools, left_kib)):
             shares[index] += kib
             spend(left_kib, pools[index], kib)

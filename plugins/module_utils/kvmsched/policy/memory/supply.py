@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Iterable, Mapping, Optional, Sequence
 
 from ...config import MemoryPolicy
-from ...model import Balloon, BalloonMove, MemoryRecord, RoomRequest, Snapshot
+from ...model import BalloonMove, RoomRequest, Snapshot
 from .cache import NOTHING_LENT, Lent
-from .charges import uncharged_kib, untouched_kib
+from .charges import callable_kib, uncharged_kib, untouched_kib
 from .guest import Guest
 from .history import MemoryHistory, OwnUse
 from .levels import LEVEL_LEAVE, LOW_PSI_FULL_PCT, level_of
-from .limits import most_kib
 from .requests import pending
-from .rooms import RoomState, rooms, rooms_of
+from .rooms import RoomState, room_name, rooms, rooms_of
 from .safeties import Safeties
 
 # A host that reads this much back from its own swap for so long is in danger, whatever MemAvailable says. What it reads
@@ -46,11 +45,12 @@ class HostState:
     ``missing_kib`` is what is missing to the reserve, ``short_kib`` the part of it that is to be taken from domains
     (decision 20a). ``pool_kib`` is what ``reclaim: lazy`` keeps ready above the reserve for sudden need.
     ``at_risk_kib`` is what domains may still touch of what they were promised, ``claimed_kib`` the part of that which
-    domains in need will touch for certain. ``callable_kib`` is what idle domains may call back. ``free_kib`` is what is
-    really free above the reserve, ``lends``: a part of that may be spent on survival (decision 45).
-    ``newcomer_kib`` is kept for a guest that is to start. ``swapping_s`` is since when the host goes on reading from
-    its swap, None where it does not. ``owing_kib`` is what was given on credit and is not covered yet. ``rooms`` is
-    what only some domains share, by its name.
+    domains in need will touch for certain. ``callable_kib`` is what idle domains may call back, by the name of what it
+    would come from: the host's (HOST) and, of those in a room, that room's. ``free_kib`` is what is really free above
+    the reserve, ``lends``: a part of that may be spent on survival (decision 45). ``newcomer_kib`` is kept for a guest
+    that is to start, in ``newcomer_room``, too, if it asked for one. ``swapping_s`` is since when the host goes on
+    reading from its swap, None where it does not. ``owing_kib`` is what was given on credit and is not covered yet.
+    ``rooms`` is what only some domains share, by its name.
     """
 
     level: str
@@ -63,13 +63,14 @@ class HostState:
     missing_kib: int = 0
     short_kib: int = 0
     pool_kib: int = 0
-    callable_kib: int = 0
+    callable_kib: Mapping[str, int] = field(default_factory=dict)
     free_kib: int = 0
     lends: bool = False
     swapping_s: Optional[float] = None
     grants_kib: int = 0
     lent: Lent = NOTHING_LENT
     newcomer_kib: int = 0
+    newcomer_room: Optional[str] = None
     owing_kib: int = 0
 
     @property
@@ -84,6 +85,15 @@ class HostState:
     def lacks_for_survival(self, kib: int) -> int:
         """Return what has to arrive until so much may be spent on survival."""
         return max(0, int(kib / CREDIT_SHARE) - self.free_kib) if kib and self.lends else 0
+
+    def asked_of(self, name: str) -> int:
+        """Return what is kept for a newcomer of the host's (HOST), or of a room."""
+        return self.newcomer_kib if name in (HOST, self.newcomer_room) else 0
+
+    @property
+    def kept_kib(self) -> dict[str, int]:
+        """Return what is kept from comfort, of the host's and of each room: it may be called back, or is asked for."""
+        return {name: self.callable_kib.get(name, 0) + self.asked_of(name) for name in (HOST, *self.rooms)}
 
     @property
     def rooms_kib(self) -> dict[str, int]:
@@ -136,13 +146,14 @@ def host_state(
         missing_kib=missing_kib,
         short_kib=short_kib,
         pool_kib=min(reserve_kib, memory.total_kib // 20) if policy.takes == "lazy" else 0,
-        callable_kib=callable_of(snapshot) if policy.takes == "auto" else 0,
+        callable_kib=callable_of(snapshot) if policy.takes == "auto" else {},
         free_kib=free_kib,
         lends=safeties.survival and not waits and swapping_s is None,
         swapping_s=swapping_s,
         grants_kib=min(spare_kib + arc_kib, max(0, spare_kib) + lent.lendable_kib) if arc_kib else spare_kib,
         lent=lent,
         newcomer_kib=still_asked_kib(policy.room, snapshot),
+        newcomer_room=room_name(policy.room),
         owing_kib=min(history.credit_kib, max(0, -spare_kib - arc_kib)),
     )
 
@@ -187,18 +198,14 @@ def swapped_of(snapshot: Snapshot) -> int:
     return sum(domain.balloon.swapped_kib or 0 for domain in snapshot.domains if domain.balloon is not None)
 
 
-def callable_of(snapshot: Snapshot) -> int:
-    """Return what was taken from domains by order, and may be called back by them at any time.
-
-    No more than each lacks: whoever writes a domain's metadata may forge a record.
-    """
-    return sum(_callable_kib(domain.record.memory, domain.balloon) for domain in snapshot.domains if domain.record)
-
-
-def _callable_kib(record: Optional[MemoryRecord], balloon: Optional[Balloon]) -> int:
-    if record is None or balloon is None:
-        return 0
-    return min(record.ordered_kib, max(0, min(record.original_kib, most_kib(balloon)) - balloon.actual_kib))
+def callable_of(snapshot: Snapshot) -> dict[str, int]:
+    """Return what domains may call back, by the name of what it would come from."""
+    found = {HOST: 0}
+    for domain in snapshot.domains:
+        if (kib := callable_kib(domain)) and domain.balloon is not None:
+            for name in (HOST, *rooms_of(domain.balloon)):
+                found[name] = found.get(name, 0) + kib
+    return found
 
 
 def own_use_kib(snapshot: Snapshot) -> Optional[int]:

@@ -28,16 +28,20 @@ def risks(
         skip.uuid: max(skip.untouched_kib, seen[skip.uuid].at_risk_kib if skip.uuid in seen else 0)
         for skip in snapshot.skips
     }
-    observed = {d.uuid: at_risk(d, guests.get(d.uuid), seen.get(d.uuid), safeties) for d in snapshot.domains}
+    observed = {}
+    for domain in snapshot.domains:
+        known = seen.get(domain.uuid)
+        boots = known is not None and domain.balloon is not None and known.boots(domain.balloon, snapshot.wall_s)
+        observed[domain.uuid] = at_risk(domain, guests.get(domain.uuid), boots, safeties)
     return {**unobserved, **observed}
 
 
-def at_risk(domain: Domain, guest: Optional[Guest], seen: Optional[DomainHistory], safeties: Safeties) -> int:
+def at_risk(domain: Domain, guest: Optional[Guest], boots: bool, safeties: Safeties) -> int:
     """Return what *domain* may still touch beyond what QEMU holds, in KiB.
 
     rss holds QEMU's own memory too, so that is part of the charge: without it a host with many
     domains would sink below its reserve by as much for each.
-    A domain that boots is charged at its maximum (decision 22), however long it takes. Where rss is not known nothing
+    A domain that *boots* is charged at its maximum (decision 22), however long it takes. Where rss is not known nothing
     counts as touched.
     Nobody is charged for more than his balloon can have, whatever he says or a record asks for (decision 44).
     """
@@ -45,7 +49,7 @@ def at_risk(domain: Domain, guest: Optional[Guest], seen: Optional[DomainHistory
     if balloon is None:
         return 0
     charge_kib = promised_kib(guest) if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
-    if seen is not None and seen.resets(balloon):
+    if boots:
         charge_kib = max(charge_kib, most_kib(balloon))
     if safeties.bounds:
         charge_kib = min(charge_kib, most_kib(balloon))

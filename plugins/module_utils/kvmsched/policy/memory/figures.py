@@ -109,7 +109,7 @@ def unmet_of(
     guest: Guest, after_kib: Mapping[str, int], host: HostState, seen: Optional[DomainHistory], wall_s: float
 ) -> list[Unmet]:
     """Return what keeps *guest* starved, or below its floor, after this plan."""
-    if is_mute(guest, seen) and guest.uuid not in after_kib:
+    if is_mute(guest, seen, wall_s) and guest.uuid not in after_kib:
         return [_mute(guest, seen, wall_s)]
     if not (guest.starved or guest.actual_kib < guest.limits.floor_kib) or not guest.judged:
         return []

@@ -103,9 +103,9 @@ class DomainHistory:
             self, given_kib=self.lately_kib(wall_s) + kib, given_s=wall_s, at_risk_kib=self.at_risk_kib + kib
         )
 
-    def resets(self, balloon: Balloon) -> bool:
+    def boots(self, balloon: Balloon, wall_s: float) -> bool:
         """Return whether it was reset, and its driver has told nothing since: until then it has its maximum."""
-        return balloon.period_s > 0 and self.booted_s > balloon.last_update_s
+        return balloon.period_s > 0 and balloon.last_update_s < self.booted_s <= wall_s
 
 
 @dataclass(frozen=True)

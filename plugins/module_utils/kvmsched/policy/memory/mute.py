@@ -21,7 +21,7 @@ RESIDENT_SHARE = 0.95
 
 def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Optional[Need]:
     """Return the next step of a guest that was in need at its last reading and does not answer any more."""
-    if not is_mute(guest, seen) or seen is None or seen.fed_times >= STEPS:
+    if not is_mute(guest, seen, wall_s) or seen is None or seen.fed_times >= STEPS:
         return None
     resident = (guest.balloon.rss_kib or 0) >= guest.actual_kib * RESIDENT_SHARE
     early = wall_s - seen.fed_s < 2 * guest.balloon.period_s
@@ -36,8 +36,8 @@ def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Opt
     return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.expected_kib + kib)}")
 
 
-def is_mute(guest: Guest, seen: Optional[DomainHistory]) -> bool:
+def is_mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> bool:
     """Return whether *guest* was in need at its last reading and does not answer any more; a reset ended that need."""
     if guest.skip is None or guest.skip[0] != "stale" or seen is None:
         return False
-    return seen.pressed and not seen.resets(guest.balloon)
+    return seen.pressed and not seen.boots(guest.balloon, wall_s)

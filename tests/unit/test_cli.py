@@ -24,7 +24,10 @@ from hypothesis import strategies as st
 from kvmsched import __version__, config, passes
 from kvmsched.app import arguments, cli, status_text
 from kvmsched.app.status import DomainMove, DomainStatus, PcpuStatus, Status, VcpuStatus
-from kvmsched.model import Balloon, Domain, MemoryFigures, VcpuFigures
+from kvmsched.config import VcpuPolicy
+from kvmsched.model import Balloon, Domain, MemoryFigures, Outcome, VcpuFigures
+from kvmsched.policy import vcpu
+from vcpu_worlds import FakeHost, Guest, cpus, topology
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAN = REPOSITORY / "roles/kvmsched/files/kvmsched.8"
@@ -94,6 +97,24 @@ def test_a_pass_by_hand_keeps_to_the_mode_of_the_policy(
     asked.clear()
     assert run("release", "--policy", str(path), "--uri", "test:///default")[0] == 1
     assert asked[0] == ("vcpu", False, True) and all(not gives for _what, gives, _pins in asked)
+
+
+def test_a_dry_run_of_a_policy_that_only_gives_plans_no_pins_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits by `--exit-code` until nothing is to be done must not wait for what is never done."""
+    pile = FakeHost(topology(2), [Guest(name, [0.9], [cpus("0")]) for name in ("a", "b")])
+    plan, learnt = vcpu.decide(pile.window(), VcpuPolicy())
+    assert plan.moves
+    result = passes.Result(pile.window()[-1], plan, learnt, Outcome(), {})
+    monkeypatch.setattr(passes, "run_vcpu", lambda *_taken: result)
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"daemon": {"mode": "grow-only"}}))
+    once = ("once", "vcpu", "--policy", str(path), "--uri", "test:///default")
+    for more in ([], ["--dry-run", "--exit-code"]):
+        code, out, _err = run(*once, *more)
+        assert code == 0 and "pins are planned and not set" in out, out
+        assert json.loads(run(*once, *more, "--json")[1])["changed"] is False
 
 
 # ---------------------------------------------------------------- help and documentation

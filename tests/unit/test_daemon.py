@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import gzip
 import io
@@ -230,6 +231,16 @@ def test_what_stays_true_is_said_when_it_begins_and_when_it_changes(monkeypatch:
     log.facts({})
     log.facts({"skip u1": Fact("busy", "again, long after")})
     assert len(out.getvalue().splitlines()) == 4
+
+
+def test_a_line_that_nobody_can_read_any_more_costs_nothing() -> None:
+    """Its terminal is gone, or the disk behind it is full."""
+
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    Journal(Gone()).say("a pass was made")
 
 
 def test_what_one_guest_makes_true_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -892,6 +903,11 @@ def test_a_libvirt_that_is_away_is_no_reason_to_observe(libvirt: Libvirt) -> Non
     assert libvirt.look() == "act" and libvirt.said == []
 
 
+def test_before_its_first_pass_it_observes_and_says_why(libvirt: Libvirt) -> None:
+    assert (libvirt.access.mode, libvirt.access.reason) == ("observe", "no pass was made yet")
+    assert libvirt.look("grow-only") == "grow-only" and libvirt.modes == ["grow-only"]
+
+
 def test_the_policy_decides_first(libvirt: Libvirt) -> None:
     assert [libvirt.look(mode) for mode in ("observe", "act", "observe")] == ["observe", "act", "observe"]
     assert libvirt.opened == ["ro", "rw", "ro"] and libvirt.modes == ["observe", "act", "observe"] and not libvirt.said
@@ -911,7 +927,7 @@ def test_a_pause_is_kept_to_and_ends_by_itself(libvirt: Libvirt, monkeypatch: py
 
 
 def test_grow_only_acts_for_who_asks_and_writes_no_pins(libvirt: Libvirt) -> None:
-    assert libvirt.look("grow-only") == "grow-only" and libvirt.opened == ["rw"] and libvirt.modes == ["act"]
+    assert libvirt.look("grow-only") == "grow-only" and libvirt.opened == ["rw"] and libvirt.modes == ["grow-only"]
     assert not libvirt.access.conduct(config.load({"daemon": {"mode": "grow-only"}})).pins
     assert libvirt.access.conduct(config.load({"daemon": {"mode": "act"}})).pins
 

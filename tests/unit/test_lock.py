@@ -99,6 +99,12 @@ def test_an_acting_daemon_is_known_by_its_pid_until_it_is_gone() -> None:
     assert lock.acting_daemon(URI) is None
 
 
+@pytest.mark.parametrize("mode", ["act", "grow-only"])
+def test_whoever_does_not_only_observe_acts(mode: str) -> None:
+    with lock.announce(URI, mode):
+        assert lock.daemon(URI) == ("act", os.getpid())
+
+
 def test_a_daemon_is_not_in_its_own_way() -> None:
     with lock.announce(URI, "act"):
         assert lock.acting_daemon(URI) is None
@@ -144,15 +150,19 @@ def test_what_a_holder_says_of_itself_is_cut(own_directory: Path) -> None:
 
 
 def test_who_may_use_its_directory_may_use_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon of a user in libvirt's group must not lock out root's colleagues there, nor be locked out."""
+    """A daemon of a user in libvirt's group must not lock out root's colleagues there, nor be locked out.
+
+    Whoever comes first makes the file, be the directory his own or another member's.
+    """
     with tempfile.TemporaryDirectory() as directory:
         monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
         os.chmod(directory, 0o711)
         shared = Path(directory, "kvmsched")
         shared.mkdir()
         user, group = (1234, 5678) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-        os.chown(shared, user, group)
-        for rights, expected in ((0o770, 0o660), (0o700, 0o600)):
+        cases = [(user, 0o770, 0o660), (user, 0o700, 0o600), *([(0, 0o770, 0o660)] if os.geteuid() == 0 else [])]
+        for owner, rights, expected in cases:
+            os.chown(shared, owner, group)
             shared.chmod(rights)
             os.setegid(group)
             os.seteuid(user)

@@ -60,7 +60,7 @@ def acquire(uri: str, timeout_s: float, holder: str) -> Iterator[None]:
 def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
     """Say that a daemon is here, as long as it is: ``with lock.announce(uri, "act") as set_mode: ...``.
 
-    *mode* is ``act`` or ``observe``; ``set_mode("observe")`` changes it. While it is ``act``, the passes of other
+    *mode* is a policy's: ``set_mode("observe")`` changes it. In any mode but ``observe`` the passes of other
     processes on this host write nothing (acting_daemon). The daemon's own passes take the host's lock as any other
     pass does. Announce before the first pass. LockError if another daemon is there.
     """
@@ -72,7 +72,8 @@ def announce(uri: str, mode: str) -> Iterator[Callable[[str], None]]:
             )
 
         def set_mode(mode: str) -> None:
-            _say(file, f"kvmsched in mode {mode} (pid {os.getpid()})")
+            acts = "observe" if mode == "observe" else "act"
+            _say(file, f"kvmsched in mode {acts} (pid {os.getpid()})")
 
         set_mode(mode)
         yield set_mode
@@ -175,7 +176,8 @@ def _share(path: str, mode: int) -> None:
     with contextlib.suppress(KeyError, PermissionError):
         if os.geteuid() == 0:
             os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
-        elif directory.st_mode & stat.S_IWGRP and directory.st_uid == os.geteuid():
+        elif directory.st_mode & stat.S_IWGRP:
+            # A member's pass makes it before the daemon's first one, too: else nobody but that member could hold it.
             # The hardened unit may call no chown, and has that group anyhow.
             if os.stat(path).st_gid != directory.st_gid:
                 os.chown(path, -1, directory.st_gid)

@@ -265,9 +265,11 @@ def _once(options: argparse.Namespace, terminal: Terminal) -> int:
 
     def balance_vcpus() -> AnyResult:
         result = passes.run_vcpu(how, policy.vcpu)
-        if how.pins or not how.writes or not result.plan.moves:
+        if how.pins or not result.plan.moves:
             return result
-        return replace(result, warnings=(*result.warnings, "mode grow-only: pins are planned and not set"))
+        result = replace(result, warnings=(*result.warnings, "mode grow-only: pins are planned and not set"))
+        # A dry run tells what a pass would do.
+        return result if how.writes else replace(result, plan=replace(result.plan, moves=()))
 
     runs: dict[str, Callable[[], AnyResult]]
     runs = {"memory": lambda: passes.run_memory(how, policy.memory), "vcpu": balance_vcpus}

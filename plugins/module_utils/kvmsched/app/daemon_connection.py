@@ -38,7 +38,8 @@ class DaemonConnection:
         self._barred_until_s = 0.0
         self._bar = ""
         self._paused = ""
-        self.mode, self.reason, self.paused_until_s = "", "", 0
+        self._announced = ""
+        self.mode, self.reason, self.paused_until_s = "observe", "no pass was made yet", 0
 
     def close(self) -> None:
         if self._standing is not None:
@@ -130,9 +131,10 @@ class DaemonConnection:
         self._barred_until_s = time.monotonic() + self._barred.next_s()
 
     def _enter(self, mode: str, reason: str) -> None:
-        if mode != self.mode:
+        if mode != self._announced:
             # Whoever else would write here asks only whether this daemon does.
-            self._set_mode("observe" if mode == "observe" else "act")
+            self._set_mode(mode)
+            self._announced = mode
         self.mode, self.reason = mode, reason
         if reason:
             self._log.once("mode", f"may only observe: {reason}", event="mode", mode=mode)

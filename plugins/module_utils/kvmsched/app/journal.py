@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -110,7 +111,9 @@ class Journal:
         if self._structured:
             more = {f"KVMSCHED_{name.upper()}": printable(value) for name, value in fields.items()}
             journal.send(message, PRIORITY=priority, SYSLOG_IDENTIFIER="kvmsched", **more)
-        else:
+            return
+        # Its terminal may be gone: a voice that is lost costs no pass.
+        with contextlib.suppress(OSError):
             self._out.write(message + "\n")
             self._out.flush()
 

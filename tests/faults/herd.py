@@ -180,4 +180,5 @@ class Herd:
             result = self.run(release=True)
         except PassError as error:
             return str(error)
+        print(*result.warnings, *result.skips, sep="\n")
         return result.failed or ", ".join(map(str, result.not_restored))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
+import pytest
 from kvmsched.config import Rule, VcpuPolicy
 from kvmsched.model import PinRecord, Record
 from kvmsched.policy import vcpu
@@ -175,3 +176,38 @@ def test_a_trial_that_fails_does_not_lead_out_of_a_rule_s_pcpus() -> None:
     host.guests += [Guest(f"late{n}", [1.0], [cpus("4-7")], fields={"busy": "backup"}) for n in range(12)]
     daemon(host, TRIAL_WINDOWS + 2, replace(AUTO, rules=rules), history)
     assert host.guests[0].pins[0] <= cpus("2-7")
+
+
+@pytest.mark.parametrize("named", ["by its cpuset", "by the policy"])
+@pytest.mark.parametrize("ruled", ["4-7", "3-7"])
+def test_a_rule_that_leaves_isolated_pcpus_gives_each_vcpu_one(ruled: str, named: str) -> None:
+    """The kernel balances nothing there: in a set of them all four would share its first pCPU."""
+    guest = Guest("rt", [0.9] * 4, [cpus("0-7")] * 4)
+    policy = replace(AUTO, rules=(Rule("rt", vcpu={"pcpus": cpus(ruled)}),))
+    if named == "by its cpuset":
+        guest.fields["cpuset"] = cpus("0-7")
+    else:
+        policy = replace(policy, pcpus=cpus("0-7"))
+    host = FakeHost(topology(8, isolated="4-7"), [guest])
+    assert daemon(host, 3, replace(policy, floating="leave"))[0] == [[]] * 3
+    plan, _history = vcpu.decide(host.window(), policy)
+    assert plan.note.startswith("placing what the kernel does not balance onto isolated pCPUs, 4 vCPUs")
+    made, history = daemon(host, 6, policy)
+    assert [len(moves) for moves in made] == [4, 0, 0, 0, 0, 0]
+    assert len(set(guest.pins)) == 4 and all(len(pin) == 1 and pin <= cpus(ruled) for pin in guest.pins)
+    made, history = daemon(host, 3, replace(policy, rules=()), history)
+    assert len(made[0]) == 4 and guest.pins == [cpus("0-7")] * 4, "without the rule it floats again"
+
+
+def test_a_rule_that_leaves_two_other_pcpus_fences_into_these() -> None:
+    host = FakeHost(topology(8, isolated="4-7"), [Guest("g", [0.4], [cpus("0-7")], fields={"cpuset": cpus("0-7")})])
+    rules = (Rule("g", vcpu={"pcpus": cpus("2-7")}),)
+    assert daemon(host, 4, replace(AUTO, rules=rules))[0] == [["g vCPU 0: 0-7 -> 2-3"], [], [], []]
+
+
+def test_memory_leads_nothing_onto_isolated_pcpus() -> None:
+    fields = {"cpuset": cpus("0-7"), "numa_pcpus": cpus("4-7")}
+    host = FakeHost(topology(8, cells=2, isolated="4-7"), [Guest("m", [0.9] * 3, [cpus("0-7")] * 3, fields=fields)])
+    assert daemon(host, 6)[0] == [[]] * 6
+    host.topology = topology(8, cells=2, isolated="6-7")
+    assert sum(map(len, daemon(host, 6)[0])) == 2 and host.guests[0].pins.count(cpus("4-5")) == 2

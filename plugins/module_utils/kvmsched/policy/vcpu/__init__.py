@@ -47,7 +47,7 @@ def decide(
     moving = [scene.world.seats[item] for item in changes]
     found = fences(scene, budget_left(scene, len(moving)), {key_of(seat.domain, seat.vcpu) for seat in moving})
     placed = [item for item in changes if scene.world.allowed.now[item] == NOWHERE]
-    placing = about_placing(scene, placed, fences(as_auto(scene), None)) if placed else ""
+    placing = about_placing(scene, placed, as_auto(scene)) if placed else ""
     return plan_of(scene, decision.proposal, found, placing), history_of(scene, decision, found)
 
 

@@ -42,6 +42,14 @@ class Affinity:
         """Return whether *mask* confines nothing: it has all pCPUs on which the kernel balances load."""
         return self.balanced <= mask
 
+    def floats_in(self, mask: CpuSet) -> CpuSet:
+        """Return the part of *mask* that a vCPU can float in; empty where isolated pCPUs leave it one, or none.
+
+        On isolated pCPUs the kernel balances no load: all vCPUs of a set of them would share its first one.
+        """
+        part = mask & self.balanced
+        return part if len(part) > 1 or mask.isdisjoint(self.isolated) else frozenset()
+
     def runs_on(self, domain: Domain, vcpu: Vcpu) -> CpuSet:
         """Return where the kernel can put *vcpu* now.
 

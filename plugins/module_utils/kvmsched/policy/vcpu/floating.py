@@ -88,7 +88,7 @@ def _given_back(scene: Scene, crowd: Optional[_Crowd]) -> Iterator[Fence]:
 
 def _widened(scene: Scene, seat: Seat) -> Iterator[Fence]:
     """Yield what a rule says to widen, to those of its pCPUs over which the kernel balances load."""
-    wide = seat.allowed & scene.masks.balanced
+    wide = scene.masks.floats_in(seat.allowed)
     if len(wide) > 1 and seat.now < wide and scene.policy.settings_for(seat.domain).widen:
         yield Fence(seat, wide, f"widened to {format_cpuset(wide)}, as its rule says")
 
@@ -97,7 +97,7 @@ def _home(scene: Scene, seat: Seat, original: CpuSet) -> CpuSet:
     """Return where *seat* goes back to: its original, as far as a rule, what is online and what others own allow it."""
     ruled = scene.masks.ruled(seat.domain)
     if ruled is not None and not original <= ruled:
-        return seat.allowed
+        return scene.masks.floats_in(seat.allowed)
     record = seat.domain.record.pin("vcpu", seat.vcpu.id) if seat.domain.record else None
     forbidden = forbidden_to(seat.domain, record, scene.masks, scene.dedicated) if record else frozenset()
     home = (original & scene.masks.online) - forbidden
@@ -127,10 +127,12 @@ def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
             continue
         named = scene.masks.ruled(seat.domain)
         near = scene.masks.numa(seat.domain, seat.vcpu)
+        place = scene.masks.floats_in(seat.allowed)
         if named is not None and not seat.now <= named:
-            yield Fence(seat, seat.allowed, f"its rule allows pCPU {format_cpuset(named)} only")
-        elif near is not None and not seat.now <= near and crowd.has_spare(seat):
-            yield Fence(seat, seat.allowed, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
+            if place:
+                yield Fence(seat, place, f"its rule allows pCPU {format_cpuset(named)} only")
+        elif near is not None and not seat.now <= near and place and crowd.has_spare(seat, place):
+            yield Fence(seat, place, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
         else:
             full = crowd.level(seat.now)
             better = crowd.better(seat)
@@ -170,17 +172,17 @@ class _Crowd:
         inside = len(place & seat.now) / len(seat.now)
         return self.level(place) + self._load(seat) * (1 - inside) / len(place) <= most
 
-    def has_spare(self, seat: Seat) -> bool:
-        """Return whether *seat* fits into where it may run; then it counts there."""
-        if not self._fits(seat, seat.allowed):
+    def has_spare(self, seat: Seat, place: CpuSet) -> bool:
+        """Return whether *seat* fits into *place*; then it counts there."""
+        if not self._fits(seat, place):
             return False
-        self._move(seat, seat.allowed)
+        self._move(seat, place)
         return True
 
     def keeps(self, seat: Seat, original: CpuSet) -> bool:
         """Return whether a reason of now would bring *seat* from *original* to where it is, for no trial is known."""
-        near = self._scene.masks.numa(seat.domain, seat.vcpu)
-        if near is not None and not original <= near and seat.now == seat.allowed:
+        near, place = self._scene.masks.numa(seat.domain, seat.vcpu), self._scene.masks.floats_in(seat.allowed)
+        if near is not None and not original <= near and place and seat.now == place:
             return self._fits(seat, seat.now, CROWDED)
         return seat.now <= self._scene.masks.isolated and not self._fits(seat, original)
 

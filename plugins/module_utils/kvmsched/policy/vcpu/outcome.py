@@ -14,7 +14,7 @@ from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
 from .eligibility import FOREIGN_PIN_PASSES, unknown_loads
-from .floating import Fence, moves_of, resting_after, trials_after, undone
+from .floating import Fence, fences, moves_of, resting_after, trials_after, undone
 from .history import PlannedPin, VcpuHistory, key_of
 from .problem import NOWHERE
 from .proposal import NEW_WINDOWS, Decision, Proposal, moved, waits_long
@@ -55,16 +55,15 @@ def plan_of(scene: Scene, proposal: Proposal, found: list[Fence], placing: str =
     )
 
 
-def about_placing(scene: Scene, placed: Sequence[int], auto: Sequence[Fence]) -> str:
-    """Return how the items that are *placed* were served by the kernel alone, and what ``auto`` would do with them."""
+def about_placing(scene: Scene, placed: Sequence[int], auto: Scene) -> str:
+    """Return how the items that are *placed* were served by the kernel alone, and what *auto* would do with them."""
     demands = [scene.world.demands[item] for item in placed]
     run, wait = sum(d.run for d in demands), sum(d.wait for d in demands)
     waited = f"waited {100 * wait / run:.0f} % of the time that it ran" if run else "did not run"
-    if not any(len(scene.world.seats[item].now & scene.masks.balanced) > 1 for item in placed):
-        # Of the sets of these it uses one pCPU only: auto places them, too.
-        return f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
     keys = {key_of(scene.world.seats[item].domain, scene.world.seats[item].vcpu) for item in placed}
-    fenced = sum(1 for fence in auto if key_of(fence.seat.domain, fence.seat.vcpu) in keys)
+    if keys <= {key_of(seat.domain, seat.vcpu) for seat in auto.world.seats}:
+        return f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
+    fenced = sum(1 for fence in fences(auto, None) if key_of(fence.seat.domain, fence.seat.vcpu) in keys)
     would = f"give {fenced} of {len(placed)} another set of pCPUs" if fenced else "leave it to the kernel"
     return f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
 

@@ -85,7 +85,7 @@ def look(
     chosen = eligible(now, policy, past, masks, dedicated)
     smoothed = remembered_loads(now, loads, past, policy.half_life_s)
     single = history is None
-    world, resting = _world(now, policy, past, chosen, loads, smoothed, safeties)
+    world, resting = _world(now, policy, past, chosen, masks, loads, smoothed, safeties)
     if single and safeties.doubt:
         world = contented(world, resting)
     return Scene(
@@ -109,7 +109,8 @@ def look(
 def as_auto(scene: Scene) -> Scene:
     """Return *scene* with what floats left to the kernel: what `floating: auto` would see at the same moment."""
     policy = replace(scene.policy, floating="auto")
-    world, resting = _world(scene.now, policy, scene.past, scene.eligible, scene.loads, scene.smoothed, scene.safeties)
+    known = (scene.past, scene.eligible, scene.masks, scene.loads, scene.smoothed, scene.safeties)
+    world, resting = _world(scene.now, policy, *known)
     return replace(scene, policy=policy, world=world, resting=resting)
 
 
@@ -118,13 +119,14 @@ def _world(
     policy: VcpuPolicy,
     past: VcpuHistory,
     chosen: Eligible,
+    masks: Masks,
     loads: Loads,
     smoothed: dict[str, Smoothed],
     safeties: Safeties,
 ) -> tuple[World, Sequence[bool]]:
     """Return the placement problem, and who stays in it: who may go where, then who keeps its cell, then who rests."""
     lasting = lasting_foreign(loads, past, PASSING_FOREIGN if safeties.passing else 0.0)
-    world = build(now, policy, chosen, loads, smoothed, lasting)
+    world = build(now, policy, chosen, masks, loads, smoothed, lasting)
     last = [last_move(seat, now, past) for seat in world.seats]
     world = replace(world, problem=at_home(world, now.host.topology, rooted(world, chosen, last, now)))
     stays = resting_items(world, policy, last, safeties)

@@ -13,7 +13,7 @@ from typing import Collection, Mapping, Optional, Sequence
 from ...config import VcpuPolicy
 from ...model import Domain, Pcpu, Snapshot, Vcpu, VcpuFigures
 from ...units import CpuSet
-from .allowed import Seat
+from .allowed import Masks, Seat
 from .bounds import load_bound
 from .demand import Demand, Loads, VcpuKey
 from .eligibility import Eligible
@@ -237,6 +237,7 @@ def build(
     snapshot: Snapshot,
     policy: VcpuPolicy,
     eligible: Eligible,
+    masks: Masks,
     loads: Loads,
     estimates: Mapping[str, Smoothed],
     foreign: Mapping[int, float],
@@ -248,7 +249,6 @@ def build(
     topology = snapshot.host.topology
     bins = bins_of(topology.pcpus, eligible.usable, topology.isolated, policy.granularity)
     bin_of = {pcpu: b for b, pcpus in enumerate(bins) for pcpu in pcpus}
-    balanced = topology.online - topology.isolated
     known = _known(eligible.seats, estimates)
     speed = speeds(topology)
     picked = _Picked(loads, bin_of, known, speed)
@@ -256,7 +256,7 @@ def build(
     # Where loads are equal, planners move the first: one with a greater weight gains more by it.
     weighed = [(weight_of(seat.domain, seat.vcpu), seat) for seat in eligible.seats]
     for weight, seat in sorted(weighed, key=lambda pair: -pair[0]):
-        if policy.floating == "place" or not _balanced_by_kernel(seat, snapshot.host.uuid, balanced):
+        if policy.floating == "place" or not _left_to_kernel(seat, policy, masks, snapshot.host.uuid):
             picked.take(seat, weight)
     rest = _Rest(loads, bins, bin_of, picked.keys, foreign, known, weight_of.known, speed)
     mates, weights = _smt(topology.pcpus, bins, bin_of, policy.granularity)
@@ -311,13 +311,17 @@ def _known(seats: Sequence[Seat], estimates: Mapping[str, Smoothed]) -> dict[Vcp
     return {key: load for key, load in found if load is not None}
 
 
-def _balanced_by_kernel(seat: Seat, host_uuid: str, balanced: CpuSet) -> bool:
+def _left_to_kernel(seat: Seat, policy: VcpuPolicy, masks: Masks, host_uuid: str) -> bool:
     """Return whether the kernel balances a vCPU within its set, or will: what we narrowed floats, too (decision 54).
 
-    That takes two *balanced* pCPUs: on isolated ones it balances nothing.
+    That takes two balanced pCPUs: on isolated ones it balances nothing.
     """
-    original = narrowed_from(seat.domain, seat.vcpu, host_uuid, balanced)
-    return len(seat.now & balanced) > 1 or original is not None
+    if policy.floating == "auto" and not masks.floats_in(seat.allowed):
+        ruled = masks.ruled(seat.domain)
+        if ruled is not None and not masks.floats_in(ruled):
+            return False
+    original = narrowed_from(seat.domain, seat.vcpu, host_uuid, masks.balanced)
+    return len(seat.now & masks.balanced) > 1 or original is not None
 
 
 class _Picked:

@@ -27,6 +27,7 @@ def daemon(
     history = history or VcpuHistory()
     for _turn in range(count):
         plan, history = vcpu.decide(host.window(5.0), policy, history)
+        assert len({(move.uuid, move.id) for move in plan.moves}) == len(plan.moves), "one pin a vCPU"
         host.apply(plan)
         made.append([str(move) for move in plan.moves])
     return made, history
@@ -121,6 +122,53 @@ def test_a_trial_that_does_not_help_is_undone_and_rests_for_an_hour() -> None:
     assert sorted(move for moves in made for move in moves) == [f"{name} vCPU 0: 4-7 -> 0-3" for name in moved]
     assert history.trials_undone == 4
     assert min(history.resting.values()) > host.now_s + TRIAL_REST_S - 60
+
+
+def stuck(prefix: str, where: str, count: int) -> list[Guest]:
+    """Busy guests that may not leave where they are."""
+    return [Guest(f"{prefix}{n}", [1.0], [cpus(where)], fields={"busy": "backup"}) for n in range(count)]
+
+
+def test_a_trial_that_failed_is_undone_though_a_third_set_has_room_by_then() -> None:
+    host = FakeHost(topology(12, llc=4), [*guests(8, 1.0, "0-3"), *stuck("b", "8-11", 16)])
+    _made, history = daemon(host, 1)
+    assert sum(guest.pins == [cpus("4-7")] for guest in host.guests) == 4
+    host.guests += stuck("late", "4-7", 12)
+    made, history = daemon(host, 2, history=history)
+    assert made == [[], []]
+    host.guests = [guest for guest in host.guests if not guest.name.startswith("b")]
+    made, history = daemon(host, 1, history=history)
+    assert len(made[0]) == 4 and all(move.endswith("4-7 -> 0-3") for move in made[0])
+    undone = {move.split()[0] for move in made[0]}
+    made, history = daemon(host, 2, history=history)
+    assert not undone & {move.split()[0] for moves in made for move in moves}
+
+
+def test_what_is_given_back_is_tried_nowhere_else_before_its_cool_down() -> None:
+    policy = replace(AUTO, cooldown_s=60.0)
+    host = FakeHost(topology(8, llc=2), guests(6, 0.5, "0-7"))
+    host.apply(vcpu.decide(host.window(), VcpuPolicy(granularity="llc"))[0])
+    host.guests += stuck("late", "0-1", 4)
+    made, history = daemon(host, 1, policy)
+    assert len(made[0]) == 6 and all(move.endswith("-> 0-7") for move in made[0])
+    for guest in host.guests[:6]:
+        guest.fields["numa_pcpus"] = cpus("4-7")
+    made, history = daemon(host, 12, policy, history)
+    assert made[:11] == [[]] * 11 and made[11]
+
+
+def test_a_vcpu_on_trial_is_not_tried_in_every_pass() -> None:
+    """Guests that nobody may move are busy on 4-7 and on 8-11 in turn, for a window each."""
+    web = Guest("web", [1.0], [cpus("0-3")])
+    turns = [stuck("b", "4-7", 12), stuck("c", "8-11", 12)]
+    host = FakeHost(topology(12, llc=4), [web, *stuck("a", "0-3", 7), *turns[0], *turns[1]])
+    moves, history = [], VcpuHistory()
+    for turn in range(16):
+        for guest in [*turns[0], *turns[1]]:
+            guest.wants = [1.0 if guest in turns[turn % 2] else 0.1]
+        made, history = daemon(host, 1, replace(AUTO, hold=3), history)
+        moves += made[0]
+    assert len(moves) <= 3 and history.trials_begun <= 2
 
 
 def runs(host: FakeHost, count: int, policy: VcpuPolicy = AUTO) -> list[list[str]]:

@@ -16,6 +16,7 @@ from ...units import CpuSet, format_cpuset
 from .allowed import Seat
 from .certainty import LEAST_WORK
 from .history import Trial, VcpuHistory, key_of
+from .hold import last_move
 from .records import narrowed_from, ours
 from .restore import forbidden_to
 from .scene import Scene
@@ -44,14 +45,21 @@ class Fence(NamedTuple):
     trial: bool = False
     memory: bool = False
 
+    @property
+    def key(self) -> str:
+        """Return the vCPU, as the history names it."""
+        return key_of(self.seat.domain, self.seat.vcpu)
+
 
 def fences(scene: Scene, most: Optional[int], moving: Collection[str] = ()) -> list[Fence]:
     """Return the sets that floating vCPUs should get in this pass, at most *most*; none that is *moving* anyway."""
     if scene.policy.floating == "place" or not scene.measured:
         return []
     crowd = _Crowd(scene) if scene.policy.floating == "auto" else None
-    found = [*_given_back(scene, crowd), *(_reasons(scene, crowd) if crowd else ())]
-    return [fence for fence in found if key_of(fence.seat.domain, fence.seat.vcpu) not in moving][:most]
+    found = [fence for fence in _given_back(scene, crowd) if fence.key not in moving]
+    if crowd:
+        found += _reasons(scene, crowd, {*moving, *(fence.key for fence in found)})
+    return found[:most]
 
 
 def moves_of(found: list[Fence]) -> list[PinMove]:
@@ -68,8 +76,8 @@ def moves_of(found: list[Fence]) -> list[PinMove]:
 def _given_back(scene: Scene, crowd: Optional[_Crowd]) -> Iterator[Fence]:
     """Yield what we narrowed, but for trials that go on or went well; and what a rule says to widen."""
     for seat in scene.eligible.seats:
-        trial = scene.past.trials.get(key_of(seat.domain, seat.vcpu))
-        if trial is not None and trial.after == seat.vcpu.pin:
+        trial = _standing(scene.past, seat)
+        if trial is not None:
             original = ours(seat.domain, seat.vcpu, scene.now.host.uuid)
             home = _home(scene, seat, original) if original else frozenset()
             if home and home != seat.vcpu.pin and failed(trial, scene.past.number):
@@ -105,6 +113,12 @@ def _home(scene: Scene, seat: Seat, original: CpuSet) -> CpuSet:
     return frozenset() if group is not None and home.isdisjoint(group) else home
 
 
+def _standing(past: VcpuHistory, seat: Seat) -> Optional[Trial]:
+    """Return the trial that *seat* is on; None where its pin is another one by now."""
+    trial = past.trials.get(key_of(seat.domain, seat.vcpu))
+    return trial if trial is not None and trial.after == seat.vcpu.pin else None
+
+
 def failed(trial: Trial, number: int) -> bool:
     """Return whether a trial is over and did not help."""
     if number - trial.number < TRIAL_WINDOWS:
@@ -117,29 +131,42 @@ def failed(trial: Trial, number: int) -> bool:
 # ---------------------------------------------------------------- where it can't serve itself
 
 
-def _reasons(scene: Scene, crowd: _Crowd) -> Iterator[Fence]:
+def _reasons(scene: Scene, crowd: _Crowd, moving: Collection[str]) -> Iterator[Fence]:
     """Yield what floats beyond its rule's pCPUs, away from its memory, or in an overfull set beside a free one."""
     if scene.past.number + 1 < scene.policy.hold and scene.patient:
         return
     for seat in scene.eligible.seats:
-        key = key_of(seat.domain, seat.vcpu)
-        if len(seat.now) < 2 or not seat.allowed or scene.past.resting.get(key, 0.0) > scene.now.monotonic_s:
+        if len(seat.now) < 2 or key_of(seat.domain, seat.vcpu) in moving:
             continue
         named = scene.masks.ruled(seat.domain)
-        near = scene.masks.numa(seat.domain, seat.vcpu)
-        place = scene.masks.floats_in(seat.allowed)
         if named is not None and not seat.now <= named:
+            place = scene.masks.floats_in(seat.allowed)
             if place:
                 yield Fence(seat, place, f"its rule allows pCPU {format_cpuset(named)} only")
-        elif near is not None and not seat.now <= near and place and crowd.has_spare(seat, place):
-            yield Fence(seat, place, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
-        else:
-            full = crowd.level(seat.now)
-            better = crowd.better(seat)
-            if better is not None:
-                overfull = f"pCPUs {format_cpuset(seat.now)} are wanted by {100 * full:.0f} % each"
-                text = f"{overfull}, {format_cpuset(better)} have room"
-                yield Fence(seat, better, text, trial=True)
+        elif not _rests(scene, seat):
+            yield from _tried(scene, crowd, seat)
+
+
+def _rests(scene: Scene, seat: Seat) -> bool:
+    """Return whether nothing new is tried with *seat*: it is on trial, was moved lately, or its last trial failed."""
+    if scene.past.resting.get(key_of(seat.domain, seat.vcpu), 0.0) > scene.now.monotonic_s:
+        return True
+    last = last_move(seat, scene.now, scene.past)
+    cools = last is not None and last.since_s < scene.policy.cooldown_s
+    return cools or _standing(scene.past, seat) is not None
+
+
+def _tried(scene: Scene, crowd: _Crowd, seat: Seat) -> Iterator[Fence]:
+    """Yield the set that *seat* is given by way of trial."""
+    near, place = scene.masks.numa(seat.domain, seat.vcpu), scene.masks.floats_in(seat.allowed)
+    if near is not None and not seat.now <= near and place and crowd.has_spare(seat, place):
+        yield Fence(seat, place, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
+        return
+    full = crowd.level(seat.now)
+    better = crowd.better(seat)
+    if better is not None:
+        overfull = f"pCPUs {format_cpuset(seat.now)} are wanted by {100 * full:.0f} % each"
+        yield Fence(seat, better, f"{overfull}, {format_cpuset(better)} have room", trial=True)
 
 
 class _Crowd:
@@ -218,18 +245,16 @@ def trials_after(scene: Scene, found: list[Fence]) -> dict[str, Trial]:
     """Return the trials that go on, with this window, and those that begin."""
     now = {}
     for seat in scene.eligible.seats if scene.past.trials else ():
-        key = key_of(seat.domain, seat.vcpu)
         demand = scene.loads.demand.get((seat.domain.uuid, seat.vcpu.id))
-        trial = scene.past.trials.get(key)
-        if trial is not None and trial.after == seat.vcpu.pin and demand is not None:
-            now[key] = trial.then(demand.wait)
+        trial = _standing(scene.past, seat)
+        if trial is not None and demand is not None:
+            now[key_of(seat.domain, seat.vcpu)] = trial.then(demand.wait)
     for fence in found:
-        key = key_of(fence.seat.domain, fence.seat.vcpu)
-        now.pop(key, None)
+        now.pop(fence.key, None)
         if fence.trial:
             demand = scene.loads.demand.get((fence.seat.domain.uuid, fence.seat.vcpu.id))
             wait = demand.wait if demand else 0.0
-            now[key] = Trial(fence.after, scene.past.number, wait, memory=fence.memory)
+            now[fence.key] = Trial(fence.after, scene.past.number, wait, memory=fence.memory)
     return now
 
 
@@ -238,12 +263,12 @@ def resting_after(scene: Scene, found: list[Fence]) -> dict[str, float]:
     now_s = scene.now.monotonic_s
     resting = {key: until_s for key, until_s in scene.past.resting.items() if until_s > now_s}
     for fence in found:
-        if not fence.trial and undone(scene.past, fence):
-            resting[key_of(fence.seat.domain, fence.seat.vcpu)] = now_s + TRIAL_REST_S
+        if undone(scene.past, fence):
+            resting[fence.key] = now_s + TRIAL_REST_S
     return resting
 
 
 def undone(past: VcpuHistory, fence: Fence) -> bool:
     """Return whether *fence* ends a trial that did not help."""
-    trial = past.trials.get(key_of(fence.seat.domain, fence.seat.vcpu))
-    return trial is not None and trial.after == fence.seat.vcpu.pin and failed(trial, past.number)
+    trial = _standing(past, fence.seat)
+    return trial is not None and failed(trial, past.number)

@@ -63,7 +63,7 @@ def about_placing(scene: Scene, placed: Sequence[int], auto: Scene) -> str:
     keys = {key_of(scene.world.seats[item].domain, scene.world.seats[item].vcpu) for item in placed}
     if keys <= {key_of(seat.domain, seat.vcpu) for seat in auto.world.seats}:
         return f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
-    fenced = sum(1 for fence in fences(auto, None) if key_of(fence.seat.domain, fence.seat.vcpu) in keys)
+    fenced = sum(1 for fence in fences(auto, None) if fence.key in keys)
     would = f"give {fenced} of {len(placed)} another set of pCPUs" if fenced else "leave it to the kernel"
     return f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
 

@@ -103,6 +103,20 @@ def test_a_floating_vcpu_is_brought_beside_its_memory_if_there_is_room() -> None
     assert daemon(full, 3)[0] == [[]] * 3
 
 
+@pytest.mark.parametrize("defined", [True, False])
+def test_who_may_not_run_beside_its_memory_is_left_alone(defined: bool) -> None:
+    """Its definition keeps it away from the memory of its guest cell: who wrote that meant it."""
+    host = FakeHost(topology(8, cells=2), [Guest("d", [0.3], [cpus("0-2")])])
+    if defined:
+        host.guests[0].definitions = {0: cpus("0-2")}
+    else:
+        host.guests[0].fields["cpuset"] = cpus("0-2")
+    first, last = host.window()
+    (guest,) = last.domains
+    guest = replace(guest, vcpus=(replace(guest.vcpus[0], numa_pcpus=cpus("4-7")),))
+    assert vcpu.decide([first, replace(last, domains=(guest,))], AUTO)[0].moves == ()
+
+
 def test_an_overfull_set_gives_some_of_its_vcpus_to_a_free_one_of_the_same_size() -> None:
     host = FakeHost(topology(8, llc=4), guests(8, 1.0, "0-3"))
     made, history = daemon(host, 6)

@@ -59,7 +59,7 @@ def fences(scene: Scene, most: Optional[int], moving: Collection[str] = ()) -> l
     found = [fence for fence in _given_back(scene, crowd) if fence.key not in moving]
     if crowd:
         found += _reasons(scene, crowd, {*moving, *(fence.key for fence in found)})
-    return found[:most]
+    return [fence for fence in found if fence.after != fence.seat.vcpu.pin][:most]
 
 
 def moves_of(found: list[Fence]) -> list[PinMove]:
@@ -80,7 +80,7 @@ def _given_back(scene: Scene, crowd: Optional[_Crowd]) -> Iterator[Fence]:
         if trial is not None:
             original = ours(seat.domain, seat.vcpu, scene.now.host.uuid)
             home = _home(scene, seat, original) if original else frozenset()
-            if home and home != seat.vcpu.pin and failed(trial, scene.past.number):
+            if home and failed(trial, scene.past.number):
                 waits = f"waits {100 * trial.waited:.0f} % of the time, {100 * trial.wait:.0f} % before"
                 yield Fence(seat, home, f"the trial did not help, it {waits}: back to {format_cpuset(home)}")
             continue
@@ -158,9 +158,9 @@ def _rests(scene: Scene, seat: Seat) -> bool:
 
 def _tried(scene: Scene, crowd: _Crowd, seat: Seat) -> Iterator[Fence]:
     """Yield the set that *seat* is given by way of trial."""
-    near, place = scene.masks.numa(seat.domain, seat.vcpu), scene.masks.floats_in(seat.allowed)
-    if near is not None and not seat.now <= near and place and crowd.has_spare(seat, place):
-        yield Fence(seat, place, f"its memory is beside pCPU {format_cpuset(near)}", trial=True, memory=True)
+    beside = crowd.beside_memory(seat, seat.now)
+    if beside and crowd.has_spare(seat, beside):
+        yield Fence(seat, beside, f"its memory is beside pCPU {format_cpuset(beside)}", trial=True, memory=True)
         return
     full = crowd.level(seat.now)
     better = crowd.better(seat)
@@ -206,10 +206,15 @@ class _Crowd:
         self._move(seat, place)
         return True
 
+    def beside_memory(self, seat: Seat, now: CpuSet) -> CpuSet:
+        """Return the set that brings *seat* from *now* beside its memory; empty if it is there, or may not be."""
+        near, place = self._scene.masks.numa(seat.domain, seat.vcpu), self._scene.masks.floats_in(seat.allowed)
+        return place if near is not None and place <= near and not now <= near else frozenset()
+
     def keeps(self, seat: Seat, original: CpuSet) -> bool:
         """Return whether a reason of now would bring *seat* from *original* to where it is, for no trial is known."""
-        near, place = self._scene.masks.numa(seat.domain, seat.vcpu), self._scene.masks.floats_in(seat.allowed)
-        if near is not None and not original <= near and place and seat.now == place:
+        beside = self.beside_memory(seat, original)
+        if beside and seat.now == beside:
             return self._fits(seat, seat.now, CROWDED)
         return seat.now <= self._scene.masks.isolated and not self._fits(seat, original)
 

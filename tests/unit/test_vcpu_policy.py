@@ -15,7 +15,7 @@ from kvmsched.policy.vcpu import VcpuHistory
 from kvmsched.policy.vcpu.demand import Demand
 from kvmsched.policy.vcpu.history import Smoothed
 from kvmsched.policy.vcpu.smoothing import credible
-from vcpu_worlds import POLICY, FakeHost, Guest, cpus, guests, topology
+from vcpu_worlds import POLICY, FakeHost, Guest, cpus, guests, led_to, topology
 
 # ---------------------------------------------------------------- what is asked for
 
@@ -24,6 +24,31 @@ def test_an_unknown_pcpu_is_one_clear_line() -> None:
     host = FakeHost(topology(2), guests(1, 0.5, "0"))
     with pytest.raises(ValueError, match=r"^pcpus: got 0-9, allowed: online pCPUs 0-1$"):
         vcpu.decide(host.window(), replace(POLICY, pcpus=cpus("0-9")))
+
+
+def test_a_pcpu_of_the_policy_that_goes_offline_is_left_out_and_told() -> None:
+    policy = replace(POLICY, pcpus=cpus("0-3"))
+    host = FakeHost(topology(8), guests(4, 0.9, "0"))
+    _plan, history = vcpu.decide(host.window(), policy, VcpuHistory())
+    host.topology = topology(8, offline="3")
+    plan, history = vcpu.decide(host.window(), policy, history)
+    assert plan.warnings == ("pcpus: pCPU 3 is offline: the others are used until it is back",)
+    assert plan.moves and led_to(plan) <= cpus("0-2")
+    host.topology = topology(8)
+    assert vcpu.decide(host.window(), policy, history)[0].warnings == ()
+    host.topology = topology(8, offline="0-3")
+    with pytest.raises(ValueError, match=r"^pcpus: got 0-3, allowed: online pCPUs 4-7$"):
+        vcpu.decide(host.window(), policy, history)
+
+
+def test_a_daemon_that_begins_with_an_unknown_pcpu_is_told_in_each_pass() -> None:
+    host = FakeHost(topology(2), guests(1, 0.5, "0"))
+    with pytest.raises(ValueError, match="pcpus"):
+        vcpu.decide([host.snapshot()], replace(POLICY, pcpus=cpus("0-9")), VcpuHistory())
+    # One snapshot is no pass that could have seen it online.
+    _plan, history = vcpu.decide([host.snapshot()], POLICY, VcpuHistory())
+    with pytest.raises(ValueError, match="pcpus"):
+        vcpu.decide(host.window(), replace(POLICY, pcpus=cpus("0-9")), history)
 
 
 def test_no_snapshot_is_refused() -> None:

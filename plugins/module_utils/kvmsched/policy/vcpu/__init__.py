@@ -39,7 +39,7 @@ def decide(
 
     Load is what the counters grew between the first and the last snapshot; from a single one nothing
     is known and nothing moves. Same input, same plan, in any order of domains. ValueError, in one
-    line, where the policy names a pCPU that is not online.
+    line, where the policy names a pCPU that is not online: in a first pass any, later on all of them.
     """
     scene = look(snapshots, policy, history, safeties)
     decision = decide_on(scene)

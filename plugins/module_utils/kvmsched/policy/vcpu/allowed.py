@@ -189,8 +189,11 @@ def _within(mask: CpuSet, limit: Optional[CpuSet]) -> CpuSet:
     return mask if limit is None else mask & limit
 
 
-def check_pcpus(snapshot: Snapshot, policy: VcpuPolicy) -> None:
-    """Raise ValueError, in one line, if the policy names a pCPU that is not there."""
+def check_pcpus(snapshot: Snapshot, policy: VcpuPolicy, first: bool) -> None:
+    """Raise ValueError, in one line, if the policy names a pCPU that is not there.
+
+    After the *first* pass one may have gone offline, which ends no daemon's passes while others are left.
+    """
     online = snapshot.host.topology.online
-    if policy.pcpus is not None and not policy.pcpus <= online:
+    if policy.pcpus is not None and not policy.pcpus <= online and (first or policy.pcpus.isdisjoint(online)):
         raise ValueError(f"pcpus: got {format_cpuset(policy.pcpus)}, allowed: online pCPUs {format_cpuset(online)}")

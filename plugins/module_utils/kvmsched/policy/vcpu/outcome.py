@@ -110,6 +110,9 @@ def _change(world: World, bin_: int, before: Sequence[float], after: Sequence[fl
 def _warnings(scene: Scene, proposal: Proposal) -> tuple[str, ...]:
     lacking = confined(scene.world, proposal.where, scene.masks) if scene.measured else None
     warnings = [lacking] if lacking else []
+    offline = (scene.policy.pcpus or frozenset()) - scene.masks.online
+    if offline:
+        warnings.append(f"pcpus: pCPU {format_cpuset(offline)} is offline: the others are used until it is back")
     if scene.policy.emulator == "reserved" and not scene.policy.reserved & scene.masks.online:
         warnings.append("emulator: reserved needs reserved pCPUs that are online: no thread is moved, set `reserved`")
     for domain in sorted(scene.now.domains, key=lambda d: (d.name, d.uuid)):

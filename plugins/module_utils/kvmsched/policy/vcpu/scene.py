@@ -77,8 +77,8 @@ def look(
     if not snapshots:
         raise ValueError("snapshots: got none, needed: at least one")
     now = snapshots[-1]
-    check_pcpus(now, policy)
     past = history if history is not None and history.valid_at(now.monotonic_s) else VcpuHistory()
+    check_pcpus(now, policy, first=past.number == 0)
     loads = measure(snapshots, safeties.confined)
     dedicated = dedication_on(now, policy) if safeties.dedicated else Dedication()
     masks = masks_for(now, policy, dedicated, loads) if safeties.allowed else _Anywhere(now, policy)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kvmsched import baseline
 from kvmsched.model import PinRecord, Record
 from kvmsched.policy import vcpu
 from kvmsched.policy.vcpu import VcpuHistory
@@ -53,6 +54,18 @@ def test_what_another_host_pinned_belongs_to_its_own_set_here() -> None:
         host.records[guest.uuid] = Record("another", 1, pins=(there,))
     plan, _history = vcpu.decide(host.window(), POLICY)
     assert [part.original for adoption in plan.adoptions for part in adoption.pins] == [cpus("0-2")] * 2
+
+
+def test_who_migrated_in_at_its_own_set_was_pinned_by_nobody() -> None:
+    """Its daemon there had placed it on pCPU 2 and given it back."""
+    host = FakeHost(topology(4), guests(1, 0.9, "0-3"))
+    with_record(host, host.guests[0], original=cpus("0-3"), previous=cpus("2"), intended=cpus("0-3"))
+    record = host.records[host.guests[0].uuid] = replace(host.records[host.guests[0].uuid], host_uuid="another")
+    now = host.snapshot()
+    plan, _history = vcpu.decide([now], POLICY)
+    known = baseline.adopt(record, now.domains[0], plan.adoptions[0], HOST_UUID, int(now.wall_s))
+    host.records[host.guests[0].uuid] = known
+    assert vcpu.decide(host.window(), POLICY)[0].skips == ()
 
 
 def test_a_foreign_hand_is_skipped_once_and_backed_off_from_twice() -> None:

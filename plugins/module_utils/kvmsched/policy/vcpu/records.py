@@ -52,7 +52,7 @@ def rebased(domain: Domain, snapshot: Snapshot, affinity: Affinity) -> list[Adop
     """Return what another host recorded of its pins, in this host's terms.
 
     What is still where it was put there has the domain's own set for its original here (decision 13). Of all else
-    nothing is known.
+    nothing is known. What has its own set already needs no record: that would read as a person's (see grace_left_s()).
     """
     record = domain.record
     if record is None or record.host_uuid == snapshot.host.uuid or not record.pins:
@@ -63,7 +63,8 @@ def rebased(domain: Domain, snapshot: Snapshot, affinity: Affinity) -> list[Adop
         current = pins.get((part.thread, part.id))
         if current is not None and not part.set_by_person(current):
             original = affinity.original(domain, part)
-            taken.append(PinRecord(part.thread, part.id, original, current, current, int(snapshot.wall_s)))
+            if original != current:
+                taken.append(PinRecord(part.thread, part.id, original, current, current, int(snapshot.wall_s)))
     reason = "its pins were recorded on another host: its own set is their original here"
     return [Adoption(domain.name, domain.uuid, reason, pins=tuple(taken))]
 

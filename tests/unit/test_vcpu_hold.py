@@ -112,6 +112,22 @@ def test_no_cool_down_crowds_who_lost_its_pcpu_into_what_is_left_of_its_cell(rem
     assert move.after <= cpus("4-7") and plan.after.max_pct < 62
 
 
+@pytest.mark.parametrize(("cooldown_s", "changes"), [(60.0, 2), (3600.0, 0)])
+def test_a_cool_down_that_is_longer_than_that_of_cells_holds_against_a_change_of_cell(
+    cooldown_s: float, changes: int
+) -> None:
+    policy = replace(DAEMON, hold=1, cooldown_s=cooldown_s, max_moves=20)
+    hog = Guest("hog", [1.0], [cpus("0")], fields={"busy": "backup"})
+    host = FakeHost(topology(8, cells=2), [pinned_guest("g", "0 0", 0.3), hog])
+    made, history = daemon_passes(host, 1, policy)
+    assert made == [2]
+    host.run(350.0)
+    late = [pinned_guest(f"late{n}", f"{n} {n}", 1.0, fields={"busy": "backup"}) for n in range(4)]
+    host.guests += late
+    made, _history = daemon_passes(host, 3, policy, history)
+    assert sum(made) == changes
+
+
 def test_a_pin_of_the_future_is_not_a_pin_of_just_now() -> None:
     """The clock was a day ahead when it was recorded, and is right since."""
     full = [Guest(name, [0.9], [cpus("0")]) for name in ("a", "b")]

@@ -93,11 +93,15 @@ def lost_its_pcpu(seat: Seat, snapshot: Snapshot) -> bool:
 CELL_COOLDOWN_S = 300.0
 
 
-def rooted(world: World, eligible: Eligible, last: Sequence[Optional[LastMove]], now: Snapshot) -> frozenset[int]:
+def rooted(
+    world: World, policy: VcpuPolicy, eligible: Eligible, last: Sequence[Optional[LastMove]], now: Snapshot
+) -> frozenset[int]:
     """Return the owners that keep their cell: moved within its cool-down, or with a pinned vCPU that can't come along.
 
-    An owner that lost a pCPU has no cool-down: it would be crowded into what is left of its cell.
+    That is the policy's own cool-down, if it is longer. An owner that lost a pCPU has none: it would be crowded into
+    what is left of its cell.
     """
+    cooldown_s = max(CELL_COOLDOWN_S, policy.cooldown_s)
     stays = set()
     owners = {}
     items = set()
@@ -105,7 +109,7 @@ def rooted(world: World, eligible: Eligible, last: Sequence[Optional[LastMove]],
     for owner, seat, move in zip(world.problem.owner, world.seats, last):
         owners[seat.domain.uuid] = owner
         items.add((seat.domain.uuid, seat.vcpu.id))
-        if move is not None and move.since_s < CELL_COOLDOWN_S and owner not in lost:
+        if move is not None and move.since_s < cooldown_s and owner not in lost:
             stays.add(owner)
     for seat in eligible.seats:
         if len(seat.now) == 1 and (seat.domain.uuid, seat.vcpu.id) not in items and seat.domain.uuid in owners:

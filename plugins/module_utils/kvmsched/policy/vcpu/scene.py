@@ -128,7 +128,7 @@ def _world(
     lasting = lasting_foreign(loads, past, PASSING_FOREIGN if safeties.passing else 0.0)
     world = build(now, policy, chosen, masks, loads, smoothed, lasting)
     last = [last_move(seat, now, past) for seat in world.seats]
-    world = replace(world, problem=at_home(world, now.host.topology, rooted(world, chosen, last, now)))
+    world = replace(world, problem=at_home(world, now.host.topology, rooted(world, policy, chosen, last, now)))
     stays = resting_items(world, policy, last, safeties)
     recent = [move is not None and move.since_s < ONCE_S for move in last]
     return replace(world, problem=replace(world.problem, stays=stays), recent=recent), stays

@@ -227,6 +227,27 @@ def test_nothing_is_given_back_that_a_release_would_not_give_back() -> None:
     assert given_back("0-7", offline="4-7") == ["g0 vCPU 0: 0 -> 0-3"]
 
 
+def test_what_has_no_pcpu_any_more_is_given_back() -> None:
+    """Its pCPU goes offline between the look at its affinity and that at the host."""
+    host = FakeHost(topology(4), guests(1, 0.5, "0-3"))
+    host.apply(vcpu.decide(host.window(), VcpuPolicy())[0])
+    off = topology(4, offline="0")
+    window = [replace(look, host=replace(look.host, topology=off)) for look in host.window()]
+    plan, _history = vcpu.decide(window, AUTO)
+    assert [str(move) for move in plan.moves] == ["g0 vCPU 0: 0 -> 1-3"]
+
+
+def test_what_was_fenced_into_a_set_of_isolated_pcpus_is_given_back_also_to_a_full_one() -> None:
+    """An older version did that; the kernel uses one pCPU of such a set."""
+    members = guests(4, 0.9, "4-7")
+    host = FakeHost(topology(8, isolated="4-7"), [*members, *stuck("b", "0-3", 8)])
+    for guest in members:
+        guest.fields["cpuset"] = cpus("0-7")
+        pin = PinRecord("vcpu", 0, cpus("0-7"), cpus("0-7"), cpus("4-7"), 1)
+        host.records[guest.uuid] = Record(HOST_UUID, 1, pins=(pin,))
+    assert len(runs(host, 1)[0]) == 4 and {guest.pins[0] for guest in members} == {cpus("0-7")}
+
+
 def test_a_trial_that_fails_does_not_lead_out_of_a_rule_s_pcpus() -> None:
     rules = (Rule("far", vcpu={"pcpus": cpus("2-7")}),)
     host = away()

@@ -283,7 +283,7 @@ T = TypeVar("T")
 D = TypeVar("D", bound=Union[model.Move, model.Failure])
 _DAEMON_KEPT = ("mode", "period", "memory_period", "vcpu_period")
 # What the history of the vCPUs keeps by UUID, or by UUID and numbers.
-_BY_UUID = ("loads", "moves", "waited", "trials", "resting", "mismatches", "backed_off")
+_BY_UUID = ("loads", "moves", "waited", "trials", "planned", "resting", "mismatches", "backed_off")
 _PATHS = re.compile(r"[^\s'\"(]*/[^\s'\")]*")
 
 

@@ -115,7 +115,8 @@ def _home(scene: Scene, seat: Seat, original: CpuSet) -> CpuSet:
 
 def _standing(past: VcpuHistory, seat: Seat) -> Optional[Trial]:
     """Return the trial that *seat* is on; None where its pin is another one by now."""
-    trial = past.trials.get(key_of(seat.domain, seat.vcpu))
+    key = key_of(seat.domain, seat.vcpu)
+    trial = past.trials.get(key) or past.planned.get(key)
     return trial if trial is not None and trial.after == seat.vcpu.pin else None
 
 
@@ -149,11 +150,11 @@ def _reasons(scene: Scene, crowd: _Crowd, moving: Collection[str]) -> Iterator[F
 
 def _rests(scene: Scene, seat: Seat) -> bool:
     """Return whether nothing new is tried with *seat*: it is on trial, was moved lately, or its last trial failed."""
-    if scene.past.resting.get(key_of(seat.domain, seat.vcpu), 0.0) > scene.now.monotonic_s:
+    until_s = scene.past.resting.get(key_of(seat.domain, seat.vcpu), 0.0)
+    if until_s > scene.now.monotonic_s or _standing(scene.past, seat) is not None:
         return True
     last = last_move(seat, scene.now, scene.past)
-    cools = last is not None and last.since_s < scene.policy.cooldown_s
-    return cools or _standing(scene.past, seat) is not None
+    return last is not None and last.since_s < scene.policy.cooldown_s
 
 
 def _tried(scene: Scene, crowd: _Crowd, seat: Seat) -> Iterator[Fence]:
@@ -247,20 +248,27 @@ class _Crowd:
 
 
 def trials_after(scene: Scene, found: list[Fence]) -> dict[str, Trial]:
-    """Return the trials that go on, with this window, and those that begin."""
+    """Return the trials that go on, with this window: what was planned is one once its set is seen."""
     now = {}
-    for seat in scene.eligible.seats if scene.past.trials else ():
+    for seat in scene.eligible.seats if scene.past.trials or scene.past.planned else ():
         demand = scene.loads.demand.get((seat.domain.uuid, seat.vcpu.id))
         trial = _standing(scene.past, seat)
         if trial is not None and demand is not None:
             now[key_of(seat.domain, seat.vcpu)] = trial.then(demand.wait)
     for fence in found:
         now.pop(fence.key, None)
+    return now
+
+
+def trials_planned(scene: Scene, found: list[Fence]) -> dict[str, Trial]:
+    """Return the trials that begin if *found* is carried out."""
+    planned = {}
+    for fence in found:
         if fence.trial:
             demand = scene.loads.demand.get((fence.seat.domain.uuid, fence.seat.vcpu.id))
             wait = demand.wait if demand else 0.0
-            now[fence.key] = Trial(fence.after, scene.past.number, wait, memory=fence.memory)
-    return now
+            planned[fence.key] = Trial(fence.after, scene.past.number, wait, memory=fence.memory)
+    return planned
 
 
 def resting_after(scene: Scene, found: list[Fence]) -> dict[str, float]:

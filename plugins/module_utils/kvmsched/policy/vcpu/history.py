@@ -87,8 +87,9 @@ class VcpuHistory:
     ``loads``, ``moves`` and ``waited`` (the number of the last pass in which it waited long) go by vCPU (see key_of),
     ``foreign`` by pCPU. By domain UUID go ``mismatches`` (passes in a row that found its affinity changed past libvirt)
     and ``backed_off`` (until when it is skipped for that). ``held`` counts the passes in a row that found a reason
-    to act and waited. ``trials`` are the sets on trial, ``resting`` until when those rest whose trial failed, both by
-    vCPU; ``trials_begun`` and ``trials_undone`` count them since the host was booted.
+    to act and waited. By vCPU go ``trials`` (the sets on trial), ``planned`` (those that the last pass would begin) and
+    ``resting`` (until when those rest whose trial failed). ``trials_begun`` and ``trials_undone`` count trials since
+    the host was booted.
     ``settled_average`` is the average load per pCPU when last there was nothing to do.
     """
 
@@ -101,6 +102,7 @@ class VcpuHistory:
     moves: dict[str, PlannedPin] = field(default_factory=dict)
     waited: dict[str, int] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
+    planned: dict[str, Trial] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
     trials_begun: int = 0
     trials_undone: int = 0

@@ -14,7 +14,7 @@ from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
 from .eligibility import FOREIGN_PIN_PASSES, unknown_loads
-from .floating import Fence, fences, moves_of, resting_after, trials_after, undone
+from .floating import Fence, fences, moves_of, resting_after, trials_after, trials_planned, undone
 from .history import PlannedPin, VcpuHistory, key_of
 from .problem import NOWHERE
 from .proposal import NEW_WINDOWS, Decision, Proposal, moved, waits_long
@@ -159,6 +159,7 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
     backed_off.update(
         {u: now_s + scene.policy.grace_s for u, count in mismatches.items() if count >= FOREIGN_PIN_PASSES}
     )
+    trials = trials_after(scene, found)
     return VcpuHistory(
         number=scene.past.number + 1,
         stamp_s=now_s,
@@ -167,9 +168,10 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
         loads=scene.smoothed,
         foreign=scene.foreign,
         waited=_waited(scene),
-        trials=trials_after(scene, found),
+        trials=trials,
+        planned=trials_planned(scene, found),
         resting=resting_after(scene, found),
-        trials_begun=scene.past.trials_begun + sum(1 for fence in found if fence.trial),
+        trials_begun=scene.past.trials_begun + len(trials.keys() - scene.past.trials.keys()),
         trials_undone=scene.past.trials_undone + sum(1 for fence in found if undone(scene.past, fence)),
         moves=_past_moves(scene, decision.proposal),
         mismatches=mismatches,

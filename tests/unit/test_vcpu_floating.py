@@ -217,6 +217,10 @@ def test_a_pass_that_remembers_no_trial_does_not_undo_what_it_would_do_again() -
     made = runs(host, 3)
     assert made[0] and all(move.endswith("-> 3") for move in made[0])
     assert made[1:] == [[], []]
+    host = FakeHost(topology(4, isolated="3"), guests(4, 0.95, "0-3"))
+    for guest in host.guests:
+        guest.fields["cpuset"] = cpus("0-3")
+    assert [len(moves) for moves in runs(host, 3)] == [1, 0, 0], "pCPU 3 is no room for who floats over 0-3"
 
 
 def test_a_vcpu_that_is_to_be_widened_is_not_moved_in_the_same_pass() -> None:

@@ -217,7 +217,8 @@ class _Crowd:
         beside = self.beside_memory(seat, original)
         if beside and seat.now == beside:
             return self._fits(seat, seat.now, CROWDED)
-        return len(seat.now) == 1 and seat.now <= self._scene.masks.isolated and not self._fits(seat, original)
+        masks = self._scene.masks
+        return len(seat.now) == 1 and seat.now <= masks.isolated and not self._fits(seat, masks.floats_in(original))
 
     def better(self, seat: Seat) -> Optional[CpuSet]:
         """Return a set of that size, or one isolated pCPU, in which more of *seat* is served; then it counts there."""

@@ -683,41 +683,73 @@ AUTOMATIC = (
 )
 
 
+EMULATOR = "<emulatorpin cpuset='0-1'/>"
+BACK = "<vcpupin vcpu='0' cpuset='1'/><vcpupin vcpu='1' cpuset='1'/>"
+
+
+def automatic(world: World, monkeypatch: pytest.MonkeyPatch, text: str, pins: list[Any], emulator: Any) -> Domain:
+    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: TWO_CELLS)
+    world.answers.update({(3, "XMLDesc"): text, (3, "vcpuPinInfo"): pins, (3, "emulatorPinInfo"): emulator})
+    return next(domain for domain in host().observe().domains if domain.name == "d3")
+
+
 @pytest.mark.parametrize(
-    ("pin", "reported"),
+    ("pin", "reported", "emulator"),
     [
-        ("", [(False, True), (False, True)]),
-        ("<vcpupin vcpu='0' cpuset='0'/>", [(True, False), (False, True)]),  # somebody's, beyond the nodeset
+        ("", [(False, True), (False, True)], (False, True)),
+        ("<vcpupin vcpu='0' cpuset='0'/>", [(True, False), (False, True)], (False, True)),  # beyond the nodeset
+        ("<vcpupin vcpu='0' cpuset='0'/>" + EMULATOR, [(True, False), (False, True)], (True, True)),
+        ("<vcpupin vcpu='0' cpuset='0'/><vcpupin vcpu='1' cpuset='0'/>", [(True, False)] * 2, (False, True)),
+        (BACK, [(False, True)] * 2, (False, True)),  # as a release leaves it
+        (BACK + EMULATOR, [(False, True)] * 2, (True, True)),
     ],
 )
 def test_an_automatic_nodeset_binds_vcpus_and_memory(
-    world: World, monkeypatch: pytest.MonkeyPatch, pin: str, reported: list[tuple[bool, bool]]
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    pin: str,
+    reported: list[tuple[bool, bool]],
+    emulator: tuple[bool, bool],
 ) -> None:
     """It stands in no XML. A fake, for it takes numad and two cells."""
-    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: TWO_CELLS)
-    world.answers[3, "XMLDesc"] = AUTOMATIC.format(pin=pin)
-    world.answers[3, "vcpuPinInfo"] = reported
-    (domain,) = (domain for domain in host().observe().domains if domain.name == "d3")
+    domain = automatic(world, monkeypatch, AUTOMATIC.format(pin=pin), reported, emulator)
     assert domain.numa_pcpus == {1} and domain.balloon and domain.balloon.cells == {1}
 
 
+def test_threads_without_a_pin_run_in_the_automatic_nodeset(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is their original once they are pinned; vCPUs may have gaps, and libvirt tells the first pins alone."""
+    text = AUTOMATIC.format(pin="<iothreadpin iothread='2' cpuset='0'/>").replace(
+        "<vcpu ", "<iothreads>2</iothreads><vcpu "
+    )
+    world.answers[3, "statistics"] = {"vcpu.0.time": 5, "vcpu.2.time": 5}
+    domain = automatic(world, monkeypatch, text, [(False, True)] * 2, (False, True))
+    assert [(thread.kind, thread.pin) for thread in domain.threads] == [
+        ("emulator", {1}),
+        ("iothread", {1}),
+        ("iothread", {0}),
+    ]
+    assert [(vcpu.id, vcpu.pin) for vcpu in domain.vcpus] == [(0, {1}), (2, {1})]
+
+
+def test_only_of_an_automatic_domain_libvirt_is_asked_for_pins(world: World) -> None:
+    host().observe()
+    assert not {call for _number, call in world.asked} & {"vcpuPinInfo", "emulatorPinInfo"}
+
+
 @pytest.mark.parametrize(
-    ("host_uuid", "previous", "known"), [("host", {0, 1}, {0, 1}), ("elsewhere", {0, 1}, None), ("host", {0}, None)]
+    ("host_uuid", "previous", "known"), [("host", {0, 1}, {0, 1}), ("elsewhere", {0, 1}, {0}), ("host", {0}, {0})]
 )
 def test_where_all_is_pinned_the_automatic_nodeset_is_what_was_recorded_here(
-    world: World, monkeypatch: pytest.MonkeyPatch, host_uuid: str, previous: set[int], known: Optional[set[int]]
+    world: World, monkeypatch: pytest.MonkeyPatch, host_uuid: str, previous: set[int], known: set[int]
 ) -> None:
-    """Not on another host, nor from a person."""
-    monkeypatch.setattr(FakeConnection, "getCapabilities", lambda self: TWO_CELLS)
+    """Not on another host, nor from a person: there the pins of now are all that is known."""
     pin = PinRecord("vcpu", 0, frozenset(previous), frozenset(previous), frozenset({0}), 1)
     kept = baseline.encode(Record(host_uuid, 3, pins=(pin,)))
     kept = kept.replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ').replace("</state>", "</k:state>")
-    text = AUTOMATIC.format(pin="<vcpupin vcpu='0' cpuset='0'/>").replace(
+    text = AUTOMATIC.format(pin="<vcpupin vcpu='0' cpuset='0'/>" + EMULATOR).replace(
         "<memory>", f"<metadata>{kept}</metadata><memory>"
     )
-    world.answers[3, "XMLDesc"] = text
-    world.answers[3, "vcpuPinInfo"] = [(True, False)]
-    (domain,) = (domain for domain in host().observe().domains if domain.name == "d3")
+    domain = automatic(world, monkeypatch, text, [(True, False)], (True, True))
     assert domain.record and domain.numa_pcpus == known
 
 

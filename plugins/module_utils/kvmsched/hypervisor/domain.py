@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Container, Mapping, Optional, Sequence
 
 from .. import balloon_stats, baseline, cgroups, libvirt_xml, procfs
-from ..model import Balloon, Domain, Record, Topology, Vcpu
+from ..model import Balloon, Domain, Record, Thread, Topology, Vcpu
 from ..units import CpuSet, shown
 from .binding import libvirt
 from .errors import Unreadable
 from .qemu import Hindrance, Processes
 
 Times = dict[int, procfs.VcpuThread]
+# Of the emulator and of I/O threads, by kind and id.
+ThreadPins = Mapping[tuple[str, int], CpuSet]
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Start:
     """The pins of a transient domain's threads when it was first seen; *sure* if that was at its start."""
 
     pins: dict[int, CpuSet]
-    thread_pins: Mapping[tuple[str, int], CpuSet]
+    thread_pins: ThreadPins
     sure: bool
 
 
@@ -85,6 +87,7 @@ class Answers:
     busy: Optional[Hindrance]
     pins: dict[int, CpuSet]
     affinities: Optional[dict[int, Optional[CpuSet]]]
+    emulator: Optional[CpuSet] = None
 
 
 def affinities_of(times: Times) -> dict[int, Optional[CpuSet]]:
@@ -112,15 +115,26 @@ def _copied(
 AUTO = re.compile(r"""placement=["']auto["']""")
 
 
-def _automatic_pcpus(live: libvirt_xml.DomainDefinition, pins: dict[int, CpuSet], host_uuid: str) -> Optional[CpuSet]:
-    """Return the pCPUs of the automatic nodeset: what vCPUs report, or reported once here, that nobody pinned."""
-    unpinned = [cpus for number, cpus in pins.items() if number not in live.pins]
+def _automatic_pcpus(live: libvirt_xml.DomainDefinition, answers: Answers, host_uuid: str) -> Optional[CpuSet]:
+    """Return the pCPUs of the automatic nodeset: what threads report, or reported once here, that nobody pinned.
+
+    Where neither is known, all vCPUs' pins together are the best guess: after a release they are the nodeset.
+    """
+    unpinned = [cpus for number, cpus in answers.pins.items() if number not in live.pins]
+    if answers.emulator is not None and ("emulator", 0) not in live.thread_pins:
+        unpinned.append(answers.emulator)
     ours = live.record.pins if live.record and live.record.host_uuid == host_uuid else ()
     # One that was adopted from a person says nothing of it.
     recorded = [
         pin.original for pin in ours if pin.thread == "vcpu" and not pin.original == pin.previous == pin.intended
     ]
-    return frozenset().union(*(unpinned or recorded)) or None
+    return frozenset().union(*(unpinned or recorded or answers.pins.values())) or None
+
+
+def _thread(thread: Thread, pins: ThreadPins, defined: ThreadPins, automatic: Optional[CpuSet]) -> Thread:
+    """Return an emulator or I/O thread with its definition; without a pin it runs in the automatic nodeset, too."""
+    key = (thread.kind, thread.id)
+    return replace(thread, pin=pins.get(key, automatic or thread.pin), definition=defined.get(key))
 
 
 def _balloon_of(
@@ -148,6 +162,10 @@ def _balloon_of(
         # Version 1 of the control groups throttles nobody for his soft limit: there it bounds nothing.
         high_kib=groups.high_kib if groups and groups.machine else live.soft_limit_kib,
     )
+
+
+def reported_emulator(handle: Any) -> CpuSet:
+    return cpus_of(handle.emulatorPinInfo(libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
 def reported_pins(handle: Any) -> dict[int, CpuSet]:
@@ -255,11 +273,10 @@ class Definitions:
         process = self._processes.known(bare)
         start = None if persistent else self.start(bare, live, process)
         will = start or definition
-        pins = {**answers.pins, **live.pins} if live.placement_auto else live.pins
         copied = _copied(live.record, definition.record, bare, process)
-        numa = _automatic_pcpus(live, answers.pins, host_uuid) if live.placement_auto else None
-        if live.nodeset is not None:
-            numa = libvirt_xml.cells_pcpus(live.nodeset, topology)
+        automatic = _automatic_pcpus(live, answers, host_uuid) if live.placement_auto else None
+        numa = automatic if live.nodeset is None else libvirt_xml.cells_pcpus(live.nodeset, topology)
+        default = live.cpuset or automatic or online
         groups = cgroups.of_process(process.pid) if process else None
         domain = replace(
             bare,
@@ -270,7 +287,7 @@ class Definitions:
             numa_pcpus=numa,
             cgroup_pcpus=groups.cpus if groups and self._vcpu else None,
             vcpu_quota=live.vcpu_quota,
-            threads=tuple(replace(t, definition=will.thread_pins.get((t.kind, t.id))) for t in live.threads),
+            threads=tuple(_thread(t, live.thread_pins, will.thread_pins, automatic) for t in live.threads),
             balloon=_balloon_of(live, groups, numa, topology) if self._memory else None,
             owner=live.owner,
             record=None if copied else live.record,
@@ -281,13 +298,12 @@ class Definitions:
             managed_by=live.managed_by,
             start_unknown=start is not None and not start.sure and bool(start.pins) and live.record is None,
         )
-        default = live.cpuset or online
         resumed = self._memory and process is not None and process.resumed
         cells = live.vcpu_cells.items()
         numa_of = {n: cpus for n, nodes in cells if (cpus := libvirt_xml.cells_pcpus(nodes, topology))}
         return Known(
             domain,
-            pins,
+            live.pins,
             default,
             will.pins,
             live.schedulers,

@@ -32,6 +32,7 @@ from .domain import (
     affinities_of,
     bounded_xml,
     plain_record,
+    reported_emulator,
     reported_pins,
     test_counters,
     times_in,
@@ -189,12 +190,14 @@ class Reader:
         inactive = bounded_xml(handle, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
         qemu = inventory.driver == "QEMU"
         busy = hindrance(handle, self._processes.look(bare)) if qemu else None
-        # The automatic nodeset stands in no XML; it is what an unpinned vCPU reports as its pin.
-        pins = reported_pins(handle) if AUTO.search(live) else {}
+        # The automatic nodeset stands in no XML; it is what threads without a pin report as theirs.
+        auto = AUTO.search(live)
+        pins, emulator = (reported_pins(handle), reported_emulator(handle)) if auto else ({}, None)
         # The test driver, and the kernel where it can, tell affinities with the times.
         threads = self._threads(bare)
         apart = self._vcpu and qemu and not (threads and threads.told())
-        return Answers(live, inactive, busy, pins, affinities_of(times_of(handle.vcpus())) if apart else None)
+        affinities = affinities_of(times_of(handle.vcpus())) if apart else None
+        return Answers(live, inactive, busy, pins, affinities, emulator)
 
     def _understood(self, handle: Any, answers: Answers, inventory: Inventory) -> Known:
         """Return what is known of a domain; Unreadable where its owner's XML makes no sense."""

@@ -21,6 +21,7 @@ from kvmsched.model import (
     PinMove,
     PinRecord,
     Record,
+    Thread,
     Vcpu,
 )
 
@@ -224,9 +225,19 @@ def test_a_period_stays_while_it_is_ours(now_s: int, stays: bool) -> None:
     assert (left is not None) is stays
 
 
-def test_a_vcpu_that_was_unplugged_leaves_nothing_to_restore() -> None:
+def test_a_thread_that_is_gone_leaves_nothing_to_restore() -> None:
     record = baseline.intend(None, DOMAIN, pin(3, BOTH, CPU0), HOST, 1)
     assert baseline.without_restored(record, DOMAIN, memory=False, pins=True) is None
+
+
+def test_a_vcpu_that_was_unplugged_stays_on_record_while_it_keeps_our_pin() -> None:
+    """It would come back with that; until then no release need be run again for it."""
+    record = baseline.intend(None, DOMAIN, pin(3, BOTH, CPU0), HOST, 1)
+    unplugged = replace(DOMAIN, threads=(Thread("vcpu", 3, CPU0),))
+    assert baseline.without_restored(record, unplugged, memory=False, pins=True) == record
+    assert baseline.left_over(record, unplugged, memory=False, pins=True) is None
+    restored = replace(DOMAIN, threads=(Thread("vcpu", 3, BOTH),))
+    assert baseline.without_restored(record, restored, memory=False, pins=True) is None
 
 
 def test_the_definition_from_before_the_first_pin_is_kept_with_it() -> None:

@@ -29,7 +29,7 @@ from kvmsched.hypervisor import Change, Hypervisor, Line, Unavailable, connectio
 from kvmsched.hypervisor import domain as described
 from kvmsched.hypervisor import host as host_file
 from kvmsched.libvirt_xml import parse_domain
-from kvmsched.model import BalloonMove, Domain, Failure, MemoryRecord, Outcome, PinRecord, Record
+from kvmsched.model import BalloonMove, Domain, Failure, MemoryRecord, Outcome, PinMove, PinRecord, Record
 from kvmsched.policy import memory
 from libvirt_error import Error as FakeError
 
@@ -208,6 +208,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World(40)  # more than one bulk call's worth
     constants = {
         "libvirtError": FakeError,
+        "VIR_ERR_INVALID_ARG": 8,
         "VIR_ERR_NO_DOMAIN": 42,
         "VIR_ERR_OPERATION_TIMEOUT": 68,
         "VIR_ERR_OPERATION_DENIED": 29,
@@ -751,6 +752,42 @@ def test_where_all_is_pinned_the_automatic_nodeset_is_what_was_recorded_here(
     )
     domain = automatic(world, monkeypatch, text, [(True, False)], (True, True))
     assert domain.record and domain.numa_pcpus == known
+
+
+UNPLUGGED = PinRecord("vcpu", 1, frozenset({0, 1}), frozenset({0, 1}), frozenset({0}), 1)
+
+
+def with_unplugged(world: World) -> Hypervisor:
+    """Of domain d3 vCPU 1 is unplugged, and still has the pin that is on record; vCPU 2 is, too, with another's pin."""
+    kept = baseline.encode(Record("host", 3, pins=(UNPLUGGED, replace(UNPLUGGED, id=5))))
+    kept = kept.replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ').replace("</state>", "</k:state>")
+    pins = "".join(f"<vcpupin vcpu='{number}' cpuset='0'/>" for number in range(3))
+    text = f"<domain><memory>524288</memory><metadata>{kept}</metadata><cputune>{pins}</cputune></domain>"
+    world.answers[3, "XMLDesc"] = text
+    return host()
+
+
+def test_an_unplugged_vcpu_is_seen_while_our_pin_of_it_stands(world: World) -> None:
+    hyper = with_unplugged(world)
+    domain = next(domain for domain in hyper.observe().domains if domain.name == "d3")
+    assert [vcpu.id for vcpu in domain.vcpus] == [0] and domain.unplugged == {("vcpu", 1)}
+    assert domain.threads[-1].pin == {0}
+    world.answers[3, "statistics"] = {"vcpu.0.time": 5000, "vcpu.1.time": 5000}
+    domain = next(domain for domain in hyper.observe().domains if domain.name == "d3")
+    assert [vcpu.id for vcpu in domain.vcpus] == [0, 1] and not domain.unplugged
+
+
+@pytest.mark.parametrize(("number", "word"), [(0, "error"), (1, "gone")])
+def test_a_driver_that_pins_no_unplugged_vcpu_fails_no_release(world: World, number: int, word: str) -> None:
+    """libvirt's test driver is one."""
+    hyper = with_unplugged(world)
+    domain = next(domain for domain in hyper.observe().domains if domain.name == "d3")
+    both = frozenset({0, 1})
+    emulator = PinMove("d3", "u3", 0, frozenset({0}), both, "released", thread="emulator")
+    world.errors[3, "pinVcpu"] = FakeError(8, text="requested vcpu '1' is not present in the domain")
+    pin = replace(emulator, id=number, thread="vcpu")
+    outcome = hyper.apply([Change(domain, domain.record, (emulator, pin))])
+    assert outcome.moves == (emulator,) and [failure.code for failure in outcome.failures] == [word]
 
 
 GUEST_CELLS = (

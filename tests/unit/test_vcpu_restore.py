@@ -94,7 +94,7 @@ def test_the_record_of_another_host_means_the_domains_own_set() -> None:
     assert afters(released(host)) == [cpus("2-3")]
 
 
-def test_an_unplugged_vcpu_has_nothing_to_get_back() -> None:
+def test_what_is_not_there_any_more_has_nothing_to_get_back() -> None:
     host = moved_host()
     uuid = host.guests[0].uuid
     record = host.records[uuid]
@@ -104,6 +104,20 @@ def test_an_unplugged_vcpu_has_nothing_to_get_back() -> None:
     assert [(s.code, s.reason) for s in plan.skips] == [
         ("offline", "vCPU 7 is not there any more: nothing to give back")
     ]
+
+
+def test_an_unplugged_vcpu_that_keeps_our_pin_gets_its_original_last() -> None:
+    host = moved_host()
+    (guest,) = host.guests
+    here = host.records[guest.uuid].pins[0]
+    host.records[guest.uuid] = Record(HOST_UUID, 1, pins=(replace(here, id=7), here))
+    guest.threads = (Thread("vcpu", 7, cpus("1")),)
+    plan = released(host)
+    assert [(move.id, move.after) for move in plan.moves if isinstance(move, PinMove)] == [
+        (0, cpus("0-3")),
+        (7, cpus("0-3")),
+    ]
+    assert plan.skips == plan.not_restored == ()
 
 
 def test_emulator_threads_too() -> None:

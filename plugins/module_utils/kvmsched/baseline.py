@@ -287,9 +287,12 @@ def left_over(record: Optional[Record], domain: Domain, memory: bool, pins: bool
         return f"it has {size}, was last sent to {mib(part.intended_kib)}, and its original is {mib(part.original_kib)}"
     if memory and record.period:
         return f"its statistics period is not its original {record.period.original_s} s"
-    if pins and record.pins:
+    # What is unplugged runs nowhere: that part stays on record, and is nothing to run a release again for.
+    unplugged = domain.unplugged
+    there = [pin for pin in record.pins if (pin.thread, pin.id) not in unplugged]
+    if pins and there:
         return "not on its original pCPUs: " + ", ".join(
-            f"{pin.thread} {pin.id} ({format_cpuset(pin.original)})".replace("vcpu", "vCPU") for pin in record.pins
+            f"{pin.thread} {pin.id} ({format_cpuset(pin.original)})".replace("vcpu", "vCPU") for pin in there
         )
     return None
 
@@ -360,6 +363,6 @@ def _unrestored_period(record: Record, domain: Domain) -> Optional[PeriodRecord]
 
 
 def _unrestored_pin(pin: PinRecord, here: dict[tuple[str, int], CpuSet]) -> bool:
-    """Return whether the thread still differs from its original; one that is gone (hot-unplugged) does not."""
+    """Return whether the thread still differs from its original; one that is gone, with its pin, does not."""
     current = here.get((pin.thread, pin.id))
     return current is not None and current != pin.original

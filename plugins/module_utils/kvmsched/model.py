@@ -226,10 +226,11 @@ class Vcpu:
 class Thread:
     """The emulator threads of a domain (id 0) or one I/O thread: where they are configured to run.
 
-    ``definition`` is their pin in the persistent definition, as a vCPU has one.
+    ``definition`` is their pin in the persistent definition, as a vCPU has one. A vCPU is among them while it is
+    unplugged, if its pin was recorded: libvirt keeps that pin for when it is plugged again.
     """
 
-    kind: Literal["emulator", "iothread"]
+    kind: ThreadKind
     id: int
     pin: CpuSet
     definition: Optional[CpuSet] = None
@@ -422,6 +423,11 @@ class Domain:
     cachetune: bool = False
     managed_by: str = ""
     start_unknown: bool = False
+
+    @property
+    def unplugged(self) -> frozenset[tuple[ThreadKind, int]]:
+        """Its vCPUs that are unplugged and have a recorded pin, by kind of thread and id."""
+        return frozenset((thread.kind, thread.id) for thread in self.threads if thread.kind == "vcpu")
 
 
 @dataclass(frozen=True)

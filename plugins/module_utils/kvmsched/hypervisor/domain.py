@@ -58,6 +58,12 @@ class Known:
             for number, one in times.items()
         )
 
+    def unplugged(self, times: Times) -> tuple[Thread, ...]:
+        """Return the vCPUs that are not online, but whose pin stands in the XML and on record."""
+        recorded = self.domain.record.pins if self.domain.record and times else ()
+        ids = [pin.id for pin in recorded if pin.thread == "vcpu" and pin.id in self.pins and pin.id not in times]
+        return tuple(Thread("vcpu", number, self.pins[number], self.definition.get(number)) for number in ids)
+
     def outdated(self, counters: Counters) -> bool:
         """Return whether other vCPUs are online, one may run elsewhere, or its size can't be what it was."""
         moved = bool(counters.times) and self.affinities not in (None, affinities_of(counters.times))

@@ -33,7 +33,7 @@ class Hung(Exception):
 
 
 class Gone(Exception):
-    """The domain that was observed does not run any more; another run may have its UUID."""
+    """The domain that was observed, or a vCPU of it, does not run any more; another run may have its UUID."""
 
 
 class Busy(Exception):

@@ -261,12 +261,19 @@ class Reader:
         if busy is None and "balloon.maximum" in record and "balloon.rss" not in record:
             # QEMU was not asked, because somebody else's question to it is still open.
             busy = no_answer("its statistics are incomplete, virsh domcontrol says more")
-        vcpus = known.vcpus(counters.times or times_in(record, known.affinities or {}))
+        times = counters.times or times_in(record, known.affinities or {})
         balloon = balloon_stats.measured(known.domain.balloon, record)
         process = self._processes.known(bare)
         if balloon is not None and process is not None:
             balloon = with_process(balloon, process.memory)
-        return replace(known.domain, state=bare.state, busy=busy.reason if busy else None, vcpus=vcpus, balloon=balloon)
+        return replace(
+            known.domain,
+            state=bare.state,
+            busy=busy.reason if busy else None,
+            vcpus=known.vcpus(times),
+            threads=(*known.domain.threads, *known.unplugged(times)),
+            balloon=balloon,
+        )
 
     def _lost(self, domain: Domain, error: Exception, code: SkipCode, reason: str) -> Skip:
         """Return the Skip of a domain that does not answer: what QEMU does not hold yet of its memory, and where."""

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Optional
 from .. import baseline
 from ..model import BalloonMove, Domain, Failure, FailureCode, Move, Outcome, PeriodMove, PinMove, Record
 from ..policy.memory.requests import grown_meanwhile
-from ..units import mib
+from ..units import mib, one_line
 from .binding import libvirt
 from .connection import Calls
 from .domain import actual_kib
@@ -98,6 +98,12 @@ def _make_pin(handle: Any, move: PinMove) -> None:
         handle.pinIOThread(move.id, cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
+def _refuses_unplugged(error: Any, move: Move, domain: Domain) -> bool:
+    """Return whether a driver pins no vCPU that is unplugged: QEMU's does, the test driver does not."""
+    unplugged = isinstance(move, PinMove) and (move.thread, move.id) in domain.unplugged
+    return unplugged and bool(error.get_error_code() == libvirt.VIR_ERR_INVALID_ARG)
+
+
 class Writer:
     """Makes changes over *calls*, and hands a domain whose change hangs to *hung*: it must not be asked again."""
 
@@ -144,7 +150,12 @@ class Writer:
             for move in change.moves:
                 if attempt.given_up:
                     return
-                make(handle, move)
+                try:
+                    make(handle, move)
+                except libvirt.libvirtError as error:
+                    if not _refuses_unplugged(error, move, change.domain):
+                        raise
+                    raise Gone(f"an unplugged vCPU can't be pinned before it is back: {one_line(error)}") from None
                 attempt.done.append(move)
             if change.moves and connection.lookupByUUIDString(change.domain.uuid).ID() != change.domain.id:
                 # It was restarted after its record was written: the run that the moves were made on has none.

@@ -85,7 +85,9 @@ class _Release:
         theirs = adopted(domain, self._snapshot)
         self.adoptions += [theirs] if theirs else rebased(domain, self._snapshot, self._affinity)
         pins = pins_of(domain)
-        for record in domain.record.pins:
+        unplugged = domain.unplugged
+        # A driver may refuse to pin what is unplugged, which ends the turn of its domain.
+        for record in sorted(domain.record.pins, key=lambda record: (record.thread, record.id) in unplugged):
             self._thread(domain, record, pins.get((record.thread, record.id)))
 
     def _thread(self, domain: Domain, record: PinRecord, current: Optional[CpuSet]) -> None:

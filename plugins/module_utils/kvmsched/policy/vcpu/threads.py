@@ -33,7 +33,7 @@ def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, mas
             wanted &= domain.cgroup_pcpus
         pinned = definitions(domain)
         for thread in domain.threads:
-            if wanted and thread.pin != wanted and (thread.kind, thread.id) not in pinned:
+            if wanted and thread.kind != "vcpu" and thread.pin != wanted and (thread.kind, thread.id) not in pinned:
                 reason = f"{_WHY[policy.emulator]} ({format_cpuset(wanted)})"
                 moves.append(
                     PinMove(domain.name, domain.uuid, thread.id, thread.pin, wanted, reason, thread=thread.kind)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -58,7 +59,7 @@ class Herd:
         self.patience = PATIENCE if self.machine else 1.0
         self.clock: Callable[[], float] = self.machine.clock if self.machine else time.monotonic
         self.names = [guest.name for guest in guests]
-        self._pattern = f"kvmsched-test-{'mem' if resource == 'memory' else 'pin'}-*"
+        self._pattern = os.path.commonprefix(self.names) + "*"
         self._made = {guest.name: guest for guest in guests}
 
     @property
@@ -180,5 +181,4 @@ class Herd:
             result = self.run(release=True)
         except PassError as error:
             return str(error)
-        print(*result.warnings, *result.skips, sep="\n")
         return result.failed or ", ".join(map(str, result.not_restored))

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from kvmsched.model import (
-    MemoryCode,
-)
+from kvmsched import baseline
+from kvmsched.model import BalloonMove, MemoryCode
 from kvmsched.policy import memory
 from kvmsched.policy.memory.history import DomainHistory, MemoryHistory
 from kvmsched.policy.memory.safeties import Safeties
@@ -21,6 +20,7 @@ from memory_worlds import (
     AUTO,
     EAGER,
     GIB,
+    HOST_UUID,
     LAZY,
     MIB,
     NOW_S,
@@ -141,6 +141,17 @@ def test_a_persons_value_holds_for_its_grace_unless_its_guest_is_dying() -> None
         plan = memory.decide(moving, AUTO)[0]
         assert (moves(plan) != {}) is fed
         assert moves(memory.decide(moving, AUTO, safeties=Safeties(person=False))[0]) != {}
+
+
+def test_what_we_called_back_ourselves_is_nobody_elses_size() -> None:
+    """Its use grew before its balloon moved. When it starves, half a minute later, it is fed."""
+    busy = domain("db", 2048, 8192, unused=150, usable=170, record=record(2048, 2048, 1024, 2))
+    (back,) = decide(snapshot([busy]), AUTO).moves
+    assert isinstance(back, BalloonMove) and back.after_kib == 2048 * MIB
+    kept = baseline.intend(busy.record, busy, back, HOST_UUID, int(NOW_S) - 30)
+    starving = domain("db", 2048, 8192, unused=50, usable=100, record=kept)
+    plan = decide(snapshot([starving]), AUTO)
+    assert skips(plan) == {} and moves(plan)["db"] > 0
 
 
 def test_what_a_person_took_is_owed_to_nobody_even_where_its_guest_is_dying() -> None:

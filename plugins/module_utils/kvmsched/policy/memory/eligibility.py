@@ -196,7 +196,9 @@ def _human(case: Case, guest: Guest) -> Optional[Reason]:
     if set_by_person(record, case.balloon):
         return human(case.balloon, record)
     age_s = case.wall_s - record.when_s
-    if record.original_kib == record.previous_kib == record.intended_kib and 0 <= age_s < case.policy.grace_s:
+    # What we called back before its balloon moved leaves the same three sizes, and a reach beside them.
+    adopted = record.original_kib == record.previous_kib == record.intended_kib and not record.reach_kib
+    if adopted and 0 <= age_s < case.policy.grace_s:
         left_s = case.policy.grace_s - age_s
         return "human", f"somebody set {mib(guest.actual_kib)}: skipped for {left_s:.0f} s more (grace)"
     return None

@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kvmsched.app.status import describe_domains
 from kvmsched.config import MemoryPolicy, MemorySettings, Rule
+from kvmsched.model import Owner
 from kvmsched.policy import memory
 from kvmsched.policy.memory.limits import limits_of
+from kvmsched.policy.vcpu.demand import Loads
 from kvmsched.units import Amount
 from memory_worlds import (
     AUTO,
@@ -22,6 +25,8 @@ from memory_worlds import (
     domain,
     lazy_moves,
     pair,
+    record,
+    skips,
     snapshot,
 )
 
@@ -42,6 +47,24 @@ def test_floors_are_of_what_a_balloon_can_have() -> None:
     assert lazy_moves(now) == {"dying": 200}
     percent = MemoryPolicy(reclaim="lazy", rules=(Rule("pmem", memory={"floor": Amount(pct=90)}),))
     assert lazy_moves(snapshot([pmem]), percent)["pmem"] == pytest.approx(0.9 * 4096 - 2048, abs=1)
+    (told,) = describe_domains(snapshot([pmem]), None, None, Loads(), MemoryPolicy(), {})
+    assert told.floor_kib == 4 * GIB * MIB // 10
+
+
+@pytest.mark.parametrize(("ask", "skipped"), [(memory.decide, {"pmem": "bad-policy"}), (memory.release, {})])
+def test_an_owner_whose_percent_come_to_nothing_ends_no_pass(ask: Any, skipped: dict[str, str]) -> None:
+    """They are more than nothing of its maximum, but most of that is NVDIMM."""
+    owner = Owner({"starvation": "0.00005%", "waste": "0.0002%"})
+    odd = {"fixed_kib": 60 * GIB * MIB, "owner": owner, "record": record(1024, 1024, 256)}
+    pmem = domain("pmem", 256, 61 * GIB, unused=10, usable=10, **odd)
+    others = [domain(f"n{i}", 1024, 4096, record=record(2048, 2048, 1024), **DYING) for i in range(3)]
+    plan, _history = ask(pair(snapshot([pmem, *others], available=RESERVE + 20)), AUTO)
+    assert plan.moves and skips(plan) == skipped
+
+
+def test_no_threshold_is_nothing() -> None:
+    nothing = MemorySettings(starvation=Amount(pct=1), waste=Amount(pct=2))
+    assert limits_of(nothing, MemoryPolicy(), 0).starvation_kib == 1
 
 
 @pytest.mark.parametrize("ask", [memory.decide, memory.repay])

@@ -348,7 +348,7 @@ def _unrestored_memory(record: Record, domain: Domain) -> Optional[MemoryRecord]
     part, balloon = record.memory, domain.balloon
     if part is None or balloon is None:
         return part
-    home_kib = min(part.original_kib, max(0, balloon.maximum_kib - balloon.fixed_kib))
+    home_kib = min(part.original_kib, balloon.most_kib)
     home = abs(balloon.actual_kib - home_kib) <= BALLOON_TOLERANCE_KIB
     return None if home and abs(part.intended_kib - home_kib) < PAGE_KIB else part
 

@@ -186,7 +186,7 @@ class MemoryPolicy:
             settings = replace(settings, **rule.memory)
         if domain.owner != Owner():
             settings = replace(settings, **owner_memory(domain))
-        for contradiction in _contradictions(settings, domain.balloon.maximum_kib if domain.balloon else None):
+        for contradiction in _contradictions(settings, domain.balloon.most_kib if domain.balloon else None):
             raise ValueError(str(contradiction))
         if self.grow_only and settings.mode == "auto":
             settings = replace(settings, mode="grow-only")
@@ -822,10 +822,10 @@ def _renamed(part: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 _PAIRS = (("starvation", "waste"), ("floor", "ceiling"))
 
 
-def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Iterator[Mistake]:
-    """Yield thresholds that no guest can satisfy at once; *maximum_kib* makes sizes and percentages comparable."""
+def _contradictions(settings: MemorySettings, most_kib: Optional[int]) -> Iterator[Mistake]:
+    """Yield thresholds that no guest can satisfy at once; *most_kib* makes sizes and percentages comparable."""
     low, high = settings.starvation, settings.waste
-    whole = maximum_kib or 100 * 1024 * 1024
+    whole = most_kib or 100 * 1024 * 1024
     if low.of(whole) <= 0:
         yield Mistake("", "starvation", f"got {low}, allowed: more than 0")
     elif not _one_kind(low, high):
@@ -833,7 +833,7 @@ def _contradictions(settings: MemorySettings, maximum_kib: Optional[int]) -> Ite
     elif high.of(whole) <= low.of(whole):
         yield Mistake("", "waste", f"got {high}, allowed: more than starvation ({low})")
     floor, ceiling = settings.floor, settings.ceiling
-    if floor is not None and ceiling is not None and (maximum_kib or _one_kind(floor, ceiling)):
+    if floor is not None and ceiling is not None and (most_kib or _one_kind(floor, ceiling)):
         if floor.of(whole) > ceiling.of(whole):
             yield Mistake("", "floor", f"got {floor}, allowed: at most the ceiling ({ceiling})")
 

@@ -280,6 +280,11 @@ class Balloon:
     high_kib: Optional[int] = None
     void: bool = False
 
+    @property
+    def most_kib(self) -> int:
+        """Return how much of its memory a balloon can have: NVDIMM, virtio-pmem and SGX EPC are not among it."""
+        return max(0, self.maximum_kib - self.fixed_kib)
+
 
 @dataclass(frozen=True)
 class Owner:

@@ -312,7 +312,7 @@ def _memory(domain: Domain, policy: MemoryPolicy) -> dict[str, Optional[int]]:
     with contextlib.suppress(ValueError):
         settings = policy.settings_for(domain)
         for name in ("starvation_kib", "waste_kib", "floor_kib"):
-            values[name] = getattr(settings, name)(balloon.maximum_kib)
+            values[name] = getattr(settings, name)(balloon.most_kib)
     return values
 
 

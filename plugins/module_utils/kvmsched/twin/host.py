@@ -146,9 +146,8 @@ class Twin:
         ours = part is not None and not part.set_by_person(now.actual_kib)
         if abs(moved_kib) > BALLOON_TOLERANCE_KIB and not ours:
             run.actual_kib = run.target_kib = now.actual_kib
-        most_kib = now.maximum_kib - now.fixed_kib
         step_kib = int(self._speed_kib * elapsed_s)
-        target_kib = min(run.target_kib, most_kib)
+        target_kib = min(run.target_kib, now.most_kib)
         run.actual_kib += max(-step_kib, min(step_kib, target_kib - run.actual_kib))
 
     # ------------------------------------------------------------ what it comes to

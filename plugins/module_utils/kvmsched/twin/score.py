@@ -143,10 +143,10 @@ class Score:
         """Starvation, waste and floor of a domain; zeros where its settings contradict each other."""
         if domain.balloon is None:
             return 0, 0, 0
-        key = (domain.uuid, str(domain.owner.settings), domain.balloon.maximum_kib)
+        key = (domain.uuid, str(domain.owner.settings), domain.balloon.most_kib)
         if key not in self._settings:
             try:
-                settings, most_kib = self._judge.settings_for(domain), domain.balloon.maximum_kib
+                settings, most_kib = self._judge.settings_for(domain), domain.balloon.most_kib
                 limits = (
                     settings.starvation_kib(most_kib),
                     settings.waste_kib(most_kib),

@@ -10,7 +10,6 @@ from typing import Mapping, Optional
 from ...model import Balloon, Domain, Snapshot
 from .guest import QEMU_OVERHEAD_KIB, Guest
 from .history import DomainHistory
-from .limits import most_kib
 from .requests import pending
 from .safeties import Safeties
 
@@ -50,9 +49,9 @@ def at_risk(domain: Domain, guest: Optional[Guest], boots: bool, safeties: Safet
         return 0
     charge_kib = promised_kib(guest) if guest is not None else max(balloon.actual_kib, pending(domain) or 0)
     if boots:
-        charge_kib = max(charge_kib, most_kib(balloon))
+        charge_kib = max(charge_kib, balloon.most_kib)
     if safeties.bounds:
-        charge_kib = min(charge_kib, most_kib(balloon))
+        charge_kib = min(charge_kib, balloon.most_kib)
     return max(0, _plain_kib(balloon, charge_kib) + QEMU_OVERHEAD_KIB - (balloon.rss_kib or 0))
 
 
@@ -60,7 +59,7 @@ def _plain_kib(balloon: Balloon, charge_kib: int) -> int:
     """Return the part of a charge that may lie on plain pages. Huge ones are the host's to give no more, nor in rss."""
     if "hugepages" in balloon.inhibitors:
         return 0
-    return min(charge_kib, max(0, most_kib(balloon) - balloon.huge_kib)) if balloon.huge_kib else charge_kib
+    return min(charge_kib, max(0, balloon.most_kib - balloon.huge_kib)) if balloon.huge_kib else charge_kib
 
 
 def promised_kib(guest: Guest) -> int:
@@ -69,7 +68,7 @@ def promised_kib(guest: Guest) -> int:
     What is resident beyond its size proves that it has all of it (decision 46). One that boots may have its maximum.
     """
     if guest.skip is not None and guest.skip[0] == "booting":
-        return max(guest.expected_kib, most_kib(guest.balloon))
+        return max(guest.expected_kib, guest.balloon.most_kib)
     rss_kib = guest.balloon.rss_kib
     overdue = guest.unanswered and (guest.late or guest.unheard)
     if not overdue or rss_kib is None or rss_kib > guest.actual_kib + QEMU_OVERHEAD_KIB:
@@ -106,7 +105,7 @@ def filled(snapshot: Snapshot) -> list[str]:
 def _holes_kib(balloon: Balloon) -> int:
     """Return what a balloon took, as far as it is known not to be resident again."""
     held_kib = max(balloon.actual_kib, (balloon.rss_kib or 0) - QEMU_OVERHEAD_KIB)
-    return max(0, _plain_kib(balloon, most_kib(balloon)) - held_kib)
+    return max(0, _plain_kib(balloon, balloon.most_kib) - held_kib)
 
 
 def callable_kib(domain: Domain) -> int:
@@ -117,10 +116,10 @@ def callable_kib(domain: Domain) -> int:
     record, balloon = domain.record.memory if domain.record else None, domain.balloon
     if record is None or balloon is None:
         return 0
-    return min(record.ordered_kib, max(0, min(record.original_kib, most_kib(balloon)) - balloon.actual_kib))
+    return min(record.ordered_kib, max(0, min(record.original_kib, balloon.most_kib) - balloon.actual_kib))
 
 
 def untouched_kib(balloon: Balloon, rss_kib: Optional[int], target_kib: int = 0) -> int:
     """Return what a domain has, or was promised, that QEMU does not hold yet, as far as is known."""
     promised_kib = max(balloon.actual_kib, target_kib)
-    return max(0, _plain_kib(balloon, min(promised_kib, most_kib(balloon))) - (rss_kib or 0))
+    return max(0, _plain_kib(balloon, min(promised_kib, balloon.most_kib)) - (rss_kib or 0))

@@ -12,7 +12,7 @@ from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, Skip, Snapshot
 from . import eligibility
 from .eligibility import Case, Reason, skip
 from .history import MemoryHistory
-from .limits import Limits, limits_of, most_kib
+from .limits import Limits, limits_of
 from .locked import locked_looks
 from .reading import NOTHING, Samples, measure
 from .requests import Request, memory_record, request_of, set_by_person
@@ -244,7 +244,7 @@ def _original(case: Case) -> int:
     record, balloon = case.record, case.balloon
     if record is None or (case.safeties.person and set_by_person(record, balloon)):
         return balloon.actual_kib
-    return min(record.original_kib, most_kib(balloon))
+    return min(record.original_kib, balloon.most_kib)
 
 
 def _debt(case: Case, original_kib: int) -> int:
@@ -256,7 +256,7 @@ def _worst(case: Case) -> int:
 
 
 def _maximum(domain: Domain) -> int:
-    return most_kib(domain.balloon) if domain.balloon else 0
+    return domain.balloon.most_kib if domain.balloon else 0
 
 
 def _ceiling(case: Case, hard_kib: int) -> int:
@@ -272,7 +272,7 @@ def _hard_ceiling(case: Case) -> int:
     Beside what it holds, for it may have that already without having said so.
     """
     balloon = case.balloon
-    ceiling_kib = most_kib(balloon)
+    ceiling_kib = balloon.most_kib
     if balloon.limit_kib is not None:
         ceiling_kib = min(ceiling_kib, balloon.limit_kib - _overhead(case))
     return ceiling_kib

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...config import MemoryPolicy, MemorySettings
-from ...model import BALLOON_TOLERANCE_KIB, Balloon
+from ...model import BALLOON_TOLERANCE_KIB
 
 # Usable memory without which a guest does not survive, in KiB and as a share of its maximum: whatever its band says.
 SURVIVAL_LEAST_KIB = 150 * 1024
@@ -39,14 +39,10 @@ class Limits:
     reclaim: str
 
 
-def most_kib(balloon: Balloon) -> int:
-    """Return how much of its memory a balloon can have: NVDIMM, virtio-pmem and SGX EPC are not among it."""
-    return max(0, balloon.maximum_kib - balloon.fixed_kib)
-
-
 def limits_of(settings: MemorySettings, policy: MemoryPolicy, maximum_kib: int) -> Limits:
     """Return *settings* in KiB for a domain with that maximum."""
-    starvation_kib, waste_kib = settings.starvation_kib(maximum_kib), settings.waste_kib(maximum_kib)
+    # Need is measured by it: where a percentage comes to nothing it is the least there is.
+    starvation_kib, waste_kib = max(1, settings.starvation_kib(maximum_kib)), settings.waste_kib(maximum_kib)
     return Limits(
         starvation_kib=starvation_kib,
         survival_kib=min(starvation_kib, max(SURVIVAL_LEAST_KIB, int(maximum_kib * SURVIVAL_SHARE))),

@@ -13,7 +13,6 @@ from typing import NamedTuple, Optional, Sequence
 from ...model import BALLOON_TOLERANCE_KIB, Balloon, Domain, MemoryRecord
 from ...units import mib
 from .history import DomainHistory
-from .limits import most_kib
 
 # A balloon that did less than this share of a request in this time does not follow (squeezed: 5 s). It is left
 # alone for a pause, which doubles with every further request that it ignores.
@@ -70,7 +69,7 @@ def pending(domain: Domain) -> Optional[int]:
     if record is None or balloon is None or not balloon.device:
         return None
     # Whoever writes a domain's metadata may forge a record.
-    intended_kib = min(record.intended_kib, most_kib(balloon))
+    intended_kib = min(record.intended_kib, balloon.most_kib)
     if abs(intended_kib - balloon.actual_kib) <= BALLOON_TOLERANCE_KIB or set_by_person(record, balloon):
         return None
     low_kib, high_kib = record.span_kib()

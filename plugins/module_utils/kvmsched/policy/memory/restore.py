@@ -13,7 +13,6 @@ from ...model import BALLOON_TOLERANCE_KIB, PAGE_KIB, BalloonMove, Domain, Left,
 from ...units import mib
 from .eligibility import human
 from .guest import Guest
-from .limits import most_kib
 from .requests import memory_record, set_by_person
 from .sharing import Draft, Need, Take, pay
 from .supply import HostState
@@ -77,7 +76,7 @@ def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
 
 def _original(guest: Guest) -> int:
     record = memory_record(guest.domain)
-    return min(record.original_kib, most_kib(guest.balloon)) if record else guest.actual_kib
+    return min(record.original_kib, guest.balloon.most_kib) if record else guest.actual_kib
 
 
 def _plan_one(guest: Guest, back: MemoryRelease) -> Optional[Why]:
@@ -112,7 +111,7 @@ def _leave(guest: Guest, record: MemoryRecord, back: MemoryRelease) -> Optional[
     code = guest.skip[0] if guest.skip is not None else ""
     if code == "human" and guest.settled:
         return None
-    booting = abs(guest.actual_kib - most_kib(guest.balloon)) <= BALLOON_TOLERANCE_KIB
+    booting = abs(guest.actual_kib - guest.balloon.most_kib) <= BALLOON_TOLERANCE_KIB
     if booting or not _silent(guest) or not guest.still:
         line = f"it is not known whether somebody set its {mib(guest.actual_kib)}: {_why_not_judged(guest)}"
         return Why(line, limited=_silent(guest))

@@ -206,6 +206,20 @@ def test_a_guest_that_needs_more_than_it_had_fails_the_release(release: Any) -> 
     assert host.records == {AWAY.uuid: None}, "all others are back, and struck off"
 
 
+@pytest.mark.parametrize("page_kib", [0, 4])
+@pytest.mark.parametrize("original", [2048, 4096])
+def test_a_guest_that_died_before_its_gift_came_fails_only_who_asks_for_it(
+    release: Any, original: int, page_kib: int
+) -> None:
+    """Its balloon never moves again. What was promised is asked for again each time, a page off."""
+    kept = record(original, 2048, 4096)
+    kept = replace(kept, memory=replace(kept.memory, intended_kib=4096 * 1024 - page_kib))
+    looks = pair(snapshot([domain("dead", 2048, 4096, record=kept, last_update_s=int(NOW_S) - 3605)]))
+    result, host = release(looks)
+    assert result.failed is None and "dead: " in result.warnings[0] and host.records[uuid_of("dead")] is not None
+    assert release(looks, names=("dead",))[0].failed is not None
+
+
 def test_a_record_that_was_not_read_yet_fails_the_release(release: Any) -> None:
     result, _host = release(pair(snapshot([domain("odd", 1024, 4096, record_error=baseline.UNREAD)])))
     assert result.failed is not None and baseline.UNREAD in result.failed

@@ -151,7 +151,7 @@ def _needed(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Wh
         return None
     back.retargets.append(again(guest, guest.pending_kib))
     way = f"on its way to {mib(guest.pending_kib)}, more than its {mib(original_kib)}"
-    return Why(f"{way}, and may need that")
+    return Why(f"{way}, and may need that", limited=_silent(guest))
 
 
 def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]:
@@ -171,9 +171,9 @@ def _grow(guest: Guest, original_kib: int, back: MemoryRelease) -> Optional[Why]
     if target_kib <= guest.expected_kib + BALLOON_TOLERANCE_KIB:
         move = again(guest, original_kib)
         back.retargets.append(move)
-        if move.after_kib != original_kib:
+        if move.after_kib != original_kib or (guest.unheard and _silent(guest)):
             told = f"{mib(guest.expected_kib)} was asked before, and libvirt still says {mib(guest.actual_kib)}"
-            return Why(f"{told}: asked for a page less, so that its driver answers")
+            return Why(f"{told}: asked again, a page off, so that its driver answers", limited=_silent(guest))
     return None
 
 

@@ -220,6 +220,38 @@ def test_a_guest_that_died_before_its_gift_came_fails_only_who_asks_for_it(
     assert release(looks, names=("dead",))[0].failed is not None
 
 
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("plugged", [0, 512])
+def test_whoever_plugged_virtio_mem_is_told_how_its_memory_comes_back(release: Any, check: bool, plugged: int) -> None:
+    """What it has is not known, so it fails no release of the host, and needs no statistics any more."""
+    kept = replace(record(2048, 2048, 1024), period=PeriodRecord(0, 0, 5, int(NOW_S) - 3600))
+    looks = pair(snapshot([domain("db", 1024 + plugged, 4096, virtio_mem=True, record=kept)]))
+    result, host = release(looks, check)
+    assert result.failed is None and [str(move) for move in result.plan.moves] == ["db: stats_period 5 -> 0"]
+    assert [str(move) for move in result.outcome.moves] == ([] if check else ["db: stats_period 5 -> 0"])
+    (left,) = result.not_restored
+    assert f"`virsh setmem {left.uuid} 2097152 --live`" in str(left) and result.warnings == (str(left),)
+    assert all(after is not None and after.memory == kept.memory for after in host.records.values())
+    assert release(looks, check, names=("db",))[0].failed is not None
+
+
+@pytest.mark.parametrize("state", [{}, {"busy": "it migrates"}, {"state": "paused"}])
+@pytest.mark.parametrize("check", [True, False])
+def test_only_a_period_is_to_be_restored_of_a_guest_with_virtio_mem(
+    release: Any, check: bool, state: dict[str, str]
+) -> None:
+    kept = Record("host", 1, period=PeriodRecord(0, 0, 5, int(NOW_S) - 60))
+    guest = domain("db", 2048, 4096, virtio_mem=True, record=kept, **state)
+    assert guest.balloon is not None
+    set_ = replace(guest, balloon=replace(guest.balloon, period_s=0))
+    result, host = release([*pair(snapshot([guest])), snapshot([guest if state else set_])], check)
+    assert len(result.outcome.moves) == (not state and not check)
+    if state:
+        assert "its statistics period is not its original 0 s" in str(result.failed)
+    else:
+        assert result.failed is None and host.records == ({} if check else {guest.uuid: None})
+
+
 def test_a_record_that_was_not_read_yet_fails_the_release(release: Any) -> None:
     result, _host = release(pair(snapshot([domain("odd", 1024, 4096, record_error=baseline.UNREAD)])))
     assert result.failed is not None and baseline.UNREAD in result.failed

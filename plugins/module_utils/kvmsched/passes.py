@@ -536,8 +536,9 @@ def _move_memory(
         time.sleep(EVENT_S)
         now = _wait_for(work.host, sent, policy.arrival_timeout_s, work.host.observe("none"))
     if release:
-        # Without statistics no later release could shrink a domain that is not back yet.
-        work.make(move for move in periods if work.memory_is_back(move.uuid, now))
+        # Without statistics no later release could shrink a domain that is not back yet, if any could.
+        beyond = {left.uuid for left in plan.not_restored}
+        work.make(move for move in periods if move.uuid in beyond or work.memory_is_back(move.uuid, now))
 
 
 def _wait_for(host: Hypervisor, moves: Sequence[Move], timeout_s: float, now: Snapshot) -> Snapshot:

@@ -106,7 +106,8 @@ def release(
     What can't be restored yet is in ``not_restored``, a line each: a later release goes on.
     """
     scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=True)
-    back = release_memory(scene.guests, scene.host)
+    apart = [d for d in scene.now.domains if d.balloon and d.balloon.virtio_mem and scene.selection.matches(d)]
+    back = release_memory(scene.guests, apart, scene.host)
     scene.guests = [back.adopted.get(guest.uuid, guest) for guest in scene.guests]
     balloons = [*_takes(back.draft), *_gives(back.draft), *back.retargets]
     moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *back.periods]

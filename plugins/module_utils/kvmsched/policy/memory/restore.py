@@ -52,8 +52,11 @@ class MemoryRelease:
     adopted: dict[str, Guest] = field(default_factory=dict)
 
 
-def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
-    """Return what gives *guests* their originals: takes at once down to L, gives by what the host has, periods last."""
+def release_memory(guests: Sequence[Guest], apart: Sequence[Domain], host: HostState) -> MemoryRelease:
+    """Return what gives *guests* their originals: takes at once down to L, gives by what the host has, periods last.
+
+    Those *apart* have virtio-mem: they get their periods, and a person is told how to bring their memory back.
+    """
     back = MemoryRelease()
     for guest in guests:
         why = _plan_one(guest, back)
@@ -70,8 +73,26 @@ def release_memory(guests: Sequence[Guest], host: HostState) -> MemoryRelease:
             line = f"{missing}: the host has no more to give now"
             # That goes before a limit: the host may have it later.
             back.left[need.guest.uuid] = Left(need.guest.domain.name, need.guest.uuid, line)
-    back.periods = [move for guest in guests if guest.uuid not in back.left for move in _period(guest)]
+    domains = [guest.domain for guest in guests if guest.uuid not in back.left]
+    back.left.update({domain.uuid: left for domain in apart if (left := _left_apart(domain)) is not None})
+    back.periods = [move for domain in (*domains, *apart) for move in _period(domain)]
     return back
+
+
+def _left_apart(domain: Domain) -> Optional[Left]:
+    """Return what a guest with virtio-mem has not back yet.
+
+    libvirt adds what is plugged to its balloon's size, and a target leaves it out: what it has is not known.
+    """
+    rest = domain.record and baseline.without_restored(domain.record, domain, memory=True, pins=False)
+    if domain.busy or rest is None or rest.memory is None:
+        return None if _period(domain) else baseline.left_of(rest, domain, memory=True, pins=False)
+    part = rest.memory
+    original = f"its original is {mib(part.original_kib)}"
+    sizes = f"it has virtio-mem, was last sent to {mib(part.intended_kib)}, and {original}"
+    by_hand = f"`virsh setmem {domain.uuid} {part.original_kib} --live` brings it back where that is enough"
+    end = f"`{baseline.removal(domain.uuid)}` lets it keep what it has"
+    return Left(domain.name, domain.uuid, f"{sizes}: {by_hand}, {end}", limited=True, command_told=True)
 
 
 def _original(guest: Guest) -> int:
@@ -252,13 +273,13 @@ def retarget(guest: Guest, before_kib: int, after_kib: int, why: str) -> Balloon
     return BalloonMove(guest.domain.name, guest.uuid, before_kib, after_kib, reason)
 
 
-def _period(guest: Guest) -> list[PeriodMove]:
+def _period(domain: Domain) -> list[PeriodMove]:
     """Set the statistics period back, unless somebody else set it since, or it is back."""
-    record = guest.domain.record.period if guest.domain.record else None
-    current_s = guest.balloon.period_s
-    if record is None or current_s == record.original_s or current_s not in (record.previous_s, record.intended_s):
+    record = domain.record.period if domain.record else None
+    if record is None or domain.balloon is None or domain.busy or domain.state != "running":
         return []
-    if guest.skip is not None and guest.skip[0] in _UNREACHABLE:
+    current_s = domain.balloon.period_s
+    if current_s == record.original_s or current_s not in (record.previous_s, record.intended_s):
         return []
     reason = f"back to its original {record.original_s} s"
-    return [PeriodMove(guest.domain.name, guest.uuid, current_s, record.original_s, reason)]
+    return [PeriodMove(domain.name, domain.uuid, current_s, record.original_s, reason)]

@@ -66,7 +66,7 @@ def attributes(values: dict[str, str]) -> str:
 OWNER = st.dictionaries(KEYS, WORDS, max_size=6).map(lambda a: f'<o:policy xmlns:o="{OWNER_URI}" {attributes(a)}/>')
 MEMORY = st.fixed_dictionaries(
     {"original_kib": NUMBERS, "previous_kib": NUMBERS, "intended_kib": NUMBERS, "when_s": NUMBERS},
-    optional={"reach_kib": NUMBERS, "more": TEXT},
+    optional={"reach_kib": NUMBERS, "most_kib": NUMBERS, "more": TEXT},
 )
 PERIOD = st.fixed_dictionaries(
     {"original_s": NUMBERS, "previous_s": NUMBERS, "intended_s": NUMBERS | st.just("5"), "when_s": NUMBERS}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from kvmsched import baseline
@@ -42,7 +43,7 @@ def test_the_original_is_that_from_before_the_first_change() -> None:
     first = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 10)
     arrived = replace(DOMAIN, balloon=Balloon(900000, 2097152))
     second = baseline.intend(first, arrived, balloon(900000, 800000), HOST, 20)
-    assert second.memory == MemoryRecord(original_kib=1000000, previous_kib=900000, intended_kib=800000, when_s=20)
+    assert second.memory == MemoryRecord(1000000, 900000, 800000, when_s=20, most_kib=2097152)
     assert (second.host_uuid, second.domain_id) == (HOST, 7)
 
 
@@ -150,14 +151,61 @@ def test_requests_that_were_never_made_pile_up_until_the_balloon_arrives() -> No
     assert record.memory and not any(map(record.memory.set_by_person, (1100000, 850000, 840000, 700000)))
     assert baseline.decode(ET.fromstring(baseline.encode(record))) == record
     record = baseline.intend(record, at(840000), balloon(840000, 860000), HOST, 40)
-    assert record.memory == MemoryRecord(1000000, 840000, 860000, 40)
+    assert record.memory == MemoryRecord(1000000, 840000, 860000, 40, most_kib=2097152)
     assert record.memory.set_by_person(700000) and record.memory.set_by_person(900000)
 
 
 def test_an_adopted_value_is_the_new_original() -> None:
     record = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1)
     record = baseline.adopt(record, DOMAIN, Adoption("d", "u", "because", memory_kib=600000), HOST, 9)
-    assert record.memory == MemoryRecord(600000, 600000, 600000, 9)
+    assert record.memory == MemoryRecord(600000, 600000, 600000, 9, most_kib=2097152)
+
+
+DIMM = 524288
+
+
+def test_a_dimm_is_the_guests_and_no_size_that_somebody_set() -> None:
+    """QEMU adds it to the balloon's size, to where that was sent, and to where it may still go."""
+    taken = baseline.intend(None, at(1000000), balloon(1000000, 900000), HOST, 1)
+    taken = baseline.intend(taken, at(950000), balloon(950000, 800000), HOST, 2)
+    assert taken.memory == MemoryRecord(1000000, 950000, 800000, 2, (900000, 1000000), most_kib=2097152)
+    here = at(800000 + DIMM).balloon
+    assert here is not None and taken.memory.set_by_person(here.actual_kib)
+    plugged = baseline.resized(taken, replace(here, maximum_kib=2097152 + DIMM))
+    assert plugged is not None and plugged.memory is not None and not plugged.memory.set_by_person(here.actual_kib)
+    reach_kib = (900000 + DIMM, 1000000 + DIMM)
+    part = MemoryRecord(1000000 + DIMM, 950000 + DIMM, 800000 + DIMM, 2, reach_kib, most_kib=2097152 + DIMM)
+    assert plugged.memory == part
+    assert baseline.resized(plugged, here) == taken, "and it was unplugged again"
+
+
+@pytest.mark.parametrize("changes", [{}, {"maximum_kib": 9437184, "fixed_kib": 7340032}, {"virtio_mem": True}])
+def test_what_no_balloon_can_have_makes_no_size_another(changes: dict[str, Any]) -> None:
+    taken = baseline.intend(None, at(1000000), balloon(1000000, 900000), HOST, 1)
+    here = Balloon(900000, **{"maximum_kib": 4194304, **changes})
+    assert (baseline.resized(taken, here) == taken) is (changes != {})
+    assert baseline.resized(taken, None) == taken and baseline.resized(None, here) is None
+    unknown = Record(HOST, 7, MemoryRecord(1000000, 1000000, 900000, 1))
+    assert baseline.resized(unknown, here) == unknown, "of an earlier version"
+
+
+@pytest.mark.parametrize("forged_kib", [1, 2097152 - 4, 10**15 - 1])
+@pytest.mark.parametrize("size_kib", [4, 1000000, 10**15 - 1])
+def test_whatever_was_forged_no_size_is_made_one_that_can_not_be(forged_kib: int, size_kib: int) -> None:
+    sizes = (size_kib, size_kib, size_kib, 1, (size_kib, size_kib))
+    record = baseline.resized(Record(HOST, 7, MemoryRecord(*sizes, most_kib=forged_kib)), DOMAIN.balloon)
+    assert record is not None and record.memory is not None
+    assert all(4 <= kib <= 2097152 for kib in (record.memory.original_kib, *record.memory.span_kib()))
+    assert baseline.decode(ET.fromstring(baseline.encode(record))) == record
+
+
+def test_an_earlier_version_reads_over_what_a_balloon_could_have() -> None:
+    record = baseline.intend(None, DOMAIN, balloon(1000000, 900000), HOST, 1)
+    root = ET.fromstring(baseline.encode(record))
+    memory, most = root
+    assert set(memory.attrib) == {"original_kib", "previous_kib", "intended_kib", "when_s"}
+    root.remove(most)
+    assert baseline.decode(root).memory == replace(record.memory, most_kib=0)
 
 
 def test_what_is_back_is_struck_off_and_the_rest_stays() -> None:

@@ -628,6 +628,19 @@ def test_before_a_size_is_taken_for_too_large_its_definition_is_read_anew(world:
     assert balloon and (balloon.actual_kib, balloon.maximum_kib, balloon.fixed_kib) == (524288, 786432, 262144)
 
 
+def recorded(text: str, record: Record) -> str:
+    """The XML of a domain with *record*, as libvirt keeps it."""
+    kept = baseline.encode(record).replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ')
+    return text.replace("<domain>", f"<domain><metadata>{kept.replace('</state>', '</k:state>')}</metadata>")
+
+
+def test_a_record_is_read_as_if_a_dimm_had_always_been_there(world: World) -> None:
+    part = MemoryRecord(262144, 262144, 196608, 1, most_kib=262144)
+    world.answers[3, "XMLDesc"] = recorded(XML, Record("host", 3, part))
+    domain = told(world, 3, current=196608 + 262144)
+    assert domain.record and domain.record.memory == MemoryRecord(524288, 524288, 458752, 1, most_kib=524288)
+
+
 @pytest.mark.parametrize("odd", [None, "much", -1, 2**64, [], True], ids=str)
 def test_an_odd_time_of_a_vcpu_is_not_known(world: World, odd: object) -> None:
     world.answers[3, "statistics"] = {"vcpu.0.time": odd, "vcpu.0.delay": odd, "vcpu.x.time": 1, "vcpu.-1.time": 1}
@@ -745,11 +758,8 @@ def test_where_all_is_pinned_the_automatic_nodeset_is_what_was_recorded_here(
 ) -> None:
     """Not on another host, nor from a person: there the pins of now are all that is known."""
     pin = PinRecord("vcpu", 0, frozenset(previous), frozenset(previous), frozenset({0}), 1)
-    kept = baseline.encode(Record(host_uuid, 3, pins=(pin,)))
-    kept = kept.replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ').replace("</state>", "</k:state>")
-    text = AUTOMATIC.format(pin="<vcpupin vcpu='0' cpuset='0'/>" + EMULATOR).replace(
-        "<memory>", f"<metadata>{kept}</metadata><memory>"
-    )
+    text = AUTOMATIC.format(pin="<vcpupin vcpu='0' cpuset='0'/>" + EMULATOR)
+    text = recorded(text, Record(host_uuid, 3, pins=(pin,)))
     domain = automatic(world, monkeypatch, text, [(True, False)], (True, True))
     assert domain.record and domain.numa_pcpus == known
 
@@ -759,11 +769,10 @@ UNPLUGGED = PinRecord("vcpu", 1, frozenset({0, 1}), frozenset({0, 1}), frozenset
 
 def with_unplugged(world: World) -> Hypervisor:
     """Of domain d3 vCPU 1 is unplugged, and still has the pin that is on record; vCPU 2 is, too, with another's pin."""
-    kept = baseline.encode(Record("host", 3, pins=(UNPLUGGED, replace(UNPLUGGED, id=5))))
-    kept = kept.replace("<state ", f'<k:state xmlns:k="{baseline.STATE_URI}" ').replace("</state>", "</k:state>")
     pins = "".join(f"<vcpupin vcpu='{number}' cpuset='0'/>" for number in range(3))
-    text = f"<domain><memory>524288</memory><metadata>{kept}</metadata><cputune>{pins}</cputune></domain>"
-    world.answers[3, "XMLDesc"] = text
+    text = f"<domain><memory>524288</memory><cputune>{pins}</cputune></domain>"
+    kept = Record("host", 3, pins=(UNPLUGGED, replace(UNPLUGGED, id=5)))
+    world.answers[3, "XMLDesc"] = recorded(text, kept)
     return host()
 
 

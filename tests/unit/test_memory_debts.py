@@ -94,6 +94,16 @@ def test_what_was_ordered_is_not_owed() -> None:
     assert kept.memory is not None and kept.memory.ordered_kib == 200 * MIB
 
 
+@pytest.mark.parametrize("ask", [memory.decide, memory.release])
+def test_a_dimm_that_is_plugged_ends_no_debt(ask: Any) -> None:
+    taken = BalloonMove("db", uuid_of("db"), 4096 * MIB, 3072 * MIB, "needed")
+    kept = baseline.intend(None, domain("db", 4096, 8192), taken, HOST_UUID, int(NOW_S) - 3600)
+    guest = domain("db", 3072 + 2048, 8192 + 2048, unused=200, usable=400)
+    guest = replace(guest, record=baseline.resized(kept, guest.balloon))
+    plan, _history = ask(pair(snapshot([guest])), AUTO)
+    assert moves(plan) == {"db": 1024} and plan.adoptions == () and plan.owed_kib == {guest.uuid: 1024 * MIB}
+
+
 def test_what_has_grown_and_serves_nothing_pays_debts_back() -> None:
     content = replace(OWED, balloon=replace(OWED.balloon, usable_kib=400 * MIB, unused_kib=200 * MIB))
     grown = domain("grown", 4048, 8192, unused=2000, usable=2100, record=record(3048, 3048, 4048))

@@ -18,6 +18,7 @@ from .model import (
     BALLOON_TOLERANCE_KIB,
     PAGE_KIB,
     Adoption,
+    Balloon,
     BalloonMove,
     Domain,
     Left,
@@ -58,6 +59,9 @@ def encode(record: Record) -> str:
     root = ET.Element("state", version=str(VERSION), host=record.host_uuid, domain=str(record.domain_id))
     if record.memory is not None:
         ET.SubElement(root, "memory", _memory(record.memory))
+        if record.memory.most_kib:
+            # An element of its own, which versions without it read over.
+            ET.SubElement(root, "most", _numbers(record.memory, "most_kib"))
     if record.period is not None:
         period = _numbers(record.period, "original_s", "previous_s", "intended_s", "when_s")
         ET.SubElement(root, "stats_period", period)
@@ -98,7 +102,7 @@ def decode(element: ET.Element) -> Record:
         return Record(
             host_uuid=element.attrib["host"],
             domain_id=int(element.attrib["domain"]),
-            memory=None if memory is None else _decode_memory(memory),
+            memory=None if memory is None else _decode_memory({**memory, **(_part(element, "most") or {})}),
             period=None if period is None else _decode_period(period),
             pins=tuple(_decode_pin(child, cpus) for child in element if _local_name(child) == "pin"),
         )
@@ -193,11 +197,14 @@ def _intend_memory(part: Optional[MemoryRecord], domain: Domain, move: BalloonMo
     original_kib = part.original_kib if part else move.before_kib
     lacking_kib = max(0, original_kib - move.after_kib)
     ordered_kib = min((part.ordered_kib if part else 0) + move.ordered_kib, lacking_kib)
-    if part is None:
-        return MemoryRecord(original_kib, move.before_kib, move.after_kib, now_s, ordered_kib=ordered_kib)
     # A move that calls a request back begins at that request's target, where the balloon need not be.
-    actual_kib = domain.balloon.actual_kib if domain.balloon else move.before_kib
-    return MemoryRecord(original_kib, actual_kib, move.after_kib, now_s, _reach(part, actual_kib), ordered_kib)
+    actual_kib = domain.balloon.actual_kib if part and domain.balloon else move.before_kib
+    reach_kib = _reach(part, actual_kib) if part else ()
+    return MemoryRecord(original_kib, actual_kib, move.after_kib, now_s, reach_kib, ordered_kib, _most_kib(domain))
+
+
+def _most_kib(domain: Domain) -> int:
+    return domain.balloon.most_kib if domain.balloon else 0
 
 
 def _reach(part: MemoryRecord, actual_kib: int) -> tuple[int, ...]:
@@ -251,11 +258,32 @@ def adopt(record: Optional[Record], domain: Domain, adoption: Adoption, host_uui
     """Return the record after a person's value became the new original; it marks the start of the grace period."""
     if adoption.memory_kib is not None:
         kib = adoption.memory_kib
-        return replace(record or _ours(None, domain, host_uuid), memory=MemoryRecord(kib, kib, kib, now_s))
+        part = MemoryRecord(kib, kib, kib, now_s, most_kib=_most_kib(domain))
+        return replace(record or _ours(None, domain, host_uuid), memory=part)
     record = _ours(record, domain, host_uuid)
     for pin in adoption.pins:
         record = replace(record, pins=_with_pin(record.pins, replace(pin, when_s=now_s)))
     return record
+
+
+def resized(record: Optional[Record], balloon: Optional[Balloon]) -> Optional[Record]:
+    """Return *record* as if all of what *balloon* can have now had been there when it was written.
+
+    QEMU adds a DIMM to a balloon's size and to where that was sent, in the moment when it is plugged.
+    """
+    part = record.memory if record else None
+    if record is None or part is None or balloon is None or balloon.virtio_mem:
+        return record
+    most_kib = balloon.most_kib
+    if part.most_kib in (0, most_kib):
+        return record
+
+    def now_kib(kib: int) -> int:
+        return min(max(PAGE_KIB, kib + most_kib - part.most_kib), most_kib)
+
+    sizes = {name: now_kib(getattr(part, name)) for name in ("original_kib", "previous_kib", "intended_kib")}
+    reach_kib = tuple(map(now_kib, part.reach_kib))
+    return replace(record, memory=replace(part, **sizes, reach_kib=reach_kib, most_kib=most_kib))
 
 
 def without_restored(record: Record, domain: Domain, memory: bool, pins: bool) -> Optional[Record]:

@@ -304,7 +304,8 @@ class MemoryRecord:
     ``reach_kib``: the lowest and the highest value that requests from before the last one may still
     bring, or that the balloon is at on its way. It is empty where it had arrived. ``ordered_kib`` is the part of what
     it lacks to its original that was taken because somebody asked for it (``eager``, ``pairwise``, a ceiling, idle
-    memory). The rest is owed to the guest.
+    memory). The rest is owed to the guest. ``most_kib`` is what the balloon could have when this was written (0: not
+    known), so that a DIMM plugged since is not taken for a size that somebody set.
     """
 
     original_kib: int
@@ -313,6 +314,7 @@ class MemoryRecord:
     when_s: int
     reach_kib: tuple[int, ...] = ()
     ordered_kib: int = 0
+    most_kib: int = 0
 
     def span_kib(self) -> tuple[int, int]:
         """Return the lowest and the highest value that our requests may bring."""

@@ -273,6 +273,7 @@ class Reader:
             vcpus=known.vcpus(times),
             threads=(*known.domain.threads, *known.unplugged(times)),
             balloon=balloon,
+            record=baseline.resized(known.domain.record, balloon),
         )
 
     def _lost(self, domain: Domain, error: Exception, code: SkipCode, reason: str) -> Skip:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kvmsched import __version__, config, passes
-from kvmsched.app import arguments, cli, status_text
+from kvmsched.app import arguments, cli, daemon, status_text
 from kvmsched.app.status import DomainMove, DomainStatus, PcpuStatus, Status, VcpuStatus
 from kvmsched.config import VcpuPolicy
 from kvmsched.model import Balloon, Domain, MemoryFigures, Outcome, VcpuFigures
@@ -476,6 +476,19 @@ def test_the_host_s_own_policy_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(config.INSTALLED_VARIABLE, "/nowhere.json")
     code, _out, err = run("check")
     assert code == 2 and "/nowhere.json" in err, "what is named must be there"
+
+
+def test_a_policy_that_cannot_be_reached_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the daemon's user may not enter its directory, which would stop no root that runs this."""
+    monkeypatch.delenv(config.INSTALLED_VARIABLE, raising=False)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone.json").symlink_to("nowhere")
+    for path in (tmp_path / "loop/policy.json", tmp_path / "gone.json"):
+        monkeypatch.setattr(config, "INSTALLED", str(path))
+        code, _out, err = run("check")
+        assert code == 2 and f"{path}: can't be read: " in err and err.count("\n") == 1, err
+        with pytest.raises(config.ConfigError, match="can't be read"):
+            daemon._Source(None).read()
 
 
 def test_check_names_from_whom_nothing_is_taken_for_slow_statistics(

@@ -460,9 +460,20 @@ INSTALLED_VARIABLE = "KVMSCHED_POLICY"
 
 
 def installed() -> Optional[str]:
-    """Return the path of this host's own policy, or None if it has none; what the variable names must be there."""
+    """Return the path of this host's own policy, or None if it has none; what the variable names must be there.
+
+    One that can't be reached is there all the same: who reads it is refused, and acts by no defaults.
+    """
     path = os.environ.get(INSTALLED_VARIABLE)
-    return path or (INSTALLED if os.path.exists(INSTALLED) else None)
+    if path:
+        return path
+    try:
+        os.lstat(INSTALLED)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return INSTALLED
 
 
 def load_file(path: str) -> Policy:

@@ -16,6 +16,7 @@ description:
   - Writes the command C(/usr/local/bin/kvmsched).
   - Checks O(policy) as C(kvmsched check) does, and only then writes it to C(/etc/kvmsched/policy.json). If it has a
     mistake, the module fails with a line for each, and nothing is changed.
+  - Who may not enter C(/etc/kvmsched) or C(/usr/local/lib/kvmsched), or read what it writes there, is let in again.
   - It neither starts nor stops anything, and changes no guest. The role C(kvmsched.kvm.kvmsched) does all that
     belongs to a daemon, and uses this module.
 author:

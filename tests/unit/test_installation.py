@@ -84,7 +84,11 @@ def test_another_content_is_another_release_and_the_old_one_goes(host: Root, tmp
     assert (library / "current").resolve().name == difference.after
 
 
-@pytest.mark.parametrize("damage", ["changed", "gone", "added", "closed", "turned back", "half"])
+CLOSED = {"library": "", "release": "current", "package": "current/kvmsched", "part": "current/kvmsched/app"}
+DAMAGES = ["changed", "gone", "added", "closed", "turned back", "half", *CLOSED, "library, turned back"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_mended(damage: str, host: Root, tmp_path: Path) -> None:
     make(host.present(FILES, None, {}))
     library = tmp_path / LIBRARY[1:]
@@ -97,7 +101,10 @@ def test_what_is_damaged_is_mended(damage: str, host: Root, tmp_path: Path) -> N
         module.with_name("more.py").write_bytes(b"")
     elif damage == "closed":
         module.chmod(0o600)
-    elif damage == "turned back":
+    elif damage in CLOSED:
+        (library / CLOSED[damage]).chmod(0o700)
+    elif damage.endswith("turned back"):
+        library.chmod(0o700 if damage.startswith("library") else 0o755)
         (library / "current").unlink()
         (library / "current").symlink_to("0.0.1")
     else:
@@ -105,6 +112,7 @@ def test_what_is_damaged_is_mended(damage: str, host: Root, tmp_path: Path) -> N
     assert make(host.present(FILES, None, {})) == [LIBRARY]
     assert files(library / "current/kvmsched") == {name: content.decode() for name, content in FILES.items()}
     assert len(list(library.iterdir())) == 2 and not host.present(FILES, None, {})
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (library, *library.rglob("*/")) if path.is_dir()} == {0o755}
 
 
 def test_what_python_compiled_is_no_damage(host: Root, tmp_path: Path) -> None:
@@ -136,6 +144,21 @@ def test_a_policy_that_nobody_else_can_read_is_opened(host: Root, tmp_path: Path
     assert "mode 0600" in difference.before and "mode 0644" in difference.after
     difference.make()
     assert not host.present(FILES, POLICY, {})
+
+
+def test_a_policy_whose_directory_nobody_else_can_enter_is_opened(host: Root, tmp_path: Path) -> None:
+    """As root made it by hand, with a umask of 077, before the installation or after it."""
+    (tmp_path / "etc/kvmsched").mkdir(parents=True)
+    make(host.present(FILES, POLICY, {}))
+    assert not host.present(FILES, POLICY, {})
+    (tmp_path / "etc").chmod(0o711)
+    (tmp_path / "etc/kvmsched").chmod(0o700)
+    (difference,) = host.present(FILES, POLICY, {})
+    assert (difference.part, difference.path) == ("policy", "/etc/kvmsched")
+    assert "mode 0700" in difference.before and "mode 0755" in difference.after
+    difference.make()
+    assert not host.present(FILES, POLICY, {})
+    assert (tmp_path / "etc").stat().st_mode & 0o777 == 0o711, "what is not ours stays as it is"
 
 
 def test_other_files_come_and_go_with_it(host: Root, tmp_path: Path) -> None:

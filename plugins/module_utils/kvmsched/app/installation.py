@@ -113,6 +113,7 @@ class Root:
             differences += self._file("others", path, text, 0o644) if text else self._without("others", path)
         if document is not None:
             differences += self._file("policy", config.INSTALLED, policy_text(document), 0o644)
+            differences += self._directory("policy", os.path.dirname(config.INSTALLED))
         return differences
 
     def absent(self, others: Iterable[str]) -> list[Difference]:
@@ -137,11 +138,13 @@ class Root:
     def _package(self, files: Mapping[str, bytes]) -> Iterator[Difference]:
         library, name = self._path(LIBRARY), release(files)
         before = self._current()
-        if not _holds(os.path.join(library, name, "kvmsched"), files):
+        if not _holds(os.path.join(library, name), files):
             yield Difference("package", LIBRARY, before, name, lambda: self._switch(files))
         elif before != name or self._others(name):
             # The release is there: an installation was interrupted, or somebody turned the link back.
             yield Difference("package", LIBRARY, before, name, lambda: self._lead_to(name))
+        else:
+            yield from self._directory("package", LIBRARY)
 
     def _current(self) -> str:
         try:
@@ -174,6 +177,7 @@ class Root:
 
     def _lead_to(self, name: str) -> None:
         library = self._path(LIBRARY)
+        _open(library)
         link = os.path.join(library, ".current")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(link)
@@ -189,7 +193,7 @@ class Root:
                 "package", LIBRARY, self._current() or "an unfinished installation", "", lambda: _remove(library)
             )
 
-    # ------------------------------------------------------------ single files
+    # ------------------------------------------------------------ single files, and our directories
 
     def _file(self, part: str, path: str, text: str, mode: int) -> Iterator[Difference]:
         target, content = self._path(path), text.encode()
@@ -202,8 +206,13 @@ class Root:
         if before != content:
             yield Difference(part, path, "" if before is None else before.decode(errors="replace"), text, make)
         elif _rights(target) != (mode, os.geteuid()):
-            was = "mode {:04o}, owner {}\n".format(*_rights(target))
-            yield Difference(part, path, was, f"mode {mode:04o}, owner {os.geteuid()}\n", make)
+            yield Difference(part, path, _told(*_rights(target)), _told(mode, os.geteuid()), make)
+
+    def _directory(self, part: str, path: str) -> Iterator[Difference]:
+        """Open a directory of ours that is there: what lies in it is of no use to those who can't come in."""
+        target = self._path(path)
+        if os.path.isdir(target) and _rights(target) != (0o755, os.geteuid()):
+            yield Difference(part, path, _told(*_rights(target)), _told(0o755, os.geteuid()), lambda: _open(target))
 
     def _without(self, part: str, path: str) -> Iterator[Difference]:
         target = self._path(path)
@@ -222,12 +231,16 @@ class Root:
 # ---------------------------------------------------------------- files
 
 
-def _holds(directory: str, files: Mapping[str, bytes]) -> bool:
-    """Return whether just these *files* lie there, and others can read them."""
-    found = set(_walk(directory))
-    return found == set(files) and all(
-        _content(path) == content and _rights(path) == (0o644, os.geteuid())
-        for path, content in ((os.path.join(directory, name), content) for name, content in files.items())
+def _holds(place: str, files: Mapping[str, bytes]) -> bool:
+    """Return whether just these *files* lie in the release *place*, and others can read them."""
+    directory = os.path.join(place, "kvmsched")
+    paths = {name: os.path.join(directory, name) for name in files}
+    modes = {place: 0o755, **{os.path.dirname(path): 0o755 for path in paths.values()}}
+    modes.update(dict.fromkeys(paths.values(), 0o644))
+    return (
+        set(_walk(directory)) == set(files)
+        and all(_rights(path) == (mode, os.geteuid()) for path, mode in modes.items())
+        and all(_content(paths[name]) == content for name, content in files.items())
     )
 
 
@@ -251,6 +264,15 @@ def _content(path: str) -> Optional[bytes]:
 def _rights(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return stat.S_IMODE(status.st_mode), status.st_uid
+
+
+def _told(mode: int, owner: int) -> str:
+    return f"mode {mode:04o}, owner {owner}\n"
+
+
+def _open(directory: str) -> None:
+    os.chown(directory, os.geteuid(), -1)
+    os.chmod(directory, 0o755)
 
 
 def _make_directory(path: str) -> None:

@@ -132,6 +132,12 @@ def is_installed(host: Host) -> bool:
     return host.path("/usr/local/lib/kvmsched").exists()
 
 
+def runs_at_boot(host: AnyHost) -> bool:
+    """Whether the daemon runs, and will after a boot."""
+    told = host.run("systemctl is-active kvmsched; systemctl is-enabled kvmsched", check=False)
+    return told.split() == ["active", "enabled"]
+
+
 def status(host: AnyHost) -> dict[str, Any]:
     """What the daemon tells; {"running": False, ...} if none runs."""
     return dict(json.loads(host.run("/usr/local/bin/kvmsched status --json", check=False) or "{}"))

@@ -15,7 +15,20 @@ from pathlib import Path
 import pytest
 from lab import Fleet, HostError
 from lab.hosts import Host
-from plays import OLD, POLICY, Played, is_installed, main_pid, older, play, policy, role_play, status, traces
+from plays import (
+    OLD,
+    POLICY,
+    Played,
+    is_installed,
+    main_pid,
+    older,
+    play,
+    policy,
+    role_play,
+    runs_at_boot,
+    status,
+    traces,
+)
 
 HOST = "kvmsched-bare"
 
@@ -163,7 +176,7 @@ def test_nothing_is_removed_while_libvirt_is_away(fleet: Fleet, host: Host, role
     done: Played = play(fleet, role, kvmsched_state="absent", kvmsched_force_absent="false")
     away(host, False)
     assert done.status != 0 and "Nothing was removed" in done.text, done.text
-    assert is_installed(host) and host.path("/etc/systemd/system/kvmsched.service").exists()
+    assert is_installed(host) and runs_at_boot(host)
 
 
 def test_a_removal_is_foreseen_while_the_daemon_acts(fleet: Fleet, host: Host, role: str) -> None:

@@ -32,6 +32,7 @@ from plays import (
     main_pid,
     play,
     policy,
+    runs_at_boot,
     status,
     traces,
 )
@@ -168,7 +169,7 @@ def test_a_guest_that_needs_what_it_got_keeps_its_host(
     done = play(fleet, RELEASE)
     assert {name: counts["failed"] for name, counts in done.recap.items()} == {H1: 1, H2: 0, H3: 0}, done.text
     assert "Nothing was removed" in done.text and f"{HOG}: not shrunk to its 256M" in done.text
-    assert is_installed(fleet[H1]) and balloon_kib(fleet[H1], HOARDER) == 512 * 1024
+    assert is_installed(fleet[H1]) and runs_at_boot(fleet[H1])
     assert not is_installed(fleet[H2]) and not is_installed(fleet[H3])
 
 
@@ -177,6 +178,8 @@ def test_release_leaves_guests_as_they_were_and_nothing_behind(
 ) -> None:
     """Run again, it goes on. Records that nobody can read, or follow, keep their own guest's, and are named."""
     guests[H1][0].hold(20)
+    # Its daemon goes on, and would have taken from a guest whose record is to be damaged.
+    fleet[H1].run(f"systemctl stop kvmsched && /usr/local/bin/kvmsched release {HOARDER}")
     fleet[H1].run(f"virsh metadata {HOARDER} {STATE} kvmsched --set '<state version=\"9\"/>' --live")
     host_uuid = UUID(fleet[H2].read("/etc/machine-id").strip())
     pin = '<pin thread="vcpu" id="0" when_s="1" original="0,77" previous="0" intended="0"/>'

@@ -1,0 +1,115 @@
+# Copyright (c) 2026 the kvmsched authors
+# GNU General Public License v3.0-or-later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parts of the role and of the playbooks that need no hypervisor: run here, with what a host would say in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from face import REPOSITORY
+
+ROLE_VARIABLES = str(REPOSITORY / "roles/kvmsched/vars/main.yml")
+THERE = {"stat": {"exists": True}}
+
+
+def read_yaml(path: str) -> Any:
+    return yaml.safe_load((REPOSITORY / path).read_text(encoding="utf-8"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def run_tasks(
+    directory: Path, tasks: list[Any], *options: str, hosts: dict[str, dict[str, Any]], **play: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run *tasks* here, for *hosts* with these variables, in a play with these keywords."""
+    (directory / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **play, "tasks": tasks}]))
+    variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
+    return run("--inventory", str(directory / "hosts.json"), str(directory / "play.yml"), *options)
+
+
+# ---------------------------------------------------------------- a release that failed
+
+SYSTEMCTL = """\
+#!/bin/sh
+for word; do
+    case $word in
+    kvmsched*) unit={place}/$word ;;
+    [a-z]*) verb=$word ;;
+    esac
+done
+case $verb in
+show) echo LoadState=loaded; echo ActiveState=$(cat $unit.active); echo UnitFileState=$(cat $unit.enabled) ;;
+is-enabled) cat $unit.enabled; grep -q enabled $unit.enabled ;;
+enable | disable) echo ${{verb}}d > $unit.enabled ;;
+start) echo active > $unit.active ;;
+stop) echo inactive > $unit.active ;;
+esac
+"""
+DAEMON, RESCUE = "kvmsched.service", "kvmsched-rescue.service"
+# By what the hosts are called: how the daemon is, whether it starts at boot, and how its rescue is.
+UNITS = {
+    "runs": ("active", "enabled", "inactive"),
+    "by-hand": ("active", "disabled", "inactive"),
+    "failed": ("failed", "enabled", "active"),
+    "off": ("inactive", "disabled", "inactive"),
+}
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_after_a_release_that_failed_the_daemon_is_as_it_was(check: tuple[str, ...], tmp_path: Path) -> None:
+    """Nobody else looks after the guests. What would remove anything is left out here: this is no host of its own."""
+    hosts, before = {}, {}
+    for host, (active, enabled, rescue) in UNITS.items():
+        place = tmp_path / host
+        place.mkdir()
+        (place / "systemctl").write_text(SYSTEMCTL.format(place=place))
+        (place / "systemctl").chmod(0o755)
+        states = {f"{DAEMON}.active": active, f"{DAEMON}.enabled": enabled, f"{RESCUE}.active": rescue}
+        for name, state in {**states, f"{RESCUE}.enabled": "static"}.items():
+            before[place / name] = state
+            (place / name).write_text(state)
+        hosts[host] = {"place": str(place)}
+    tasks = read_yaml("roles/kvmsched/tasks/absent.yml")
+    last = [task["name"] for task in tasks].index("Release the guests")
+    done = run_tasks(
+        tmp_path,
+        tasks[: last + 1],
+        *check,
+        hosts=hosts,
+        environment={"PATH": "{{ place }}:/usr/bin:/bin"},
+        module_defaults={"group/kvmsched.kvm.kvmsched": {"uri": "nonsense:///x"}},
+        vars={
+            **dict.fromkeys(("__kvmsched_systemd", "__kvmsched_unit_before"), THERE),
+            "__kvmsched_unit": str(tmp_path),
+            "__kvmsched_document": {},
+            "kvmsched_force_absent": False,
+        },
+    )
+    assert {path: path.read_text().strip() for path in before} == before, done.stdout
+    # What a release would come to can't be said beside a daemon that was not stopped.
+    fail = {"off"} if check else set(UNITS)
+    said = done.stdout.partition("Say which guests were not released")[2]
+    for host in UNITS:
+        assert (f"{host}]: FAILED! " in said) is (host in fail), done.stdout
+    assert "Nothing was removed, for not all guests were released: " in said and "nonsense:///x" in said

@@ -16,7 +16,6 @@ import pytest
 import yaml
 from face import REPOSITORY
 
-ROLE_VARIABLES = str(REPOSITORY / "roles/kvmsched/vars/main.yml")
 THERE = {"stat": {"exists": True}}
 
 
@@ -113,3 +112,18 @@ def test_after_a_release_that_failed_the_daemon_is_as_it_was(check: tuple[str, .
     for host in UNITS:
         assert (f"{host}]: FAILED! " in said) is (host in fail), done.stdout
     assert "Nothing was removed, for not all guests were released: " in said and "nonsense:///x" in said
+
+
+# ---------------------------------------------------------------- what is refused before anything is done
+
+
+def test_where_somebody_else_installs_all_packages_must_be_there(tmp_path: Path) -> None:
+    """Also the last one, without which the daemon refuses to start."""
+    tasks = read_yaml("roles/kvmsched/tasks/install.yml")
+    look = [task for task in tasks if task["name"].startswith(("Look whether", "Refuse a host"))]
+    hosts = {name: {"__kvmsched_packages": ["python3-json", f"python3-{name}"]} for name in ("json", "nonesuch")}
+    done = run_tasks(tmp_path, look, hosts=hosts, vars={"kvmsched_manage_packages": False})
+    assert "json]: FAILED! " not in done.stdout, done.stdout
+    line = "nonesuch lacks some of python3-json, python3-nonesuch: ModuleNotFoundError: No module named 'nonesuch'"
+    assert f"kvmsched_manage_packages is false, and {line}" in done.stdout, done.stdout
+

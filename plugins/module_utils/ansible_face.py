@@ -106,7 +106,12 @@ def info_module() -> AnsibleModule:
 
 
 def require_libvirt(module: AnsibleModule) -> None:
-    """Return only where libvirt can be imported: respawn under the distribution's Python, else fail in one line."""
+    """Return only where libvirt can be imported: respawn under the distribution's Python, else fail in one line.
+
+    Where the pass reads a policy document, a Python that can read one is preferred; who reads it says if there is none.
+    """
+    if module.params.get("rules") or _installed(module):
+        seek(module, "libvirt", "jsonschema")
     cause = seek(module, "libvirt")
     if cause:
         looked_at = ", ".join(dict.fromkeys([sys.executable, *DISTRIBUTION_PYTHONS]))
@@ -116,16 +121,17 @@ def require_libvirt(module: AnsibleModule) -> None:
         )
 
 
-def seek(module: AnsibleModule, library: str) -> str:
-    """Go on under a Python that has *library*: this one or, respawned, the distribution's; return why there is none."""
+def seek(module: AnsibleModule, *libraries: str) -> str:
+    """Go on under a Python that has *libraries*: this one or, respawned, the distribution's; return what it lacks."""
     try:
-        importlib.import_module(library)
+        for library in libraries:
+            importlib.import_module(library)
         return ""
     except ImportError as error:
         cause = str(error)
     if not has_respawned():
         # The probe runs each interpreter; a path that does not exist is no candidate.
-        interpreter = probe_interpreters_for_module(list(DISTRIBUTION_PYTHONS), library)
+        interpreter = probe_interpreters_for_module(list(DISTRIBUTION_PYTHONS), ", ".join(libraries))
         if interpreter:
             respawn_module(interpreter)  # runs the module there and ends this process
     return cause
@@ -247,19 +253,26 @@ def _room_cells(module: AnsibleModule) -> Optional[units.CpuSet]:
 
 
 def _rules(module: AnsibleModule, policy: config.Policy) -> tuple[tuple[config.Rule, ...], str]:
-    """Return the rules and where they come from: the option, else the policy installed on this host (decision 31).
-
-    A host that is only looked at from afar has another policy than the machine that the module runs on.
-    """
+    """Return the rules and where they come from: the option, else the policy installed on this host (decision 31)."""
     if module.params["rules"] is not None:
         return policy.memory.rules, "options"
-    path = config.installed()
-    if path is None or hypervisor.acting_refusal(module.params["uri"]):
+    path = _installed(module)
+    if path is None:
         return (), "none"
     try:
         return config.load_file(path).memory.rules, path
     except config.ConfigError as error:
         fail(module, "; ".join(error.mistakes))
+
+
+def _installed(module: AnsibleModule) -> Optional[str]:
+    """Return the path of the installed policy whose rules hold for the pass, or None.
+
+    A host that is only looked at from afar has another policy than the machine that the module runs on.
+    """
+    if module.params.get("rules", ()) is not None or hypervisor.acting_refusal(module.params["uri"]):
+        return None
+    return config.installed()
 
 
 def fail(module: AnsibleModule, line: str) -> NoReturn:

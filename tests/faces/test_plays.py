@@ -127,3 +127,28 @@ def test_where_somebody_else_installs_all_packages_must_be_there(tmp_path: Path)
     line = "nonesuch lacks some of python3-json, python3-nonesuch: ModuleNotFoundError: No module named 'nonesuch'"
     assert f"kvmsched_manage_packages is false, and {line}" in done.stdout, done.stdout
 
+
+@pytest.mark.parametrize(
+    ("group", "more", "refusal"),
+    [
+        ("hypervisors", (), ""),
+        ("hypervisors", ("kvmsched_hosts=kvm",), "kvmsched_hosts: got 'kvm' from the inventory"),
+        ("kvm", ("kvmsched_hosts=kvm",), "kvmsched_hosts: got 'kvm' from the inventory"),
+        ("kvm", ("-e", "kvmsched_hosts=kvm"), ""),
+        ("kvm", (), "No host matches 'hypervisors'"),
+    ],
+)
+def test_hosts_that_the_plays_would_not_take_are_refused(
+    group: str, more: tuple[str, ...], refusal: str, tmp_path: Path
+) -> None:
+    inventory = tmp_path / "hosts.ini"
+    of_inventory = more if len(more) == 1 else ()
+    inventory.write_text("\n".join((f"[{group}]", "prod1", "[all:vars]", *of_inventory, "")))
+    done = run("-i", str(inventory), "playbooks/parts/some_host.yml", *(more if len(more) == 2 else ()))
+    assert (done.returncode != 0) is bool(refusal) and refusal in done.stdout, done.stdout
+
+
+def test_every_playbook_begins_with_that() -> None:
+    for path in (REPOSITORY / "playbooks").glob("*.yml"):
+        assert read_yaml(f"playbooks/{path.name}")[0].get("ansible.builtin.import_playbook") == "parts/some_host.yml"
+

@@ -152,3 +152,30 @@ def test_every_playbook_begins_with_that() -> None:
     for path in (REPOSITORY / "playbooks").glob("*.yml"):
         assert read_yaml(f"playbooks/{path.name}")[0].get("ansible.builtin.import_playbook") == "parts/some_host.yml"
 
+
+# ---------------------------------------------------------------- the gate of a roll-out
+
+
+def told(mode: str, effective: str, paused_s: float = 0) -> dict[str, Any]:
+    status = {"mode": mode, "effective_mode": effective, "paused_until_s": paused_s}
+    return {"kvmsched_before": {"rc": 0, "stdout": json.dumps(status)}}
+
+
+def test_who_does_not_act_yet_observes_first(tmp_path: Path) -> None:
+    """A pause is none of that: each run would change a host that is paused, there and back."""
+    hosts = {
+        "bare": {"kvmsched_before": {"rc": 2, "msg": "No such file"}},
+        "observes": told("observe", "observe"),
+        "may-not-act": told("act", "observe"),
+        "acts": told("act", "act"),
+        "gives": told("grow-only", "grow-only"),
+        "paused": told("act", "observe", 4e9),
+        "paused-and-observes": told("observe", "observe", 4e9),
+    }
+    (_begin, _answer, roll) = read_yaml("playbooks/rollout.yml")
+    (outer,) = [task for task in roll["tasks"] if task["name"] == "Observe, then act"]
+    gate = {key: value for key, value in outer["block"][0].items() if key != "block"}
+    done = run_tasks(tmp_path, [{**gate, "ansible.builtin.debug": {"msg": "first"}}], hosts=hosts)
+    first = {host for host in hosts if f"ok: [{host}]" in done.stdout}
+    assert first == {"bare", "observes", "may-not-act", "paused-and-observes"}, done.stdout
+

@@ -149,6 +149,8 @@ def test_all_hosts_are_paused_at_once(fleet: Fleet) -> None:
         said([str(ANSIBLE), "hypervisors", "--inventory", str(fleet.inventory), "-b", "-a", line])
         for host in fleet:
             eventually(lambda host=host, mode=mode: status(host)["effective_mode"] == mode, f"{command} on {host.name}")
+        if mode == "observe":
+            assert play(fleet, ROLLOUT, kvmsched_serial="100%").well().changed() == 0
 
 
 def test_a_second_roll_out_changes_nothing_and_sets_the_dead_aside(fleet: Fleet) -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from face import REPOSITORY
 
+ROLE_VARIABLES = str(REPOSITORY / "roles/kvmsched/vars/main.yml")
 THERE = {"stat": {"exists": True}}
 
 
@@ -128,6 +129,20 @@ def test_where_somebody_else_installs_all_packages_must_be_there(tmp_path: Path)
     assert f"kvmsched_manage_packages is false, and {line}" in done.stdout, done.stdout
 
 
+def test_what_systemd_would_not_take_may_not_scrape(tmp_path: Path) -> None:
+    addresses = {
+        True: ["10.1.2.3", "10.1.2.0/24", "255.0.0.1/32", "0.0.0.0/0", "2001:db8::/32", "::1/128", "fe80::1", "any"],
+        False: ["10.1.2.300", "10.1.2.0/33", "10.1.2", "10.1.2.3/", "01.1.2.3", "::/129", "2001:db8::/", "host"],
+    }
+    hosts = {f"h{n}{good}": {"allow": one} for good in addresses for n, one in enumerate(addresses[good])}
+    tasks = read_yaml("roles/kvmsched/tasks/preflight.yml")
+    (refuse,) = [task for task in tasks if task["name"] == "Refuse what is no address among those who may scrape"]
+    play = {"vars": {"kvmsched_metrics_allow": ["10.9.9.9", "{{ allow }}"]}, "vars_files": [ROLE_VARIABLES]}
+    done = run_tasks(tmp_path, [refuse], hosts=hosts, **play)
+    for host, given in hosts.items():
+        assert (f"{host}]: FAILED! " in done.stdout) is host.endswith("False"), (given, done.stdout)
+
+
 @pytest.mark.parametrize(
     ("group", "more", "refusal"),
     [
@@ -178,4 +193,3 @@ def test_who_does_not_act_yet_observes_first(tmp_path: Path) -> None:
     done = run_tasks(tmp_path, [{**gate, "ansible.builtin.debug": {"msg": "first"}}], hosts=hosts)
     first = {host for host in hosts if f"ok: [{host}]" in done.stdout}
     assert first == {"bare", "observes", "may-not-act", "paused-and-observes"}, done.stdout
-

@@ -130,6 +130,7 @@ from ansible_collections.kvmsched.kvm.plugins.module_utils import old_python  # 
 from ansible_collections.kvmsched.kvm.plugins.module_utils.ansible_face import fail, seek
 from ansible_collections.kvmsched.kvm.plugins.module_utils.kvmsched import __version__, config
 from ansible_collections.kvmsched.kvm.plugins.module_utils.kvmsched.app import installation
+from ansible_collections.kvmsched.kvm.plugins.module_utils.kvmsched.units import shown
 
 
 def main() -> None:
@@ -152,9 +153,11 @@ def main() -> None:
 def run(module: AnsibleModule) -> None:
     absent, policy, others = module.params["state"] == "absent", module.params["policy"], module.params["files"]
     host, files = installation.Root(), installation.sources()
-    for path in others:
+    for path, text in others.items():
         if not os.path.isabs(path):
             fail(module, f"files: got {path!r}, allowed: absolute paths")
+        if not isinstance(text, str):
+            fail(module, f"files: {path}: got {shown(text)}, allowed: a text")
     if policy is not None and not absent:
         check_policy(module, policy)
     differences = host.absent(others) if absent else host.present(files, policy, others)

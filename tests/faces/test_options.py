@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from face import REPOSITORY
 
 COLLECTION = "ansible_collections.kvmsched.kvm.plugins"
@@ -21,7 +23,20 @@ def collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / ".ansible/collections"))
 
 
+def answer(capsys: pytest.CaptureFixture[str], module: str, **options: Any) -> dict[str, Any]:
+    main = importlib.import_module(f"{COLLECTION}.modules.{module}").main
+    with patch_module_args({"_ansible_check_mode": True, **options}), pytest.raises(SystemExit):
+        main()
+    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+
 @pytest.mark.parametrize("state", ["present", "absent"])
+@pytest.mark.parametrize(("text", "told"), [(5, "5"), (None, "None"), (["a"], "['a']")])
+def test_what_is_no_text_is_no_file(state: str, text: Any, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(capsys, "kvm_sched_install", state=state, files={"/nowhere/x": text})
+    assert said.get("failed") and said["msg"] == f"files: /nowhere/x: got {told}, allowed: a text"
+
+
 @pytest.mark.parametrize(
     ("params", "installed", "sought"),
     [

@@ -308,7 +308,8 @@ def _releases(module: AnsibleModule) -> bool:
 
 def _finish(module: AnsibleModule, result: passes.Result[Any, Any], source: str) -> None:
     values = _harmless({**report.values(result, module.check_mode), "policy_source": source})
-    values["diff"] = report.diff(report.made(result, module.check_mode))
+    if module._diff:
+        values["diff"] = report.diff(report.made(result, module.check_mode))
     for line in result.warnings:
         module.warn(printable(line))
     if result.failed:

@@ -165,6 +165,8 @@ def run(module: AnsibleModule) -> None:
         for difference in differences:
             difference.make()
     values = result(module, differences, installation.release(files))
+    if module._diff:
+        values["diff"] = diff(differences)
     module.exit_json(**values, policy_hash=policy_hash(module, host))
 
 
@@ -197,16 +199,19 @@ def result(module: AnsibleModule, differences: list[installation.Difference], re
         "package": os.path.join(installation.LIBRARY, release),
         "package_changed": any(difference.part != "policy" for difference in differences),
         "policy_changed": any(difference.part == "policy" for difference in differences),
-        "diff": [
-            {
-                "before_header": difference.path,
-                "before": _lines(difference.before),
-                "after_header": difference.path,
-                "after": _lines(difference.after),
-            }
-            for difference in differences
-        ],
     }
+
+
+def diff(differences: list[installation.Difference]) -> list[dict[str, str]]:
+    return [
+        {
+            "before_header": difference.path,
+            "before": _lines(difference.before),
+            "after_header": difference.path,
+            "after": _lines(difference.after),
+        }
+        for difference in differences
+    ]
 
 
 def _lines(text: str) -> str:

@@ -37,6 +37,14 @@ def test_what_is_no_text_is_no_file(state: str, text: Any, told: str, capsys: py
     assert said.get("failed") and said["msg"] == f"files: /nowhere/x: got {told}, allowed: a text"
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_diff_is_there_for_who_asks_for_it(wanted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(capsys, "kvm_sched_install", _ansible_diff=wanted, files={"/nowhere/x": "a"})
+    assert said["changed"] and ("diff" in said) is wanted
+    said = answer(capsys, "kvm_mem_balance", _ansible_diff=wanted, uri="test:///default", rules=[])
+    assert said["changed"] and ("diff" in said) is wanted
+
+
 @pytest.mark.parametrize(
     ("params", "installed", "sought"),
     [
@@ -59,4 +67,3 @@ def test_who_reads_a_document_goes_on_where_that_can_be_done(
     monkeypatch.setattr(face, "probe_interpreters_for_module", lambda _paths, name: probed.append(name))
     face.require_libvirt(SimpleNamespace(params=params))
     assert probed == sought
-

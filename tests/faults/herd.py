@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -59,7 +58,7 @@ class Herd:
         self.patience = PATIENCE if self.machine else 1.0
         self.clock: Callable[[], float] = self.machine.clock if self.machine else time.monotonic
         self.names = [guest.name for guest in guests]
-        self._pattern = os.path.commonprefix(self.names) + "*"
+        self._pattern = self.names[0].rstrip("0123456789") + "*"
         self._made = {guest.name: guest for guest in guests}
 
     @property

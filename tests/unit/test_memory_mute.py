@@ -61,6 +61,15 @@ def test_a_silent_guest_is_not_fed_for_ever_nor_for_nothing(changes: dict[str, A
     assert moves(plan) == {} and told in plan.unmet[0].reason and "has not answered for 60 s" in plan.unmet[0].reason
 
 
+def test_a_step_of_the_future_holds_up_no_other() -> None:
+    """The clock was set back two hours between the two; nor is it told that a guest answers in the future."""
+    now, history = mute(-7200, fed_times=1, fed_s=NOW_S + 7000)
+    plan = auto_plan(now, history)
+    assert moves(plan) == {"db": 512} and "has not answered for 0 s, step 2 of 3" in plan.moves[0].reason
+    now, history = mute(-7200, fed_times=3)
+    assert "has not answered for 0 s, 3 of 3 steps" in auto_plan(now, history).unmet[0].reason
+
+
 def test_who_was_content_when_it_fell_silent_gets_nothing() -> None:
     now, _history = mute(60)
     assert moves(auto_plan(now, a_tick_ago())) == {} and skips(auto_plan(now, a_tick_ago())) == {"db": "stale"}

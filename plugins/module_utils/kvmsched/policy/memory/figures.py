@@ -145,7 +145,7 @@ def _why_not(guest: Guest, target_kib: int, host: HostState) -> str:
 
 
 def _mute(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Unmet:
-    age_s = wall_s - guest.balloon.last_update_s
+    age_s = max(0.0, wall_s - guest.balloon.last_update_s)
     steps = f"{seen.fed_times if seen else 0} of {STEPS} steps were given"
     reason = f"it was in need and has not answered for {age_s:.0f} s, {steps}: look into the guest"
     return Unmet(guest.domain.name, guest.uuid, guest.limits.starvation_kib, reason)

@@ -24,14 +24,15 @@ def mute_need(guest: Guest, seen: Optional[DomainHistory], wall_s: float) -> Opt
     if not is_mute(guest, seen, wall_s) or seen is None or seen.fed_times >= STEPS:
         return None
     resident = (guest.balloon.rss_kib or 0) >= guest.actual_kib * RESIDENT_SHARE
-    early = wall_s - seen.fed_s < 2 * guest.balloon.period_s
+    # A step of the future is none of now: the clock was set back since.
+    early = 0 <= wall_s - seen.fed_s < 2 * guest.balloon.period_s
     if early or not resident or guest.pending_kib is not None:
         return None
     step_kib = guest.debt_kib or int(guest.actual_kib * STEP_SHARE)
     kib = min(step_kib, guest.ceiling_kib - guest.expected_kib)
     if kib < guest.limits.min_change_kib:
         return None
-    age_s = wall_s - guest.balloon.last_update_s
+    age_s = max(0.0, wall_s - guest.balloon.last_update_s)
     why = f"it was in need and has not answered for {age_s:.0f} s, step {seen.fed_times + 1} of {STEPS}"
     return Need(guest, kib, 0, 0, 0, f"{why}, to {mib(guest.expected_kib + kib)}")
 

@@ -206,9 +206,8 @@ class World:
         first = self.observe()
         self.run(TICK_S + 1)
         last = self.observe()
-        judge, before = memory.release if release else memory.decide, self.history
-        plan, history = judge([first, last], policy, self.history, self.safeties)
-        self.history = history if remember else None
+        before = self.history
+        plan, learn = memory.judge([first, last], policy, before, self.safeties, release)
         takes = [m for m in plan.moves if isinstance(m, BalloonMove) and not m.gives]
         gives = [m for m in plan.moves if isinstance(m, BalloonMove) and m.gives]
         self._ask(takes)
@@ -216,6 +215,7 @@ class World:
             self.run(2)
             gives = list(memory.fund(plan, policy, last, self.observe(), before, self.safeties))
         self._ask(gives)
+        self.history = learn([*takes, *gives]) if remember else None
         self.run(2)
         self.plans.append(plan)
         return plan
@@ -327,6 +327,14 @@ def owed(name: str, mib: int) -> Domain:
 
 AUTO = MemoryPolicy(host_reserve=Amount(kib=1024 * MIB))
 STARVED_OF_8G: dict[str, Any] = {"actual": 2048, "maximum": 8192, "unused": 20, "usable": 96}
+# Starves beyond its original on a host that has nothing free: memory is taken for it, gift after gift.
+BESIDE_WASTE = snapshot(
+    [
+        domain("db", **STARVED_OF_8G, record=record(1024, 1024, 2048)),
+        domain("web", 8192, unused=4000, usable=7000),
+    ],
+    available=1000,
+)
 HOUR_S = 3600
 
 

@@ -34,7 +34,7 @@ from kvmsched.twin import cpu
 from kvmsched.twin.errors import Errors
 from kvmsched.twin.host import Twin
 from kvmsched.twin.memory import Squeezed, resized
-from memory_worlds import MIB, Machine, World, balloon, uuid_of
+from memory_worlds import BESIDE_WASTE, MIB, Machine, World, balloon, read_anew, uuid_of
 from vcpu_worlds import FakeHost, Guest, topology
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,16 +89,18 @@ class Daemon:
         history, before = self._passes.memory
         self._passes.memory = history.rebooted(uuid, when_s), before
 
-    def tick(self, now: Snapshot, memory: Callable[[Any, Any], None], vcpu: Callable[[Any], None]) -> None:
+    def tick(self, now: Snapshot, memory: Callable[[Any, Any], Any], vcpu: Callable[[Any], None]) -> None:
+        """Make both passes; *memory* returns the moves that it made."""
         now = rounded(now)
         pasts = {"memory": Past(*self._passes.memory), "vcpu": Past(*self._passes.vcpu)}
         plan, history = self._passes.decide_memory(now, None)
         pins = self._passes.decide_vcpu(now)
+        given: Any = ()
         if self._acts:
-            memory(plan, history)
+            given = tuple(memory(plan, history))
             vcpu(pins)
-        made = None if self._acts else ()
-        decided = {"memory": Decided(plan.moves, made), "vcpu": Decided(pins.moves, made)}
+        self._passes.made_memory(given)
+        decided = {"memory": Decided(plan.moves, given), "vcpu": Decided(pins.moves, None if self._acts else ())}
         assert self._file
         context = Context(self._document, mode="act" if self._acts else "observe", acted=self._acts)
         learnt = {"memory": self._passes.memory[0], "vcpu": self._passes.vcpu[0]}
@@ -119,7 +121,7 @@ def day_of_vcpus(
     host, daemon = hogs(), Daemon(directory, document, acts)
     for number in range(passes):
         host.run(PERIOD_S)
-        daemon.tick(host.snapshot(), lambda _plan, _history: None, host.apply)
+        daemon.tick(host.snapshot(), lambda _plan, _history: (), host.apply)
         if number == 8:
             daemon.start()
         if number == 16:
@@ -138,13 +140,16 @@ def day_of_memory(directory: Path, document: dict[str, Any], acts: bool = True, 
     needy.used = lambda s: min(needy.actual - 50 * MIB, (500 if s < 60 else 1500) * MIB)
     daemon = Daemon(directory, document, acts)
 
-    def carry_out(plan: Any, history: Any) -> None:
+    def carry_out(plan: Any, history: Any) -> list[Any]:
         from kvmsched.policy import memory
 
         seen = world.observe()
-        world._ask([m for m in plan.moves if not m.gives])
+        taken = [m for m in plan.moves if not m.gives]
+        world._ask(taken)
         policy = load_daemon(document).memory
-        world._ask(list(memory.fund(plan, policy, seen, world.observe(), history)))
+        given = list(memory.fund(plan, policy, seen, world.observe(), history))
+        world._ask(given)
+        return [*taken, *given]
 
     for number in range(passes):
         world.run(PERIOD_S)
@@ -212,6 +217,20 @@ def test_decisions_about_memory_come_out_again_over_a_restart(days: Days) -> Non
     looks = list(record.read([str(days.memory())]))
     assert [number for number, look in enumerate(looks) if look.rebooted] == [10, 12], "told without a new frame"
     assert [number for number, look in enumerate(looks) if look.begins] == [0, 21]
+
+
+def test_decisions_of_a_daemon_that_made_nothing_come_out_again(tmp_path: Path) -> None:
+    """It remembers nothing of what it only planned; nor does the replay, or what is asked of an instant."""
+    now, daemon = BESIDE_WASTE, Daemon(tmp_path, {}, acts=False)
+    for _pass in range(12):
+        daemon.tick(now, lambda _plan, _history: (), lambda _plan: None)
+        now = read_anew(now)
+    daemon.end()
+    (result,) = played(tmp_path, Job(RECORDED))
+    assert result.verified.same == result.verified.passes == 24 and result.verified.moves >= 20, result.verified
+    seen = replay.instant([str(tmp_path)], now.wall_s)
+    (db,) = [one for one in seen.domains if one.name == "db"] if seen else []
+    assert db.target_kib is not None and db.actual_kib is not None and db.target_kib > db.actual_kib
 
 
 def test_no_move_is_lost_where_looks_are_passed_over(days: Days) -> None:
@@ -301,7 +320,7 @@ def test_untouched_has_the_pins_and_sizes_of_before_any_kvmsched(tmp_path: Path)
     daemon = Daemon(tmp_path / "r", PLACE)
     for _pass in range(10):
         host.run(PERIOD_S)
-        daemon.tick(host.snapshot(), lambda _plan, _history: None, host.apply)
+        daemon.tick(host.snapshot(), lambda _plan, _history: (), host.apply)
     daemon.end()
     recorded, untouched = played(tmp_path / "r" / f"2{record.SUFFIX}", Job(RECORDED), Job(UNTOUCHED))
     assert recorded.figures.unserved_pct < 5 and untouched.figures.unserved_pct > 40

@@ -186,7 +186,7 @@ def run_rescue(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
     with _session(how, "memory") as (host, watch):
         samples = _sample_memory(host)
         watch.lap("observe")
-        plan, learnt = memory.release(samples, policy)
+        plan, learn = memory.judge(samples, policy, release=True)
         gives = tuple(move for move in plan.moves if isinstance(move, BalloonMove) and move.gives)
         plan = replace(plan, moves=gives, not_restored=())
         watch.lap("decide")
@@ -194,7 +194,7 @@ def run_rescue(how: Conduct, policy: MemoryPolicy) -> MemoryResult:
         if how.writes:
             _move_memory(work, plan, policy, release=False)
             watch.lap("apply")
-        result = _result(plan, learnt, work, watch)
+        result = _result(plan, learn(work.moves), work, watch)
         # Nobody comes back to them but another rescue.
         missed = [skip for skip in result.skips if skip.code in _UNREACHED] or result.outcome.failures
         if missed and not result.failed:
@@ -243,8 +243,7 @@ def _memory_pass(
     release: bool,
     watch: _Watch,
 ) -> MemoryResult:
-    judge = memory.release if release else memory.decide
-    plan, learnt = judge(samples, policy, history)
+    plan, learn = memory.judge(samples, policy, history, release=release)
     watch.lap("decide")
     if work.how.writes:
         with work.accounted():
@@ -255,7 +254,7 @@ def _memory_pass(
     elif work.how.sets_periods:
         work.make(move for move in plan.moves if isinstance(move, PeriodMove))
     watch.lap("apply")
-    return _result(plan, learnt, work, watch, policy.selection)
+    return _result(plan, learn(work.moves), work, watch, policy.selection)
 
 
 def _vcpu_pass(

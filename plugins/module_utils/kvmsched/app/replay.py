@@ -138,6 +138,8 @@ class Result:
 class Passes:
     """The two passes of a policy with what they remember, as the daemon makes them."""
 
+    _learn: memory_policy.Learn
+
     def __init__(self, policy: config.Policy) -> None:
         self.policy = policy
         self.memory: tuple[MemoryHistory, Optional[Snapshot]] = (MemoryHistory(), None)
@@ -166,12 +168,16 @@ class Passes:
             self.vcpu = VcpuHistory(), None
 
     def decide_memory(self, now: Snapshot, room: Optional[RoomRequest]) -> tuple[MemoryPlan, MemoryHistory]:
-        """The plan, and the history that it was made with."""
+        """The plan, and the history that it was made with. All of it counts as made until made_memory() is told."""
         history, before = self.memory
         policy = replace(self.policy.memory, room=room)
-        plan, learnt = memory_policy.decide([now] if before is None else [before, now], policy, history)
-        self.memory = learnt, now
+        plan, self._learn = memory_policy.judge([now] if before is None else [before, now], policy, history)
+        self.memory = self._learn(plan.moves), now
         return plan, history
+
+    def made_memory(self, moves: Iterable[Move]) -> None:
+        """Go on from those *moves* that were made of the last plan."""
+        self.memory = self._learn(moves), self.memory[1]
 
     def decide_vcpu(self, now: Snapshot) -> VcpuPlan:
         history, before = self.vcpu
@@ -317,7 +323,12 @@ class _Recorded(_Player):
             passes.forget(resource)
         if decided.failed and not decided.moves:
             return
-        plan: Any = passes.decide_memory(now, room)[0] if resource == "memory" else passes.decide_vcpu(now)
+        plan: Any
+        if resource == "memory":
+            plan, _history = passes.decide_memory(now, room)
+            passes.made_memory(decided.changes)
+        else:
+            plan = passes.decide_vcpu(now)
         self.count(plan, elapsed_s)
         again, was = ([replace(move, reason="") for move in moves] for moves in (plan.moves, decided.moves))
         known = self._verified
@@ -357,7 +368,9 @@ class _Twinned(_Player):
             plan, history = self._passes.decide_memory(now, look.frame.room)
             self.count(plan, elapsed_s)
             policy = replace(self._policy.memory, room=look.frame.room)
-            self.score.move(self._twin.carry_out_memory(plan, policy, now, history), now)
+            moves = self._twin.carry_out_memory(plan, policy, now, history)
+            self._passes.made_memory(moves)
+            self.score.move(moves, now)
         period_s = max(daemon.vcpu_period_s, self._policy.vcpu.interval_s)
         if self._due(now, self._passes.vcpu[1], period_s, "vcpu" in look.decided):
             pins = self._passes.decide_vcpu(now)
@@ -478,6 +491,7 @@ class _Instant:
                 self._passes.forget(resource)
         if "memory" in turns:
             plan, history = self._passes.decide_memory(now, look.frame.room)
+            self._passes.made_memory(turns["memory"].changes)
             self._memory = PassResult(now, plan, history, Outcome(), {}, warnings=plan.warnings)
         if "vcpu" in turns:
             pins = self._passes.decide_vcpu(now)

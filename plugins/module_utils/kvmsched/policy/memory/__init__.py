@@ -16,7 +16,7 @@ Read in this order:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from ...config import MemoryPolicy, idle_rules
 from ...model import (
@@ -44,7 +44,9 @@ from .safeties import ALL_ON, Safeties
 from .sharing import Draft, Grant, Need, funds_of, grant
 from .supply import HostState, by_uuid, host_state, lent_after, noted, owing_after
 
-__all__ = ["MemoryHistory", "Safeties", "decide", "fund", "release", "repay"]
+__all__ = ["Learn", "MemoryHistory", "Safeties", "decide", "fund", "judge", "release", "repay"]
+# Returns what the next pass should be handed, once it is told which moves of a plan were made.
+Learn = Callable[[Iterable[Move]], MemoryHistory]
 # Why a domain is skipped that may still be sent elsewhere.
 _RESTLESS: tuple[MemoryCode, ...] = ("settling", "stuck")
 # Why waste stays although nobody forbids taking it.
@@ -60,21 +62,13 @@ def decide(
     history: Optional[MemoryHistory] = None,
     safeties: Safeties = ALL_ON,
 ) -> tuple[MemoryPlan, MemoryHistory]:
-    """Return the plan for the newest of *snapshots* (oldest first), and what the next pass should be handed.
+    """Return the plan for the newest of *snapshots* (oldest first), and what to hand on where all of it is made.
 
     Two snapshots a statistics period apart, or one and *history*, prove that a domain is at rest; without
     that it may be grown if it starves, never shrunk. Same input, same plan, in any order of domains.
     """
-    scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=False)
-    if policy.strategy == "pairwise":
-        draft = pairwise.draft_of(scene.guests, scene.host, policy)
-    else:
-        seen, wall_s = scene.history.domains, scene.now.wall_s
-        draft = fair.draft_of(scene.guests, scene.host, policy, seen, wall_s, safeties)
-    balloons = [*_takes(draft), *_gives(draft)]
-    balloons += _withdrawals(scene.guests, balloons)
-    moves: list[Move] = [*balloons, *_reminders(scene.guests, balloons), *_periods(scene.guests, policy)]
-    return scene.plan(draft, moves), scene.remember(moves)
+    plan, learn = judge(snapshots, policy, history, safeties)
+    return plan, learn(plan.moves)
 
 
 def repay(
@@ -90,7 +84,7 @@ def repay(
     scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=False)
     draft = Draft()
     debts.repay_all(draft, scene.guests, scene.host)
-    moves: list[Move] = [*_gives(draft)]
+    moves = _gives(draft)
     return scene.plan(draft, moves), scene.remember(moves)
 
 
@@ -105,15 +99,23 @@ def release(
     Statistics periods stand last in the plan, only for domains whose memory this plan restores.
     What can't be restored yet is in ``not_restored``, a line each: a later release goes on.
     """
-    scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release=True)
-    apart = [d for d in scene.now.domains if d.balloon and d.balloon.virtio_mem and scene.selection.matches(d)]
-    back = release_memory(scene.guests, apart, scene.host)
-    scene.guests = [back.adopted.get(guest.uuid, guest) for guest in scene.guests]
-    balloons = [*_takes(back.draft), *_gives(back.draft), *back.retargets]
-    moves: list[Move] = [*balloons, *_withdrawals(scene.guests, balloons), *back.periods]
-    plan = scene.plan(back.draft, moves)
-    left = (*back.left.values(), *scene.selection.unseen(scene.now))
-    return replace(plan, not_restored=left, unmet=()), scene.remember(moves)
+    plan, learn = judge(snapshots, policy, history, safeties, release=True)
+    return plan, learn(plan.moves)
+
+
+def judge(
+    snapshots: Sequence[Snapshot],
+    policy: MemoryPolicy,
+    history: Optional[MemoryHistory] = None,
+    safeties: Safeties = ALL_ON,
+    release: bool = False,
+) -> tuple[MemoryPlan, Learn]:
+    """Return the plan of decide(), or of release(), and what learns from the moves that are made of it.
+
+    For who may make less than was planned: what only was planned must not count as given.
+    """
+    scene = _Scene(snapshots, policy, history or MemoryHistory(), safeties, release)
+    return (_released(scene) if release else _decided(scene)), scene.remember
 
 
 def fund(
@@ -154,6 +156,28 @@ def fund(
     risks_kib = risks(current, known, history.domains, safeties)
     host = host_state((planned, current), policy, risks_kib, known, history, safeties)
     return (*free, *_pay(claims, host))
+
+
+def _decided(scene: _Scene) -> MemoryPlan:
+    policy = scene.policy
+    if policy.strategy == "pairwise":
+        draft = pairwise.draft_of(scene.guests, scene.host, policy)
+    else:
+        seen, wall_s = scene.history.domains, scene.now.wall_s
+        draft = fair.draft_of(scene.guests, scene.host, policy, seen, wall_s, scene.safeties)
+    balloons = [*_takes(draft), *_gives(draft)]
+    balloons += _withdrawals(scene.guests, balloons)
+    return scene.plan(draft, [*balloons, *_reminders(scene.guests, balloons), *_periods(scene.guests, policy)])
+
+
+def _released(scene: _Scene) -> MemoryPlan:
+    apart = [d for d in scene.now.domains if d.balloon and d.balloon.virtio_mem and scene.selection.matches(d)]
+    back = release_memory(scene.guests, apart, scene.host)
+    scene.guests = [back.adopted.get(guest.uuid, guest) for guest in scene.guests]
+    balloons = [*_takes(back.draft), *_gives(back.draft), *back.retargets]
+    plan = scene.plan(back.draft, [*balloons, *_withdrawals(scene.guests, balloons), *back.periods])
+    left = (*back.left.values(), *scene.selection.unseen(scene.now))
+    return replace(plan, not_restored=left, unmet=())
 
 
 # ---------------------------------------------------------------- what a pass works on
@@ -211,8 +235,11 @@ class _Scene:
             owed_kib={guest.uuid: guest.debt_kib for guest in self.guests if guest.debt_kib},
         )
 
-    def remember(self, moves: Sequence[Move]) -> MemoryHistory:
-        directions = {move.uuid: 1 if move.gives else -1 for move in moves if isinstance(move, BalloonMove)}
+    def remember(self, made: Iterable[Move]) -> MemoryHistory:
+        """Return what the next pass should be handed: what was read, and which moves of the plan were *made*."""
+        # A record of another version may hold a move of who is none of ours here.
+        balloons = [move for move in made if isinstance(move, BalloonMove) and move.uuid in self._by_uuid]
+        directions = {move.uuid: 1 if move.gives else -1 for move in balloons}
         before = self.history.domains
         domains = {}
         for domain in self.now.domains:
@@ -223,7 +250,6 @@ class _Scene:
         for lost in self.now.skips:
             if lost.uuid in before:
                 domains[lost.uuid] = before[lost.uuid]
-        balloons = [move for move in moves if isinstance(move, BalloonMove)]
         whole_kib = 0
         for move in balloons:
             given_kib = move.after_kib - self._by_uuid[move.uuid].expected_kib

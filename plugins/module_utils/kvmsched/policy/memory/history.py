@@ -38,7 +38,7 @@ class DomainHistory:
     """One domain as the last pass saw it; fields named as in Balloon are the last reading, in KiB.
 
     ``used_kib`` is what the last settled reading said was used, and ``used_s`` when that was taken.
-    ``moved_s`` and ``direction`` (1 given, -1 taken, 0 none) are its last planned move, ``reversals``
+    ``moved_s`` and ``direction`` (1 given, -1 taken, 0 none) are its last move, ``reversals``
     how often the direction turned lately. ``stuck_asked_s`` is the record's time of the last request
     that it did not follow, ``stuck_times`` how many such requests in a row. ``futile_s`` is when the
     host was found to keep what it gave back, ``booted_s`` when a reboot was seen or told. All times are wall

@@ -72,6 +72,7 @@ class Kvmsched:
         self.records: dict[str, Record] = {}
         self._known: dict[str, tuple[Any, Domain]] = {}
         self.passes = self.planned = 0
+        self.sent: list[Move] = []
         self.say: Callable[[str], None] = silence
         self.codes: dict[str, str] = {}
 
@@ -118,10 +119,11 @@ class Kvmsched:
         samples = [now] if self.before is None else [self.before, now]
         policy = self.eager if now_s < host.world.eager_until_s else self.policy
         known = self.history
-        plan, self.history = policy_room.decide(samples, policy, known, **self.asks)
-        self.before = now
+        plan, learn = policy_room.judge(samples, policy, known, **self.asks)
+        self.before, self.sent = now, []
         self._explain(host, plan)
         self.carry_out(host, plan, policy, now, known)
+        self.history = learn(self.sent)
 
     def _explain(self, host: Host, plan: MemoryPlan) -> None:
         """Say why a domain is skipped or gets less than it needs, when that changes."""
@@ -170,6 +172,7 @@ class Kvmsched:
     def send(self, host: Host, moves: Iterable[Move], planned: Snapshot) -> None:
         domains = {domain.uuid: domain for domain in planned.domains}
         for move in moves:
+            self.sent.append(move)
             self.say(f"{host.now_s:6} {move}: {move.reason}")
             record = self.records.get(move.domain)
             record = baseline.intend(record, domains[move.uuid], move, HOST, int(planned.wall_s))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from ...model import BALLOON_TOLERANCE_KIB, Skip
@@ -19,7 +20,7 @@ from .supply import HOST, HostState
 # So little is worth a command where a guest would die without it.
 LEAST_SURVIVAL_KIB = 8 * 1024
 
-NOTHING_KEPT: Mapping[str, int] = {}
+_NOTHING_KEPT: Mapping[str, int] = MappingProxyType({})
 
 
 def water_fill(claims: Sequence[int], weights: Sequence[float], pool: int) -> list[int]:
@@ -176,7 +177,7 @@ def spend(left_kib: dict[str, int], pools: Sequence[str], kib: int) -> None:
 
 
 def _worthwhile(
-    needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: Mapping[str, int] = NOTHING_KEPT
+    needs: Sequence[Need], pools_kib: Mapping[str, int], kept_kib: Mapping[str, int] = _NOTHING_KEPT
 ) -> dict[str, int]:
     """Share the pools so that each share is worth a command: of those too thin, the better half stays."""
     served = list(needs)

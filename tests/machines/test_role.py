@@ -27,8 +27,8 @@ SIZE_KIB = 384 * 1024
 PLACE = frozenset({2, 3})
 PORT = 9757
 SLOW = 5000
-# A pass takes such a machine some seconds of CPU.
-POLICY = {**on_machine.POLICY, "daemon": {"period": 20, "metrics_listen": f"0.0.0.0:{PORT}"}}
+# A pass takes such a machine some seconds of CPU. The deadline is part of what the watchdog waits for.
+POLICY = {**on_machine.POLICY, "deadline": 30, "daemon": {"period": 20, "metrics_listen": f"0.0.0.0:{PORT}"}}
 COMMAND, ASIDE = "/usr/local/bin/kvmsched", "/root/command"
 # Where it outlives a boot, and the role has nothing.
 OVERRIDES = "/usr/local/lib/systemd"
@@ -200,10 +200,11 @@ def test_killed_it_is_back_and_keeps_what_it_took(
         told = status(one)
         assert (told["version"], told["effective_mode"]) == (OLD, "act")
         wait_taken(unit, guest)
-        for how in ("KILL", "STOP"):  # its watchdog ends who stands still
+        # The watchdog ends who stands still, after minutes: on the newer one, where systemd calls that a failure.
+        for how in ("KILL", "STOP") if one is machines[1] else ("KILL",):
             pid = unit.pid
             one.run(f"kill -{how} {pid}")
-            unit.wait(lambda unit=unit, pid=pid: unit.active and unit.pid not in (0, pid), "to come back")
+            unit.wait(lambda unit=unit, pid=pid: unit.active and unit.pid not in (0, pid), "to come back", 900)
             print(*unit.said("")[-12:], sep="\n")
             assert not rescue.said("") and guest.balloon_kib() < SIZE_KIB and on_machine.records(guest)
 

@@ -42,6 +42,9 @@ PANIC = "panic=1"
 KERNEL_ARGUMENTS = (
     f"root=/dev/vda rw console=ttyS0 quiet mitigations=off {CLOCK} {PANIC} nokaslr audit=0 nowatchdog net.ifnames=0"
 )
+# As its first guest starts the kernel patches its scheduler, at which emulated CPUs may panic: so one is always there.
+HOLDS = "import fcntl, os, signal; vm = fcntl.ioctl(os.open('/dev/kvm', os.O_RDWR), 0xAE01, 0); signal.pause()"
+HOLDER = f'[Service]\nExecStart=/usr/bin/python3 -c "{HOLDS}"\n[Install]\nWantedBy=multi-user.target\n'
 ROOT = "root@127.0.0.1"
 WIRE = "10.78.0"
 COLLECTION = "/usr/local/lib/kvmsched-collection"
@@ -125,7 +128,7 @@ class Machine:
         version = subprocess.run(["qemu-system-x86_64", "--version"], stdout=subprocess.PIPE, check=True).stdout
         # The place, too: the snapshot names its backing file by it.
         place = str(self._system.root)
-        parts = [version.decode(), CPU, place, self._kernel_arguments(), *self.topology.options()]
+        parts = [version.decode(), CPU, HOLDER, place, self._kernel_arguments(), *self.topology.options()]
         parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._guest_files]
         parts += [inspect.getsource(method) for method in (Machine._command, Machine._prepare)]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -161,6 +164,8 @@ class Machine:
         wire = f"[Match]\nName=eth1\n[Network]\nAddress={self.wire_address}/24\nLinkLocalAddressing=no\n"
         self.write("/etc/systemd/network/10-eth1.network", wire)
         self.run("networkctl reload")
+        self.write("/etc/systemd/system/hold-kvm.service", HOLDER)
+        self.run("systemctl enable --quiet --now hold-kvm")
         # So that libvirt knows its QEMU before the snapshot.
         self.run("virsh domcapabilities --virttype kvm && sync")
 

@@ -34,6 +34,21 @@ ROLLOUT, RELEASE = "kvmsched.kvm.rollout", "kvmsched.kvm.release"
 ROLE = "- hosts: all\n  gather_facts: false\n  roles:\n    - kvmsched.kvm.kvmsched\n"
 
 
+def ansible_playbook(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it here, with these arguments and this checkout; all that it says is in ``stdout``."""
+    return subprocess.run(
+        [str(ANSIBLE_PLAYBOOK), *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
 @dataclass(frozen=True)
 class Played:
     """What a run said; ``recap`` holds the last line's numbers for each host."""

@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from face import REPOSITORY
+from plays import ansible_playbook
 
 # Facts as `setup` would have found them; with them the role gathers none.
 CASES = [
@@ -53,18 +50,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for family, name, release, _supported in CASES
     }
     (place / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", str(place / "hosts.json")]
     python = json.dumps({"ansible_python_interpreter": sys.executable})
-    done = subprocess.run(
-        [*command, str(place / "play.yml"), "--check", "--tags", "kvmsched_preflight", "--extra-vars", python],
-        cwd=REPOSITORY,
-        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    options = ("--check", "--tags", "kvmsched_preflight", "--extra-vars", python)
+    done = ansible_playbook("--inventory", str(place / "hosts.json"), str(place / "play.yml"), *options)
     told: dict[str, list[str]] = {name: [] for name in hosts}
     task, now = "", ""
     for line in done.stdout.splitlines():

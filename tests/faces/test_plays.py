@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from face import REPOSITORY
+from plays import ansible_playbook
 
 ROLE_VARIABLES = str(REPOSITORY / "roles/kvmsched/vars/main.yml")
 THERE = {"stat": {"exists": True}}
@@ -24,20 +24,6 @@ def read_yaml(path: str) -> Any:
     return yaml.safe_load((REPOSITORY / path).read_text(encoding="utf-8"))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 def run_tasks(
     directory: Path, tasks: list[Any], *options: str, hosts: dict[str, dict[str, Any]], **play: Any
 ) -> subprocess.CompletedProcess[str]:
@@ -45,7 +31,7 @@ def run_tasks(
     (directory / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **play, "tasks": tasks}]))
     variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
-    return run("--inventory", str(directory / "hosts.json"), str(directory / "play.yml"), *options)
+    return ansible_playbook("--inventory", str(directory / "hosts.json"), str(directory / "play.yml"), *options)
 
 
 # ---------------------------------------------------------------- a release that failed
@@ -159,7 +145,7 @@ def test_hosts_that_the_plays_would_not_take_are_refused(
     inventory = tmp_path / "hosts.ini"
     of_inventory = more if len(more) == 1 else ()
     inventory.write_text("\n".join((f"[{group}]", "prod1", "[all:vars]", *of_inventory, "")))
-    done = run("-i", str(inventory), "playbooks/parts/some_host.yml", *(more if len(more) == 2 else ()))
+    done = ansible_playbook("-i", str(inventory), "playbooks/parts/some_host.yml", *(more if len(more) == 2 else ()))
     assert (done.returncode != 0) is bool(refusal) and refusal in done.stdout, done.stdout
 
 

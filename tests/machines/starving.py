@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from lab import Guest, Machine, RunningGuest
-from on_machine import until_unchanged
+from on_machine import obey, records, release, until_unchanged
 
 MIB = 1024
 SLICE = "/sys/fs/cgroup/machine.slice"
@@ -19,7 +19,8 @@ HOG, HOARDER = "kvmsched-test-hog", "kvmsched-test-hoarder"
 # What a guest's own kernel takes and gives back between two looks.
 NOISE_KIB = 16 * MIB
 HELD_MIB = 180
-NEEDY = Guest(HOG, memory_mib=512, current_mib=256, hold_mib=HELD_MIB)
+SIZE_KIB = 256 * MIB
+NEEDY = Guest(HOG, memory_mib=512, current_mib=SIZE_KIB // MIB, hold_mib=HELD_MIB)
 # So much is usable for who is dying.
 DYING_MIB = 8
 
@@ -38,6 +39,19 @@ def free_again(guest: RunningGuest) -> None:
     guest.hold(10)
     guest.wait_held()
     guest.wait_seen()
+
+
+@contextlib.contextmanager
+def starving(machine: Machine, hog: RunningGuest) -> Iterator[None]:
+    """Have it starve at its first size; in the end it gives back what it got."""
+    obey(machine)
+    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
+    starve(hog)
+    yield
+    assert hog.alive and not hog.hog_kills
+    free_again(hog)
+    release(machine)
+    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
 
 
 def given_kib(machine: Machine, hog: RunningGuest) -> int:

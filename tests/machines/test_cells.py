@@ -13,14 +13,12 @@ from dataclasses import replace
 
 import pytest
 from lab import Lab, Machine, RunningGuest
-from on_machine import obey, records, release
-from starving import HOG, MIB, NEEDY, NOISE_KIB, fed, free_again, given_kib, in_use_kib, starve
+from starving import HOG, MIB, NEEDY, NOISE_KIB, fed, given_kib, in_use_kib, starve, starving
 
 pytestmark = pytest.mark.nightly
 
 CELL = 1
 BOUND = replace(NEEDY, extra=f"<numatune><memory mode='strict' nodeset='{CELL}'/></numatune>")
-SIZE_KIB = 256 * MIB
 CACHED, FILLER = "/cached", "kvmsched-test-filler"
 # More than the cell has.
 CACHED_MIB = 2048
@@ -39,18 +37,12 @@ def lab(machine: Machine) -> Iterator[Lab]:
 @pytest.fixture
 def hog(machine: Machine, lab: Lab) -> Iterator[RunningGuest]:
     """A guest of its first size that starves, in a cell without caches; in the end it gives back what it got."""
-    obey(machine)
-    hog = lab[HOG]
-    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
-    starve(hog)
-    in_use_kib(machine)  # what its balloon took of huge pages is free after that
-    machine.run("sync; echo 3 >/proc/sys/vm/drop_caches")
-    kills = oom_kills(machine)
-    yield hog
-    assert hog.alive and not hog.hog_kills and oom_kills(machine) == kills
-    free_again(hog)
-    release(machine)
-    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
+    with starving(machine, lab[HOG]):
+        in_use_kib(machine)  # what its balloon took of huge pages is free after that
+        machine.run("sync; echo 3 >/proc/sys/vm/drop_caches")
+        kills = oom_kills(machine)
+        yield lab[HOG]
+        assert oom_kills(machine) == kills
 
 
 def test_who_is_bound_to_a_cell_is_fed_from_its_caches(machine: Machine, hog: RunningGuest) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import pytest
 from lab import Guest, Lab, Machine, RunningGuest
 from lab.lab import OVERHEAD_KIB
-from on_machine import obey, records, release, scope, until_unchanged
+from on_machine import obey, records, scope, until_unchanged
 from starving import (
     HOARDER,
     HOG,
     MIB,
     NEEDY,
+    SIZE_KIB,
     balloons_unfilled,
     fed,
     free_again,
@@ -24,6 +25,7 @@ from starving import (
     in_use_kib,
     limited,
     starve,
+    starving,
 )
 
 pytestmark = pytest.mark.nightly
@@ -33,7 +35,6 @@ LEFT_KIB = 72 * MIB
 LEAST_KIB = 8 * MIB
 # What the machine's kernel takes and gives back between two looks.
 KERNELS_KIB = MIB
-SIZE_KIB = 256 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +48,8 @@ def lab(machine: Machine) -> Iterator[Lab]:
 @pytest.fixture
 def hog(machine: Machine, lab: Lab) -> Iterator[RunningGuest]:
     """A guest of its first size that its own kernel is about to kill for; in the end it gives back what it got."""
-    obey(machine)
-    hog = lab[HOG]
-    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
-    starve(hog)
-    yield hog
-    assert hog.alive and not hog.hog_kills
-    free_again(hog)
-    release(machine)
-    assert hog.balloon_kib() == SIZE_KIB and not records(hog)
+    with starving(machine, lab[HOG]):
+        yield lab[HOG]
 
 
 @pytest.mark.parametrize(("name", "kept_kib"), [("MemoryMax", LEAST_KIB), ("MemoryHigh", 0)])

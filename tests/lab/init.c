@@ -20,6 +20,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -126,6 +127,13 @@ static void sleep_until(long long when_ns)
 		sleep_ns(ns);
 }
 
+/* Sleeps in the kernel until a share is set: what has nothing to do wakes nobody, or an idle guest would not be idle. */
+static void await_share(volatile int *share_pct)
+{
+	while (*share_pct == 0)
+		syscall(SYS_futex, share_pct, FUTEX_WAIT, 0, NULL, NULL, 0);
+}
+
 /* Busy by the clock, not by time received: a vCPU that has to wait for its pCPU demands no more later.
  * Where in a period it is busy is drawn each time: what started together would be busy together for ever. */
 static void burn(int vcpu)
@@ -136,6 +144,10 @@ static void burn(int vcpu)
 	CPU_ZERO(&mask);
 	CPU_SET(vcpu, &mask);
 	for (;;) {
+		await_share(&load->share_pct[vcpu]);
+		while (sched_setaffinity(0, sizeof mask, &mask)) /* not plugged in, or unplugged */
+			sleep(1);
+
 		long long begin_ns = now_ns() / PERIOD_NS * PERIOD_NS;
 		long long busy_ns = load->share_pct[vcpu] * (PERIOD_NS / 100);
 		long long from_ns = begin_ns + (PERIOD_NS - busy_ns) / 100 * (rand_r(&seed) % 101);
@@ -145,8 +157,6 @@ static void burn(int vcpu)
 			for (volatile int i = 0; i < 20000; i++)
 				;
 		sleep_until(begin_ns + PERIOD_NS);
-		while (sched_setaffinity(0, sizeof mask, &mask)) /* not plugged in, or unplugged */
-			sleep(1);
 	}
 }
 
@@ -197,6 +207,7 @@ static void set_cpu(char *arguments)
 			word = strtok(NULL, " ");
 		}
 		load->share_pct[vcpu] = pct;
+		syscall(SYS_futex, &load->share_pct[vcpu], FUTEX_WAKE, 1, NULL, NULL, 0);
 	}
 }
 
@@ -310,6 +321,17 @@ static void command(const char *line)
 		did(line);
 }
 
+/* How long process 1 may sleep: to its next report at *report_s*, or to what is due before. */
+static int wait_ms(double report_s)
+{
+	double next_s = report_s;
+
+	for (struct later *slot = later; slot < later + MAX_LATER; slot++)
+		if (slot->when_s && slot->when_s < next_s)
+			next_s = slot->when_s;
+	return next_s > now_s() ? (next_s - now_s()) * 1000 + 1 : 0;
+}
+
 static void run_due(void)
 {
 	for (struct later *slot = later; slot < later + MAX_LATER; slot++)
@@ -361,6 +383,9 @@ static void report(void)
 	    meminfo_kib(text, "SwapTotal") - meminfo_kib(text, "SwapFree"),
 	    load->held_kib, load->target_kib);
 }
+
+/* What a child's end interrupts is poll(): nobody waits for a report to be told of a kill. */
+static void child_ended(int signal) { (void)signal; }
 
 static void reap(void)
 {
@@ -460,16 +485,17 @@ int main(void)
 	double next_report_s = 0;
 
 	start();
+	signal(SIGCHLD, child_ended);
 	say("ready");
 	for (;;) {
-		reap();
 		run_due();
 		if (now_s() >= next_report_s) {
 			plug_in_new_vcpus();
 			report();
 			next_report_s = now_s() + 1;
 		}
-		poll(&(struct pollfd){ port, POLLIN, 0 }, 1, 100);
+		poll(&(struct pollfd){ port, POLLIN, 0 }, 1, wait_ms(next_report_s));
+		reap();
 		obey();
 	}
 }

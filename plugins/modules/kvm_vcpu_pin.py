@@ -63,6 +63,7 @@ options:
       - V(pcpu) is one pCPU. A vCPU that may run on several pCPUs and has load is placed on one, for any imbalance.
       - V(core), V(llc) and V(cell) are all pCPUs of one core, of one last-level cache, or of one NUMA cell. The kernel
         goes on balancing inside.
+      - A live pin that somebody else set keeps its width, unless C(widen) of its rule in O(rules) is true.
     type: str
     choices: [pcpu, core, llc, cell]
     default: pcpu

@@ -122,6 +122,8 @@ def check_plan(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> None:
         assert move.before == thread.pin != move.after
         assert move.after and move.after <= may_run(snapshot, policy, domain, thread), "outside the allowed set"
         assert one_group(snapshot.host.topology, policy.granularity, move.after)
+        original = domain.record.pin("vcpu", move.id) if domain.record else None
+        assert len(move.after) <= len(original.original if original else move.before), "widened"
     assert len({(m.uuid, m.thread, m.id) for m in plan.moves if isinstance(m, PinMove)}) == len(plan.moves)
     assert len(plan.moves) - plan.placed >= plan.moves_bound or not plan.moves
     if policy.granularity == "pcpu" and policy.max_moves is None and policy.hold == 1:

@@ -9,7 +9,7 @@ Read in this order:
 - allowed, dedicated, records, eligibility: who may be moved, and where.
 - world, problem: both as a placement problem. numa, hold: what else keeps a vCPU where it is.
 - bounds, planners, search: few moves to balance. certainty: is it worth it. cores: who shares one at equal work.
-- proposal: what to do in this pass. outcome: the plan of that.
+- proposal: what to do in this pass. width: how wide its pins may be. outcome: the plan of that.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from .hold import last_move
 from .records import narrowed_from, ours
 from .restore import forbidden_to
 from .scene import Scene
+from .width import may_have
 from .world import bins_of
 
 # A trial is judged after so many windows: what waited must wait this much less, or it gets its set back.
@@ -210,7 +211,8 @@ class _Crowd:
     def beside_memory(self, seat: Seat, now: CpuSet) -> CpuSet:
         """Return the set that brings *seat* from *now* beside its memory; empty if it is there, or may not be."""
         near, place = self._scene.masks.numa(seat.domain, seat.vcpu), self._scene.masks.floats_in(seat.allowed)
-        return place if near is not None and place <= near and not now <= near else frozenset()
+        away = near is not None and place <= near and not now <= near
+        return place if away and may_have(self._scene, seat, place) else frozenset()
 
     def keeps(self, seat: Seat, original: CpuSet) -> bool:
         """Return whether a reason of now would bring *seat* from *original* to where it is, for no trial is known."""

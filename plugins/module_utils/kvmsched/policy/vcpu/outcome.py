@@ -20,6 +20,7 @@ from .problem import NOWHERE
 from .proposal import NEW_WINDOWS, Decision, Proposal, moved, waits_long
 from .scene import Scene
 from .threads import thread_moves
+from .width import targets
 from .world import World
 
 
@@ -34,7 +35,7 @@ def plan_of(scene: Scene, proposal: Proposal, found: list[Fence], placing: str =
     return VcpuPlan(
         before=scene.figures,
         after=world.figures(proposal.where),
-        moves=(*_moves(world, proposal, changes), *fenced, *extra),
+        moves=(*_moves(scene, proposal, changes), *fenced, *extra),
         skips=(*scene.eligible.skips, *unknown_loads(scene.eligible.seats, scene.loads.demand, not scene.measured)),
         adoptions=scene.eligible.adoptions,
         unmatched=scene.policy.selection.unmatched(scene.now.domains),
@@ -73,8 +74,9 @@ def budget_left(scene: Scene, taken: int) -> Optional[int]:
     return None if scene.policy.max_moves is None else max(0, scene.policy.max_moves - taken)
 
 
-def _moves(world: World, proposal: Proposal, changed: Sequence[int]) -> list[PinMove]:
+def _moves(scene: Scene, proposal: Proposal, changed: Sequence[int]) -> list[PinMove]:
     """Return the pins to set: what leaves the fullest bins first."""
+    world, pins = scene.world, targets(scene, proposal.where)
     before = world.allowed.now
     then, after = world.totals(before), world.totals(proposal.where)
     level = [total / size for total, size in zip(then, world.problem.capacity)]
@@ -93,7 +95,7 @@ def _moves(world: World, proposal: Proposal, changed: Sequence[int]) -> list[Pin
                 uuid=seat.domain.uuid,
                 id=seat.vcpu.id,
                 before=seat.vcpu.pin,
-                after=world.bins[target] & seat.allowed,
+                after=pins[item],
                 reason=f"{floating}load {100 * load:.0f} % of a pCPU; {', '.join(parts)}",
                 load=round(load, 4),
             )
@@ -195,9 +197,8 @@ def _past_moves(scene: Scene, proposal: Proposal) -> dict[str, PlannedPin]:
     if scene.past.moves:
         pins = {key_of(domain, vcpu): vcpu.pin for domain in scene.now.domains for vcpu in domain.vcpus}
         moves = {key: move for key, move in scene.past.moves.items() if pins.get(key) == move.after}
-    for item in moved(scene.world, proposal.where):
+    for item, after in targets(scene, proposal.where).items():
         seat = scene.world.seats[item]
-        after = scene.world.bins[proposal.where[item]] & seat.allowed
         key = key_of(seat.domain, seat.vcpu)
         moves[key] = PlannedPin(seat.vcpu.pin, after, scene.now.monotonic_s, scene.past.number)
     return moves

@@ -50,6 +50,7 @@ LOOK_S = 2.0
 PATIENT = float(HANG_S)
 
 FLOOR_KIB = 96 * 1024
+EVERYBODY = "kvmsched-test-*"
 DEADLINE_S, LONGEST_DEADLINE_S = 6.0, 600.0
 DOCUMENT: dict[str, Any] = {
     "memory": {
@@ -65,7 +66,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def run(
-    resource: str, release: bool = False, names: str = "kvmsched-test-*", patience: float = 1.0
+    resource: str, release: bool = False, names: str = EVERYBODY, patience: float = 1.0
 ) -> Union[MemoryResult, VcpuResult]:
     """One pass of *resource* over the domains *names*, with the policy of the fault tests.
 
@@ -123,7 +124,7 @@ def _before(place: Any, name: str, fault: Callable[[], object]) -> Iterator[None
 class Child:
     """A pass that sends itself *number* at *instant*; *inside* wraps its command, e.g. into a namespace.
 
-    *patience* is that of run(). *clock* is what bounds on waiting are bounds of.
+    *patience* and *names* are those of run(). *clock* is what bounds on waiting are bounds of.
     """
 
     resource: str
@@ -132,14 +133,14 @@ class Child:
     number: signal.Signals = signal.SIGCONT
     inside: Callable[[Sequence[str]], list[str]] = list
     patience: float = 1.0
+    names: str = EVERYBODY
     clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        command = [sys.executable, __file__, self.resource, self.state, self.instant, self.number.name]
-        self.process = subprocess.Popen(
-            self.inside([*command, str(self.patience)]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        asked = (self.resource, self.state, self.instant, self.number.name, str(self.patience), self.names)
+        command = self.inside([sys.executable, __file__, *asked])
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def wait_stopped(self) -> None:
         """Wait until it stopped itself."""
@@ -162,11 +163,11 @@ class Child:
                     raise
 
 
-def main(resource: str, state: str, instant: str, name: str, patience: str = "1") -> int:
+def main(resource: str, state: str, instant: str, name: str, patience: str, names: str) -> int:
     number = signal.Signals[name]
     try:
         with breaking({instant: lambda: os.kill(os.getpid(), number)}):
-            result = run(resource, release=state == "release", patience=float(patience))
+            result = run(resource, release=state == "release", names=names, patience=float(patience))
     except passes.PassError as error:
         print(f"failed: {error}")
         return 1

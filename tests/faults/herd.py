@@ -77,7 +77,7 @@ class Herd:
 
     def child(self, state: str = "balance", **how: Any) -> faulty.Child:
         """A pass in a process of its own, where the guests are."""
-        asked = {"resource": self.resource, "state": state, "patience": self.patience, **how}
+        asked = {"resource": self.resource, "state": state, "names": self._pattern, "patience": self.patience, **how}
         if self.machine:
             return FarChild(machine=self.machine, **asked)
         own = self.lab.own

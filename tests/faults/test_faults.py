@@ -199,11 +199,17 @@ def test_a_guest_that_reboots_as_it_gets_its_memory_back_is_asked_until_it_says_
 
 @MACHINE
 def test_a_domain_whose_job_is_held_is_skipped(herd: Herd) -> None:
-    victims = herd.guests[: len(INSTANTS)]
+    victims: list[RunningGuest] = []
     with contextlib.ExitStack() as dumps:
-        faults = {i: partial(dumps.enter_context, dumping(herd, victim)) for i, victim in zip(INSTANTS, victims)}
-        result = herd.run(faults=faults)
+
+        def hold(victim: RunningGuest) -> None:
+            dumps.enter_context(dumping(herd, victim))
+            victims.append(victim)
+
+        result = herd.run(faults={i: partial(hold, victim) for i, victim in zip(INSTANTS, herd.guests)})
         assert all(victim.domain.jobInfo()[0] for victim in victims), "the pass ended while the dumps went on"
+        # With most pins held there may be none to change.
+        assert len(victims) == len(INSTANTS) or (herd.resource == "vcpu" and not result.outcome.moves)
     assert {failure.code for failure in result.outcome.failures} <= {"busy", "hung"}, result.outcome.failures
     herd.assert_unharmed()
     herd.assert_served(result, victims)

@@ -57,12 +57,18 @@ def test_a_rule_that_says_so_widens_it_to_the_group() -> None:
     assert {move.after for move in plan.moves} >= {cpus("4-7")}
 
 
-@pytest.mark.parametrize(("original", "after"), [("0-7", "4-7"), ("0", "")])
-def test_what_we_narrowed_gets_the_group_and_what_we_moved_keeps_its_width(original: str, after: str) -> None:
+@pytest.mark.parametrize(
+    ("host_uuid", "original", "after"),
+    [(HOST_UUID, "0-7", "4-7"), (HOST_UUID, "0", ""), ("of another host", "0", "4-7")],
+)
+def test_what_we_narrowed_gets_the_group_and_what_we_moved_keeps_its_width(
+    host_uuid: str, original: str, after: str
+) -> None:
+    """What another host recorded means nothing here: its guests have their own set for their original."""
     host = piled_up(8, at="0")
     for guest in host.guests:
         pin = PinRecord("vcpu", 0, cpus(original), cpus(original), cpus("0"), 1)
-        guest.fields["record"] = Record(HOST_UUID, 1, pins=(pin,))
+        guest.fields["record"] = Record(host_uuid, 1, pins=(pin,))
     plan, _history = vcpu.decide(host.window(), LLC)
     assert plan.moves
     assert all(move.after == cpus(after) if after else len(move.after) == 1 for move in plan.moves)

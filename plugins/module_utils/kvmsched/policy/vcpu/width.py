@@ -12,7 +12,6 @@ from ...units import CpuSet
 from .allowed import Seat
 from .problem import kappa
 from .proposal import moved
-from .records import ours
 from .scene import Scene
 
 
@@ -30,8 +29,10 @@ def may_have(scene: Scene, seat: Seat, group: CpuSet) -> bool:
 
 
 def _width(scene: Scene, seat: Seat) -> int:
-    original = ours(seat.domain, seat.vcpu, scene.now.host.uuid)
-    return len(seat.vcpu.pin if original is None else original)
+    record = seat.domain.record.pin("vcpu", seat.vcpu.id) if seat.domain.record else None
+    if record is None or record.set_by_person(seat.vcpu.pin):
+        return len(seat.vcpu.pin)
+    return len(scene.masks.original(seat.domain, record))
 
 
 def _parts(scene: Scene, groups: Mapping[int, CpuSet], narrow: Collection[int]) -> dict[int, CpuSet]:

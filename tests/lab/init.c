@@ -497,7 +497,7 @@ int main(void)
 			tcdrain(STDOUT_FILENO);
 			/* A byte may cost milliseconds, in a guest of an emulated machine: it does more than to report. */
 			took_s = now_s() - began_s;
-			next_report_s = now_s() + (took_s > 0.25 ? 4 * took_s : 1);
+			next_report_s = now_s() + (took_s > 0.5 ? 4 * took_s : 1);
 		}
 		poll(&(struct pollfd){ port, POLLIN, 0 }, 1, wait_ms(next_report_s));
 		reap();

@@ -104,7 +104,7 @@ class RunningGuest:
             return ""
 
     def reports(self) -> list[truth.Report]:
-        """Its memory as it sees it, once a second since boot; less often where that costs a quarter of its time."""
+        """Its memory as it sees it, once a second since boot; less often where one takes half of that."""
         return truth.reports(self.console())
 
     def report(self, timeout_s: float = PATIENCE_S) -> truth.Report:

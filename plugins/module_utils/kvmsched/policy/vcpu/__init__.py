@@ -24,10 +24,11 @@ from .history import VcpuHistory, key_of
 from .hold import budgeted
 from .outcome import about_placing, budget_left, history_of, plan_of
 from .problem import NOWHERE
-from .proposal import decide_on, moved
+from .proposal import decide_on
 from .restore import release_pins
 from .safeties import ALL, Safeties
 from .scene import as_auto, look
+from .width import new_pins
 
 __all__ = ["Safeties", "VcpuHistory", "budgeted", "decide", "release"]
 
@@ -43,12 +44,12 @@ def decide(
     """
     scene = look(snapshots, policy, history, safeties)
     decision = decide_on(scene)
-    changes = moved(scene.world, decision.proposal.where)
-    moving = [scene.world.seats[item] for item in changes]
+    pins = new_pins(scene, decision.proposal.where)
+    moving = [scene.world.seats[item] for item in pins]
     found = fences(scene, budget_left(scene, len(moving)), {key_of(seat.domain, seat.vcpu) for seat in moving})
-    placed = [item for item in changes if scene.world.allowed.now[item] == NOWHERE]
+    placed = [item for item in pins if scene.world.allowed.now[item] == NOWHERE]
     placing = about_placing(scene, placed, as_auto(scene)) if placed else ""
-    return plan_of(scene, decision.proposal, found, placing), history_of(scene, decision, found)
+    return plan_of(scene, decision.proposal, pins, found, placing), history_of(scene, decision, pins, found)
 
 
 def release(

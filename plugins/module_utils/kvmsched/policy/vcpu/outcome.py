@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from ...config import idle_rules
 from ...model import Domain, PinMove, VcpuPlan
-from ...units import format_cpuset
+from ...units import CpuSet, format_cpuset
 from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
@@ -17,41 +17,41 @@ from .eligibility import FOREIGN_PIN_PASSES, unknown_loads
 from .floating import Fence, fences, moves_of, resting_after, trials_after, trials_planned, undone
 from .history import PlannedPin, VcpuHistory, key_of
 from .problem import NOWHERE
-from .proposal import NEW_WINDOWS, Decision, Proposal, moved, waits_long
+from .proposal import NEW_WINDOWS, Decision, Proposal, waits_long
 from .scene import Scene
 from .threads import thread_moves
-from .width import targets
 from .world import World
 
 
-def plan_of(scene: Scene, proposal: Proposal, found: list[Fence], placing: str = "") -> VcpuPlan:
-    """Return the plan that carries *proposal* out, with the sets *found* of what floats, and *placing* about those."""
+def plan_of(
+    scene: Scene, proposal: Proposal, pins: Mapping[int, CpuSet], found: list[Fence], placing: str = ""
+) -> VcpuPlan:
+    """Return the plan of *proposal*, by its *pins*, with the sets *found* of what floats, and *placing* about those."""
     world, free = scene.world, scene.world.bare
-    changes = moved(world, proposal.where)
     extra = thread_moves(scene.now, scene.policy, scene.eligible, scene.masks) if scene.measured else []
     fenced = moves_of(found)
-    extra = extra[: budget_left(scene, len(changes) + len(fenced))]
+    extra = extra[: budget_left(scene, len(pins) + len(fenced))]
     target = reached_target(free, proposal.where)
     return VcpuPlan(
         before=scene.figures,
         after=world.figures(proposal.where),
-        moves=(*_moves(scene, proposal, changes), *fenced, *extra),
+        moves=(*_moves(world, proposal, pins), *fenced, *extra),
         skips=(*scene.eligible.skips, *unknown_loads(scene.eligible.seats, scene.loads.demand, not scene.measured)),
         adoptions=scene.eligible.adoptions,
         unmatched=scene.policy.selection.unmatched(scene.now.domains),
         idle_rules=idle_rules(scene.policy.rules, scene.now),
         warnings=_warnings(scene, proposal),
-        placed=sum(1 for item in changes if free.now[item] == NOWHERE) + len(fenced) + len(extra),
+        placed=sum(1 for item in pins if free.now[item] == NOWHERE) + len(fenced) + len(extra),
         moves_bound=moves_bound(free, target),
         target_pct=round(100 * target, 2),
         trigger=", ".join(
             (
-                *(proposal.triggers if changes else ()),
+                *(proposal.triggers if pins else ()),
                 *(("floating",) if fenced else ()),
                 *(("emulator",) if extra else ()),
             )
         ),
-        note="; ".join(filter(None, (placing, proposal.note))) if changes or not fenced else fenced[0].reason,
+        note="; ".join(filter(None, (placing, proposal.note))) if pins or not fenced else fenced[0].reason,
         measured=scene.measured,
     )
 
@@ -74,14 +74,13 @@ def budget_left(scene: Scene, taken: int) -> Optional[int]:
     return None if scene.policy.max_moves is None else max(0, scene.policy.max_moves - taken)
 
 
-def _moves(scene: Scene, proposal: Proposal, changed: Sequence[int]) -> list[PinMove]:
-    """Return the pins to set: what leaves the fullest bins first."""
-    world, pins = scene.world, targets(scene, proposal.where)
+def _moves(world: World, proposal: Proposal, pins: Mapping[int, CpuSet]) -> list[PinMove]:
+    """Return the *pins* to set as moves: what leaves the fullest bins first."""
     before = world.allowed.now
     then, after = world.totals(before), world.totals(proposal.where)
     level = [total / size for total, size in zip(then, world.problem.capacity)]
-    ordered = sorted(changed, key=lambda i: (-level[before[i]] if before[i] != NOWHERE else 0.0, i))
-    touched = {b for i in changed for b in (before[i], proposal.where[i])} - {NOWHERE}
+    ordered = sorted(pins, key=lambda i: (-level[before[i]] if before[i] != NOWHERE else 0.0, i))
+    touched = {b for i in pins for b in (before[i], proposal.where[i])} - {NOWHERE}
     changes = {b: _change(world, b, then, after) for b in touched}
     moves = []
     for item in ordered:
@@ -151,7 +150,7 @@ def _on_pins(domain: Domain) -> list[str]:
 # ---------------------------------------------------------------- the history
 
 
-def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHistory:
+def history_of(scene: Scene, decision: Decision, pins: Mapping[int, CpuSet], found: list[Fence]) -> VcpuHistory:
     """Return what the next pass should be handed."""
     now_s = scene.now.monotonic_s
     if not scene.measured:
@@ -175,7 +174,7 @@ def history_of(scene: Scene, decision: Decision, found: list[Fence]) -> VcpuHist
         resting=resting_after(scene, found),
         trials_begun=scene.past.trials_begun + len(trials.keys() - scene.past.trials.keys()),
         trials_undone=scene.past.trials_undone + sum(1 for fence in found if undone(scene.past, fence)),
-        moves=_past_moves(scene, decision.proposal),
+        moves=_past_moves(scene, pins),
         mismatches=mismatches,
         backed_off=backed_off,
     )
@@ -191,13 +190,13 @@ def _waited(scene: Scene) -> dict[str, int]:
     return waited
 
 
-def _past_moves(scene: Scene, proposal: Proposal) -> dict[str, PlannedPin]:
+def _past_moves(scene: Scene, planned: Mapping[int, CpuSet]) -> dict[str, PlannedPin]:
     """Return the moves of this pass, and the earlier ones that still stand."""
     moves = {}
     if scene.past.moves:
         pins = {key_of(domain, vcpu): vcpu.pin for domain in scene.now.domains for vcpu in domain.vcpus}
         moves = {key: move for key, move in scene.past.moves.items() if pins.get(key) == move.after}
-    for item, after in targets(scene, proposal.where).items():
+    for item, after in planned.items():
         seat = scene.world.seats[item]
         key = key_of(seat.domain, seat.vcpu)
         moves[key] = PlannedPin(seat.vcpu.pin, after, scene.now.monotonic_s, scene.past.number)

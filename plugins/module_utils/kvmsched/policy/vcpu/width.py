@@ -15,7 +15,7 @@ from .proposal import moved
 from .scene import Scene
 
 
-def targets(scene: Scene, where: Sequence[int]) -> dict[int, CpuSet]:
+def new_pins(scene: Scene, where: Sequence[int]) -> dict[int, CpuSet]:
     """Return the pin of each item that moves: the group where it goes, or as many pCPUs of that as it may have."""
     world = scene.world
     groups = {item: world.bins[where[item]] & world.seats[item].allowed for item in moved(world, where)}

@@ -12,7 +12,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: help demo test stages hosts guests hypervisors nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines kvm
+.PHONY: help demo test stages hosts guests others hypervisors nightly check unit fuzz types lint sanity docs faces page lab integration faults chaos daemon fleet machines kvm
 .PHONY: matrix picture site stamp changelog home release prepare clean mutants lab-up lab-tell lab-down machine-up machine-down
 .PHONY: bench-fleet bench-memory bench-pass bench-record bench-replay bench-vcpu
 
@@ -34,7 +34,7 @@ test: prepare ## Run every test but the nightly ones (root)
 stages:
 	@$(MAKE) --no-print-directory lab
 	@failed=0; \
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests sanity faces check fuzz docs hypervisors || failed=1; \
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target hosts guests others || failed=1; \
 	$(MAKE) --no-print-directory --keep-going integration daemon ARGS='-m "quiet and not nightly"' || failed=1; \
 	exit $$failed
 
@@ -47,6 +47,10 @@ guests:
 	    $(MAKE) --no-print-directory $$part ARGS='-m "not quiet and not nightly"' || failed=1; \
 	done; \
 	exit $$failed
+
+# What only computes gives way to what waits for guests, which takes longest.
+others:
+	@nice $(MAKE) --no-print-directory sanity faces check fuzz docs hypervisors
 
 hypervisors:
 	@$(MAKE) --no-print-directory kvm ARGS='-m "not nightly"'

@@ -126,14 +126,14 @@ def test_credit_is_remembered_until_the_host_has_covered_it() -> None:
 def test_waste_covers_credit_before_it_comforts_anybody() -> None:
     """What is taken fills the hole first: what wants comfort gets nothing of it, and who dies is served."""
     asleep = domain("asleep", 12288, unused=250, usable=400, rss=12288 + 64 - 600)
-    wants = domain("wants", 4096, 8192, unused=50, usable=149)
-    wasteful = domain("idle", **{**WASTEFUL, "unused": 2200})
-    now = snapshot([wants, asleep, wasteful], available=1024)
+    wants = [domain(name, 4096, 8192, unused=50, usable=100) for name in ("wants", "too")]
+    wasteful = domain("idle", **{**WASTEFUL, "unused": 3000, "usable": 3500})
+    now = snapshot([*wants, asleep, wasteful], available=1024)
     owes = replace(MemoryHistory(), credit_kib=500 * MIB)
     plan, history = memory.decide(pair(now), AUTO, owes)
     taken_kib = -moves(plan)["idle"] * MIB
     assert plan.before.credit_kib == 500 * MIB and history.credit_kib == 0
-    assert moves(plan).get("wants", 0) * MIB <= taken_kib - 500 * MIB
+    assert 0 < sum(moves(plan)[one.name] for one in wants) * MIB <= taken_kib - 500 * MIB
 
 
 def test_debts_are_asked_back_and_paid_in_one_pass_also_below_the_reserve() -> None:
@@ -142,6 +142,13 @@ def test_debts_are_asked_back_and_paid_in_one_pass_also_below_the_reserve() -> N
     owed = domain("owed", 4096, 8192, unused=300, usable=400, record=record(6144, 6144, 4096))
     plan = auto_plan(snapshot([grown, owed], available=1000))
     assert moves(plan)["grown"] == -2048 and moves(plan)["owed"] > 0
+
+
+def test_what_is_no_life_and_worth_no_command_is_not_given_on_credit() -> None:
+    """It lacks 1M of its survival line, and is not dying."""
+    asleep = domain("asleep", 8192, unused=250, usable=400, rss=4096)
+    wants = domain("db", 4096, 8192, unused=2, usable=149)
+    assert moves(auto_plan(snapshot([wants, asleep], available=2048))) == {}
 
 
 def in_a_full_room(*domains: Domain) -> Snapshot:

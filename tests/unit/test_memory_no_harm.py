@@ -32,6 +32,9 @@ from memory_worlds import (
     snapshot,
 )
 
+# Its survival line is 110M away.
+DYING_OF_4G: dict[str, Any] = {"actual": 4096, "maximum": 8192, "unused": 2, "usable": 40}
+
 # ---------------------------------------------------------------- one guest in one pass
 
 
@@ -142,6 +145,32 @@ def test_debts_are_asked_back_and_paid_in_one_pass_also_below_the_reserve() -> N
     owed = domain("owed", 4096, 8192, unused=300, usable=400, record=record(6144, 6144, 4096))
     plan = auto_plan(snapshot([grown, owed], available=1000))
     assert moves(plan)["grown"] == -2048 and moves(plan)["owed"] > 0
+
+
+# ---------------------------------------------------------------- what a life costs
+
+
+def idle_of_8g(count: int) -> list[Domain]:
+    return [domain(f"idle{number}", 8192, unused=6000, usable=6500) for number in range(count)]
+
+
+@pytest.mark.parametrize("idle", [2, 3, 4, 20])
+def test_a_life_costs_others_no_more_where_they_could_cover_all_promises(idle: int) -> None:
+    """One that was promised 8G has not touched half of it: to cover that first would take 4G from others."""
+    asleep = domain("asleep", 8192, unused=250, usable=400, rss=4096)
+    plan = auto_plan(snapshot([domain("db", **DYING_OF_4G), asleep, *idle_of_8g(idle)], available=1024))
+    changes = moves(plan)
+    assert changes.pop("db") == 110, "its survival line"
+    assert sum(changes.values()) == -220, "half of what is really free is paid out"
+
+
+@pytest.mark.parametrize("untouched", [4000, 7100, 9000])
+def test_nor_does_it_in_a_full_room(untouched: int) -> None:
+    """Whether all that others in it leave unused would cover what was promised there, or not."""
+    asleep = domain("asleep", 12288, unused=250, usable=400, rss=12288 + 64 - untouched)
+    plan = auto_plan(in_a_full_room(domain("db", **DYING_OF_4G), asleep, *idle_of_8g(4)))
+    changes = moves(plan)
+    assert changes.pop("db") == 110 and sum(changes.values()) == -220
 
 
 def test_what_is_no_life_and_worth_no_command_is_not_given_on_credit() -> None:

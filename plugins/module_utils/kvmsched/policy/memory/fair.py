@@ -60,15 +60,18 @@ def draft_of(
     calm = policy.takes == "auto" and not owed_kib and not _lacks(needs, host)
     asked = [g for g in guests if (not calm or _may_give_by_order(g)) and g.shrinkable and g.uuid not in needy]
 
-    def served(takes: bool) -> Draft:
-        """Return the draft in which others pay for needs and debts too; without *takes* they are paid by the host."""
+    def served(takes: bool, lives: bool = False) -> Draft:
+        """Return the draft in which others pay for needs and debts too; without *takes* they are paid by the host.
+
+        *lives*: others pay for survival alone.
+        """
         draft = Draft(needs=needs)
         donors = [donor_of(guest, host, safeties.keep and policy.takes != "eager") for guest in asked]
         for donor in donors:
             _order(donor, draft, policy, seen.get(donor.guest.uuid), wall_s)
         if takes and policy.takes != "eager":
             ask_back(donors, owed_kib, host)
-        collect(donors, needs if takes else [], host, policy, safeties)
+        collect(donors, needs if takes else [], host, policy, safeties, lives)
         draft.takes = [take_of(donor) for donor in donors if donor.taken_kib or donor.cached_kib]
         pay(draft, host)
         if policy.takes != "eager":
@@ -80,8 +83,7 @@ def draft_of(
         without = served(takes=False)
         # What helps nobody in this pass stays where it is (decision 42).
         if not _pays(draft, without):
-            loan = Loan(draft.borrowed_kib - without.borrowed_kib, draft.granted_kib - without.granted_kib)
-            draft = replace(without, declined=loan if loan.more_kib > 0 else None)
+            draft = _for_lives(draft, served(takes=True, lives=True), without)
     draft.notes += [grow_only(guest) for guest in guests if kept_by_mode(guest)]
     draft.notes += [slow_stats(guest) for guest in guests if kept_for_silence(guest)]
     return draft
@@ -90,13 +92,29 @@ def draft_of(
 def _pays(draft: Draft, without: Draft) -> bool:
     """Return whether its takes help enough: more is granted, and not far more is borrowed for that.
 
-    The rest would but cover promises that nobody calls in now. Where a life is not paid without it, any help is enough.
+    The rest would but cover promises that nobody calls in now.
     """
-    more_kib = draft.granted_kib - without.granted_kib
-    paid_kib = {grant.need.guest.uuid: grant.kib for grant in without.grants}
-    all_live = all(paid_kib.get(need.guest.uuid, 0) >= need.survive_kib for need in without.needs)
-    most_kib = more_kib * MOST_BORROWED if all_live else draft.borrowed_kib
-    return more_kib > 0 and draft.borrowed_kib - without.borrowed_kib <= most_kib
+    loan = _loan(draft, without)
+    return loan.more_kib > 0 and loan.borrowed_kib <= loan.more_kib * MOST_BORROWED
+
+
+def _for_lives(draft: Draft, frugal: Draft, without: Draft) -> Draft:
+    """Return what keeps most alive, and of those the one that takes least: survival needs no promise covered first."""
+    best = max((without, frugal, draft), key=_lives_kib)
+    if best is not without:
+        return best
+    loan = _loan(draft, without)
+    return replace(without, declined=loan if loan.more_kib > 0 else None)
+
+
+def _loan(draft: Draft, without: Draft) -> Loan:
+    return Loan(draft.borrowed_kib - without.borrowed_kib, draft.granted_kib - without.granted_kib)
+
+
+def _lives_kib(draft: Draft) -> int:
+    """Return how much of what is needed for survival is granted."""
+    paid_kib = {grant.need.guest.uuid: grant.kib for grant in draft.grants}
+    return sum(min(need.survive_kib, paid_kib.get(need.guest.uuid, 0)) for need in draft.needs)
 
 
 def _order(donor: Donor, draft: Draft, policy: MemoryPolicy, seen: Optional[DomainHistory], wall_s: float) -> None:
@@ -150,9 +168,17 @@ def _resting(seen: Optional[DomainHistory], wall_s: float) -> bool:
 
 
 def collect(
-    donors: Sequence[Donor], needs: Sequence[Need], host: HostState, policy: MemoryPolicy, safeties: Safeties
+    donors: Sequence[Donor],
+    needs: Sequence[Need],
+    host: HostState,
+    policy: MemoryPolicy,
+    safeties: Safeties,
+    lives: bool = False,
 ) -> None:
-    """Mark what *donors* must give beyond what is taken already, for *needs*, the pool and the reserve."""
+    """Mark what *donors* must give beyond what is taken already, for *needs*, the pool and the reserve.
+
+    *lives*: of needs no more than what keeps alive, which is paid from what is really free.
+    """
     if host.supply_kib is None:
         return
     paid = [need for need in needs if policy.takes != "auto" or _others_pay(need.guest, safeties)]
@@ -162,16 +188,17 @@ def collect(
     lack_kib = wanted_kib - host.supply_kib
     asked_kib = max(0, lack_kib + host.newcomer_kib) if host.newcomer_kib else 0
     if policy.takes == "auto" and safeties.useful:
-        lack_kib = _useful(lack_kib, fitting, donors, host, caches=policy.cache == "share")
+        lack_kib = _useful(lack_kib, fitting, donors, host, policy.cache == "share", lives)
     take_surplus(donors, max(lack_kib, asked_kib) - taken_kib)
     if host.short_kib:
         take_resident(donors, host.short_kib)
     for name, room in host.rooms.items():
-        needed_kib = sum(need.total_kib for need in paid if name in rooms_of(need.guest.balloon))
-        needed_kib += host.asked_of(name)
+        here = [need for need in paid if name in rooms_of(need.guest.balloon)]
+        needed_kib = sum(need.total_kib for need in here) + host.asked_of(name)
         if needed_kib and not room.throttled:
             inside = [donor for donor in donors if name in rooms_of(donor.guest.balloon)]
-            take_surplus(inside, needed_kib - room.supply_kib - sum(donor.taken_kib for donor in inside))
+            lacks_kib = _for_survival(here, room.free_kib) if lives else needed_kib - room.supply_kib
+            take_surplus(inside, lacks_kib - sum(donor.taken_kib for donor in inside))
     take_cache(donors, fitting if lack_kib > 0 else [], host, policy)
     take_cache_for_room(donors, asked_kib, host, policy)
     where = host.newcomer_room
@@ -193,11 +220,18 @@ def _others_pay(guest: Guest, safeties: Safeties) -> bool:
     return not (guest.only_rises or (guest.bottomless and safeties.bottomless))
 
 
-def _useful(lack_kib: int, needs: Sequence[Need], donors: Sequence[Donor], host: HostState, caches: bool) -> int:
+def _for_survival(needs: Sequence[Need], free_kib: int) -> int:
+    """Return what has to arrive beside what is really free, until survival is paid from a part of both."""
+    return int(sum(need.survive_kib for need in needs) / CREDIT_SHARE) - free_kib
+
+
+def _useful(
+    lack_kib: int, needs: Sequence[Need], donors: Sequence[Donor], host: HostState, caches: bool, lives: bool
+) -> int:
     """Return how much of *lack_kib* is worth taking: nothing, if all that can be taken could not be granted to anybody.
 
-    The supply is what the host has beyond all promises. Where takes can't bring it above zero, they help only who is
-    paid from what is really free (decision 42).
+    The supply is what the host has beyond all promises. Where takes can't bring it above zero, or only *lives* count,
+    they help only who is paid from what is really free (decision 42).
     """
     if not needs:
         return 0
@@ -205,7 +239,6 @@ def _useful(lack_kib: int, needs: Sequence[Need], donors: Sequence[Donor], host:
     if not caches:
         cache_kib = min(cache_kib, sum(min(need.total_kib, need.guest.debt_kib) for need in needs))
     all_kib = sum(donor.surplus_kib for donor in donors) + cache_kib
-    if (host.supply_kib or 0) + all_kib > 0:
+    if (host.supply_kib or 0) + all_kib > 0 and not lives:
         return lack_kib
-    survive_kib = sum(need.survive_kib for need in needs)
-    return int(survive_kib / CREDIT_SHARE) - host.free_kib if host.free_kib + all_kib > 0 else 0
+    return _for_survival(needs, host.free_kib) if host.free_kib + all_kib > 0 else 0

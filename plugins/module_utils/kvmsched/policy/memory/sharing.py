@@ -110,7 +110,7 @@ def funds_of(host: HostState, takes: Sequence[Take]) -> Funds:
     for name, room in host.rooms.items():
         taken_kib = taken_in(name, takes)
         pools_kib[name] = room.grants_kib + taken_kib
-        credit_kib[name] = max(pools_kib[name], room.free_kib // 2)
+        credit_kib[name] = max(pools_kib[name], (room.free_kib + taken_kib) // 2)
     return Funds(pools_kib, credit_kib, host.kept_kib, host.level == "low")
 
 

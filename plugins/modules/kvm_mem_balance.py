@@ -76,7 +76,7 @@ options:
     description:
       - No domain gets less memory than this. A domain that has less is grown.
       - A size, or a percentage of the domain's maximum memory.
-      - If not given, 10 % of the domain's maximum memory, but at least 128 MiB.
+      - If not given, 10 % of the domain's maximum memory, but at least 128 MiB, and at most what it had at first.
     type: str
   reclaim:
     description:

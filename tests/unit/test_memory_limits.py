@@ -22,8 +22,10 @@ from memory_worlds import (
     GIB,
     MIB,
     RESERVE,
+    auto_plan,
     domain,
     lazy_moves,
+    moves,
     pair,
     record,
     skips,
@@ -37,6 +39,26 @@ def test_the_least_change_never_keeps_a_big_guest_wasteful() -> None:
     assert limits.min_change_kib == 75 * MIB
     assert limits_of(MemorySettings(), MemoryPolicy(), 512 * MIB).min_change_kib == 16 * MIB
     assert limits_of(MemorySettings(), MemoryPolicy(strategy="pairwise"), 512 * MIB).min_change_kib == 8 * MIB
+
+
+def test_nobody_pays_for_a_floor_that_nobody_set() -> None:
+    """Of 64G it has 2 and uses less than 1: a tenth of its maximum is more than it ever had."""
+    calm = domain("calm", 2 * GIB, 64 * GIB, unused=900, usable=1200)
+    idle = [domain(f"idle{number}", 16 * GIB, unused=9000, usable=12000) for number in range(3)]
+    assert moves(auto_plan(snapshot([calm, *idle], available=RESERVE))) == {}
+    assert moves(auto_plan(snapshot([calm], available=30000))) == {}
+    (told,) = describe_domains(snapshot([calm]), None, None, Loads(), MemoryPolicy(), {})
+    assert told.floor_kib == 2 * GIB * MIB, "explain says so"
+    asked = replace(calm, owner=Owner({"floor": "6G"}))
+    assert moves(auto_plan(snapshot([asked, *idle], available=RESERVE)))["calm"] == 4 * GIB
+
+
+def test_what_grew_from_below_a_default_floor_is_released_to_where_it_was() -> None:
+    grown = domain("db", 8 * GIB, 64 * GIB, unused=6000, usable=7000, record=record(2 * GIB, 2 * GIB, 8 * GIB))
+    plan, _history = memory.release(pair(snapshot([grown], available=30000)), AUTO)
+    assert moves(plan) == {"db": -6 * GIB} and plan.not_restored == ()
+    forged = replace(grown, record=record(1, 1, 8 * GIB))
+    assert moves(memory.release(pair(snapshot([forged], available=30000)), AUTO)[0]) == {"db": 8 * -GIB + 1192 + 150}
 
 
 def test_floors_are_of_what_a_balloon_can_have() -> None:

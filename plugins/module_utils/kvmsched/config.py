@@ -100,9 +100,10 @@ def matches(pattern: str, domain: Domain, exact: bool = False) -> bool:
 class MemorySettings:
     """What holds for one domain's memory. Percentages are of the domain's maximum (decision 21).
 
-    ``floor`` None: max(128M, 10 % of the maximum). ``ceiling`` None: the maximum. ``mode``: auto,
-    grow-only (never shrunk) or ignore (never touched). ``reclaim`` idle: a daemon takes what it left unused for
-    long, by the word of its owner or of a rule. ``reclaim`` auto: only where autodeflate was seen to take it back.
+    ``floor`` None: max(128M, 10 % of the maximum), and no more than it had at first (Limits.beside). ``ceiling`` None:
+    the maximum. ``mode``: auto, grow-only (never shrunk) or ignore (never touched). ``reclaim`` idle: a daemon takes
+    what it left unused for long, by the word of its owner or of a rule. ``reclaim`` auto: only where autodeflate was
+    seen to take it back.
     """
 
     starvation: Amount = Amount(kib=150 * 1024)

@@ -169,6 +169,7 @@ class GuestReader:
             request = Request(balloon.actual_kib)
         record = memory_record(domain)
         case = Case(domain, balloon, record, limits, request, seen, self.policy, self.wall_s, self.safeties)
+        case = case._replace(limits=limits.beside(_original(case)))
         hard_kib = _hard_ceiling(case)
         ceiling_kib = _ceiling(case, hard_kib)
         guest = self._guest(case, ceiling_kib, hard_kib, eligibility.unknown(case, ceiling_kib))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...config import MemoryPolicy, MemorySettings
 from ...model import BALLOON_TOLERANCE_KIB
@@ -13,6 +13,9 @@ from ...model import BALLOON_TOLERANCE_KIB
 # Usable memory without which a guest does not survive, in KiB and as a share of its maximum: whatever its band says.
 SURVIVAL_LEAST_KIB = 150 * 1024
 SURVIVAL_SHARE = 0.01
+
+# No guest whose kernel drives a balloon lives in less: a record that says so was forged.
+LEAST_ORIGINAL_KIB = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Limits:
     weight: float
     mode: str
     reclaim: str
+
+    def beside(self, original_kib: int) -> Limits:
+        """Return the same for a domain that had so much at first: a floor that nobody set is no more than that.
+
+        What lives in less needs nothing, and a release has to bring it back there.
+        """
+        least_kib = max(original_kib, LEAST_ORIGINAL_KIB)
+        return self if self.floor_set or self.floor_kib <= least_kib else replace(self, floor_kib=least_kib)
 
 
 def limits_of(settings: MemorySettings, policy: MemoryPolicy, maximum_kib: int) -> Limits:

@@ -13,6 +13,7 @@ from ...model import BALLOON_TOLERANCE_KIB, PAGE_KIB, BalloonMove, Domain, Left,
 from ...units import mib
 from .eligibility import human
 from .guest import Guest
+from .limits import LEAST_ORIGINAL_KIB
 from .requests import memory_record, set_by_person
 from .sharing import Draft, Need, Take, pay
 from .supply import HostState
@@ -24,9 +25,6 @@ _SILENT: tuple[MemoryCode, ...] = ("no-stats", "no-driver", "stale")
 
 # Reasons to leave a domain alone that a release need not heed.
 _SHRUNK_ANYWAY: tuple[MemoryCode, ...] = ("stuck", "inhibited")
-
-# No guest whose kernel drives a balloon lives in less: a record that says so was forged.
-LEAST_ORIGINAL_KIB = 64 * 1024
 
 
 class Why(NamedTuple):

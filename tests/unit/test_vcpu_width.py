@@ -86,3 +86,47 @@ def test_memory_leads_a_floating_vcpu_into_its_cell_but_widens_no_pin(pin: str, 
     host = FakeHost(topology(8, cells=2), [guest])
     _made, _history = daemon_passes(host, 8, VcpuPolicy(floating="auto", half_life_s=30.0))
     assert guest.pins == [cpus(after or pin)]
+
+
+# ---------------------------------------------------------------- a group is not balanced for a pin to one of its pCPUs
+
+
+def served(host: FakeHost) -> float:
+    """What all vCPUs run in the next 2 s, in pCPUs."""
+    first, last = host.window()
+    times = [sum(v.time_ns or 0 for d in snapshot.domains for v in d.vcpus) for snapshot in (first, last)]
+    return (times[1] - times[0]) / 2e9
+
+
+@pytest.mark.parametrize("places", ["1 2 3 0 0", "0 0 1 2 3"])
+@pytest.mark.parametrize("granularity", ["llc", "cell"])
+def test_who_shares_a_pcpu_leaves_a_full_group_and_nobody_who_has_one_alone(places: str, granularity: str) -> None:
+    crowd = [Guest(f"a{n}", [1.0], [cpus(pcpu)], backlog=True) for n, pcpu in enumerate(places.split())]
+    others = [Guest(f"b{n}", [0.8], [cpus(str(4 + n))], backlog=True) for n in range(4)]
+    host = FakeHost(topology(8, llc=4, cells=2), [*crowd, *others])
+    before = served(host)
+    plan, _history = vcpu.decide(host.window(), replace(LLC, granularity=granularity))
+    assert [move.before for move in plan.moves] == [cpus("0")]
+    host.apply(plan)
+    assert served(host) > before
+
+
+def test_a_move_that_serves_nobody_on_the_pcpus_themselves_is_not_made() -> None:
+    """The first cache has room for one only as a sum; who leaves for it has a pCPU alone."""
+    members = [*guests(3, 1.0, "2", "full", backlog=True), Guest("alone", [1.0], [cpus("3")], backlog=True)]
+    members[0].fields["busy"] = members[1].fields["busy"] = members[2].fields["busy"] = "backup"
+    members += [Guest("low", [0.5], [cpus("0")]), Guest("other", [0.5], [cpus("1")])]
+    host = FakeHost(topology(4, llc=2), members)
+    plan, _history = vcpu.decide(host.window(), LLC)
+    assert plan.moves == () and plan.trigger == ""
+    assert "one pCPU of a group" in plan.note
+
+
+def test_of_a_group_cut_by_a_definition_only_the_part_counts() -> None:
+    """Two of five leave for the one pCPU of the second cache that they may use: one of them is enough."""
+    members = [
+        Guest(f"g{n}", [0.9], [cpus(pin)], definitions={0: cpus("0-4")}, backlog=True) for n, pin in enumerate("00123")
+    ]
+    host = FakeHost(topology(8, llc=4), members)
+    plan, _history = vcpu.decide(host.window(), LLC)
+    assert [(move.before, move.after) for move in plan.moves] == [(cpus("0"), cpus("4"))]

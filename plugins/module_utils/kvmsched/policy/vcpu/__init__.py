@@ -28,7 +28,7 @@ from .proposal import decide_on
 from .restore import release_pins
 from .safeties import ALL, Safeties
 from .scene import as_auto, look
-from .width import new_pins
+from .width import new_pins, that_serve
 
 __all__ = ["Safeties", "VcpuHistory", "budgeted", "decide", "release"]
 
@@ -43,7 +43,7 @@ def decide(
     line, where the policy names a pCPU that is not online: in a first pass any, later on all of them.
     """
     scene = look(snapshots, policy, history, safeties)
-    decision = decide_on(scene)
+    decision = that_serve(scene, decide_on(scene))
     pins = new_pins(scene, decision.proposal.where)
     moving = [scene.world.seats[item] for item in pins]
     found = fences(scene, budget_left(scene, len(moving)), {key_of(seat.domain, seat.vcpu) for seat in moving})

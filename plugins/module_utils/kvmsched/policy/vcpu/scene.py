@@ -108,7 +108,15 @@ def look(
 
 def as_auto(scene: Scene) -> Scene:
     """Return *scene* with what floats left to the kernel: what `floating: auto` would see at the same moment."""
-    policy = replace(scene.policy, floating="auto")
+    return _under(scene, replace(scene.policy, floating="auto"))
+
+
+def by_pcpu(scene: Scene) -> Scene:
+    """Return *scene* as it is on single pCPUs, where groups are asked for."""
+    return _under(scene, replace(scene.policy, granularity="pcpu"))
+
+
+def _under(scene: Scene, policy: VcpuPolicy) -> Scene:
     known = (scene.past, scene.eligible, scene.masks, scene.loads, scene.smoothed, scene.safeties)
     world, resting = _world(scene.now, policy, *known)
     return replace(scene, policy=policy, world=world, resting=resting)

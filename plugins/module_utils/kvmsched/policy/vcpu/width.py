@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Collection, Mapping, Sequence
 
 from ...units import CpuSet
 from .allowed import Seat
-from .problem import kappa
-from .proposal import moved
-from .scene import Scene
+from .certainty import LEAST_WORK, ordered
+from .problem import NOWHERE, kappa
+from .proposal import Decision, moved
+from .scene import Scene, by_pcpu
+from .world import World
+
+# So many moves are judged one by one in a pass: each costs as much as to judge a plan.
+_TRIES = 32
 
 
 def new_pins(scene: Scene, where: Sequence[int]) -> dict[int, CpuSet]:
@@ -21,6 +27,46 @@ def new_pins(scene: Scene, where: Sequence[int]) -> dict[int, CpuSet]:
     groups = {item: world.bins[where[item]] & world.seats[item].allowed for item in moved(world, where)}
     narrow = {item for item, group in groups.items() if not may_have(scene, world.seats[item], group)}
     return {**groups, **_parts(scene, groups, narrow)} if narrow else groups
+
+
+def that_serve(scene: Scene, decision: Decision) -> Decision:
+    """Return *decision* without the moves that serve nobody where a pin gets a part of its group only.
+
+    A plan of groups takes it that the kernel balances load within each. It does not do so with a pin to one pCPU.
+    """
+    proposal, world = decision.proposal, scene.world
+    now, pins = world.allowed.now, new_pins(scene, proposal.where)
+    parts = {i for i in pins if pins[i] < world.bins[proposal.where[i]] and now[i] != NOWHERE}
+    if not parts:
+        return decision
+    fine = by_pcpu(scene).world
+
+    def work(where: Sequence[int]) -> float:
+        return _work(fine, world, new_pins(scene, where))
+
+    kept = [bin_ if i in parts else where for i, (bin_, where) in enumerate(zip(now, proposal.where))]
+    least = LEAST_WORK if "work" in proposal.triggers else -LEAST_WORK
+    whole, done = work(proposal.where), work(kept)
+    enough = whole >= done + least
+    for item in [i for i in ordered(world, proposal.where) if i in parts][:_TRIES]:
+        tried = [*kept]
+        tried[item] = proposal.where[item]
+        found = work(tried)
+        if found >= done + LEAST_WORK:
+            kept, done = tried, found
+    if enough and whole > done - LEAST_WORK:
+        return decision
+    why = "a pin may get one pCPU of a group only, and some of what was planned would serve nobody there"
+    note = f"{proposal.note}; {why}" if proposal.note and moved(world, kept) else why
+    return replace(decision, proposal=replace(proposal, where=kept, note=note))
+
+
+def _work(fine: World, world: World, pins: Mapping[int, CpuSet]) -> float:
+    """Return what is served in *fine*, which knows single pCPUs, with the *pins* of items of *world* set."""
+    after = {(world.seats[i].domain.uuid, world.seats[i].vcpu.id): pin for i, pin in pins.items()}
+    seats = [seat._replace(now=after.get((seat.domain.uuid, seat.vcpu.id), seat.now)) for seat in fine.seats]
+    where = [fine.bin_of.get(min(seat.now), NOWHERE) if len(seat.now) == 1 else NOWHERE for seat in seats]
+    return fine.problem.work(replace(fine, seats=seats).totals(where, fine.mean))
 
 
 def may_have(scene: Scene, seat: Seat, group: CpuSet) -> bool:

@@ -253,11 +253,13 @@ def build(
     speed = speeds(topology)
     picked = _Picked(loads, bin_of, known, speed)
     weight_of = _Weights(snapshot, loads)
-    # Where loads are equal, planners move the first: one with a greater weight gains more by it.
-    weighed = [(weight_of(seat.domain, seat.vcpu), seat) for seat in eligible.seats]
-    for weight, seat in sorted(weighed, key=lambda pair: -pair[0]):
+    # Where loads are equal, planners move the first: one with a greater weight gains more by it. Of a group it is one
+    # whose own pCPU is the fullest.
+    crowd = _crowds(loads) if policy.granularity != "pcpu" else {}
+    weighed = [(-weight_of(seat.domain, seat.vcpu), -crowd.get(seat.now, 0.0), seat) for seat in eligible.seats]
+    for weight, _crowd, seat in sorted(weighed, key=lambda rank: rank[:2]):
         if policy.floating == "place" or not _left_to_kernel(seat, policy, masks, snapshot.host.uuid):
-            picked.take(seat, weight)
+            picked.take(seat, -weight)
     rest = _Rest(loads, bins, bin_of, picked.keys, foreign, known, weight_of.known, speed)
     mates, weights = _smt(topology.pcpus, bins, bin_of, policy.granularity)
     classes, resolution = Classes(bins), loads.resolution
@@ -288,6 +290,15 @@ def build(
         floating=rest.floating,
         outside={p: max(busy, rest.outside.get(p, 0.0)) for p, busy in loads.busy.items() if p not in bin_of},
     )
+
+
+def _crowds(loads: Loads) -> dict[CpuSet, float]:
+    """Return what all vCPUs that run on one pCPU alone want there."""
+    crowds: dict[CpuSet, float] = defaultdict(float)
+    for demand in loads.demand.values():
+        if len(demand.place) == 1:
+            crowds[demand.place] += demand.low
+    return crowds
 
 
 class _Weights:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Optional
 
+import pytest
 from kvmsched.config import VcpuPolicy
 from kvmsched.model import PinMove, Snapshot
 from kvmsched.policy import vcpu
-from kvmsched.policy.vcpu.hold import CELL_COOLDOWN_S
+from kvmsched.policy.vcpu.hold import CELL_COOLDOWN_S, budgeted
 from vcpu_worlds import POLICY, FakeHost, Guest, codes, cpus, daemon_passes, guests, pinned_guest, topology
 
 
@@ -76,3 +78,43 @@ def test_a_pin_away_from_the_memory_of_a_guest_cell_was_meant_so() -> None:
     away = replace(domain, vcpus=(replace(domain.vcpus[0], numa_pcpus=cpus("0-3")),))
     plan, _history = vcpu.decide([replace(snapshot, domains=(away,))], POLICY)
     assert codes(plan).get("numa") != "empty-set"
+
+
+def two_wide(want: float) -> FakeHost:
+    """Two guests of eight vCPUs share the pCPUs of the first of two cells."""
+    return FakeHost(topology(16, cells=2), [pinned_guest(name, "0 1 2 3 4 5 6 7", want) for name in ("a", "b")])
+
+
+def cells_of(guest: Guest) -> set[bool]:
+    return {pin <= cpus("0-7") for pin in guest.pins}
+
+
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_no_guest_is_split_over_cells_where_all_are_served(most: Optional[int]) -> None:
+    """A part of a guest would run away from its memory from then on, for the sake of even loads alone."""
+    host = two_wide(0.4)
+    policy = VcpuPolicy(floating="auto", hold=3, half_life_s=30.0, cooldown_s=60.0, max_moves=most)
+    daemon_passes(host, 12, policy if most else budgeted(policy, host.snapshot()))
+    assert all(len(cells_of(guest)) == 1 for guest in host.guests)
+
+
+def test_a_guest_changes_its_cell_as_a_whole() -> None:
+    host = two_wide(0.4)
+    daemon_passes(host, 3, VcpuPolicy(floating="auto", half_life_s=30.0, cooldown_s=60.0, max_moves=8))
+    assert sorted(len(cells_of(guest)) for guest in host.guests) == [1, 1]
+    assert cells_of(host.guests[0]) != cells_of(host.guests[1])
+
+
+def test_who_may_not_change_its_cell_keeps_nobody_from_a_move_inside() -> None:
+    host = two_wide(0.4)
+    host.guests += guests(4, 0.24, "8", "c")
+    policy = VcpuPolicy(floating="auto", half_life_s=30.0, cooldown_s=60.0, max_moves=2, threshold_pct=2.0)
+    made, _history = daemon_passes(host, 12, policy)
+    assert sum(made) > 0 and all(guest.pins[0] <= cpus("8-15") for guest in host.guests[2:])
+    assert all(cells_of(guest) == {True} for guest in host.guests[:2])
+
+
+def test_where_work_waits_a_part_goes_at_once() -> None:
+    host = two_wide(0.9)
+    daemon_passes(host, 2, VcpuPolicy(floating="auto", half_life_s=30.0, cooldown_s=60.0, max_moves=4))
+    assert sum(pin <= cpus("8-15") for guest in host.guests for pin in guest.pins) >= 4

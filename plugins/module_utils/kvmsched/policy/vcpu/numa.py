@@ -175,3 +175,22 @@ def at_home(world: World, topology: Topology, settled: frozenset[int]) -> Proble
             now[item] = NOWHERE
         reach.append(number)
     return replace(problem, reach=reach, classes=classes.bins, now=now)
+
+
+def companions(world: World, topology: Topology, where: Sequence[int]) -> dict[int, list[int]]:
+    """Return, by item, all that move of a domain which leaves its cell by *where*: part of it alone would split it."""
+    cells = Cells(topology, world.bins)
+    if not cells.several:
+        return {}
+    here: dict[int, set[int]] = defaultdict(set)
+    moving: dict[int, list[int]] = defaultdict(list)
+    leaves = set()
+    for item, (owner, now, then) in enumerate(zip(world.problem.owner, world.allowed.now, where)):
+        if now == NOWHERE:
+            continue
+        here[owner].add(cells.of_bin[now])
+        if now != then:
+            moving[owner].append(item)
+            if cells.of_bin[now] != cells.of_bin[then]:
+                leaves.add(owner)
+    return {item: moving[owner] for owner in leaves if len(here[owner]) == 1 for item in moving[owner]}

@@ -19,9 +19,10 @@ from .demand import Demand, contended
 from .history import key_of
 from .hold import budget, held_back
 from .idle import IDLE
+from .numa import companions
 from .planners import FEW_ITEMS, more_work, rebalance
 from .problem import EPSILON, NOWHERE
-from .scene import Scene, later
+from .scene import Scene, in_cells, later
 from .smoothing import credible
 from .world import World
 
@@ -84,7 +85,8 @@ class _Proposer:
         proposal = self._patient(wanted)
         if self.scene.patient:
             proposal = self._relief(proposal)
-        held = 0 if moved(self.world, proposal.where) or not moved(self.world, wanted.where) else self.past.held + 1
+        waits = moved(self.world, wanted.where) and not moved(self.world, proposal.where)
+        held = self.past.held + 1 if waits and held_back(self.policy, self.past) else 0
         settled = self.past.settled_average
         if self._gate_open():
             settled = None if moved(self.world, wanted.where) else self._average
@@ -97,6 +99,9 @@ class _Proposer:
     @property
     def _average(self) -> float:
         return self.scene.figures.average_pct / 100
+
+    def _worth(self, where: Sequence[int]) -> bool:
+        return bool(self._judge(self._placed()).gain(where).worth(self.policy.threshold_pct))
 
     def _gate_open(self) -> bool:
         """Return whether the first kvmsched would act: the average load changed much since all was last settled."""
@@ -182,7 +187,7 @@ class _Proposer:
         low, high = 1, len(order)
         while low < high:
             count = (low + high) // 2
-            tried = judge.gain(cut(self.world, balanced, order, count))
+            tried = judge.gain(self._cut(balanced, order, count, found.work >= LEAST_WORK))
             if found.work >= LEAST_WORK:
                 enough = tried.work >= ENOUGH * found.work
             else:
@@ -191,7 +196,22 @@ class _Proposer:
                 high = count
             else:
                 low = count + 1
-        return cut(self.world, balanced, order, high)
+        return self._cut(balanced, order, high, found.work >= LEAST_WORK)
+
+    def _cut(self, where: Sequence[int], order: Sequence[int], count: int, work: bool) -> list[int]:
+        """Return *where*, but with *count* of its moves at most; no guest is split over cells unless *work* pays that.
+
+        A guest that may not leave its cell as a whole stays there, and those that come after it have their turn.
+        """
+        groups = {} if work else companions(self.world, self.scene.now.host.topology, where)
+        if not groups:
+            return cut(self.world, where, order, count)
+        kept: dict[int, None] = {}
+        for item in order:
+            group = groups.get(item, [item])
+            if item not in kept and len(kept) + len(group) <= count:
+                kept.update(dict.fromkeys(group))
+        return cut(self.world, where, list(kept), count)
 
     def _praise(self, why: str, found: Gain, where: Sequence[int]) -> str:
         if why == "work":
@@ -284,8 +304,16 @@ class _Proposer:
         most = budget(self.policy, wanted.urgent)
         if most is None or len(changes) <= most:
             return wanted
-        note = "; ".join(filter(None, (wanted.note, f"{most} of {len(changes)} moves now (max_moves)")))
-        return replace(wanted, where=cut(self.world, wanted.where, ordered(self.world, wanted.where), most), note=note)
+        order, work = ordered(self.world, wanted.where), "work" in wanted.triggers
+        where = self._cut(wanted.where, order, most, work)
+        if where != cut(self.world, wanted.where, order, most) and not self._worth(where):
+            # Who may not change its cell keeps nobody from what can be done inside the cells.
+            inside = _Proposer(in_cells(self.scene))._wanted()
+            where = cut(self.world, inside.where, ordered(self.world, inside.where), most)
+            wanted = replace(wanted, triggers=inside.triggers, note=inside.note)
+        made = len(moved(self.world, where))
+        note = "; ".join(filter(None, (wanted.note, f"{made} of {len(changes)} moves now (max_moves)")))
+        return replace(wanted, where=where, note=note)
 
 
 def waits_long(demand: Demand) -> bool:

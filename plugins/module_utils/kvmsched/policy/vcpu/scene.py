@@ -156,6 +156,13 @@ def later(scene: Scene, where: Sequence[int]) -> Scene:
     return replace(scene, world=contented(world, resting) if scene.safeties.doubt else world, resting=resting)
 
 
+def in_cells(scene: Scene) -> Scene:
+    """Return *scene* with each domain kept in the cell that it has."""
+    world = replace(scene.world, problem=scene.world.allowed)
+    problem = at_home(world, scene.now.host.topology, frozenset(world.problem.owner))
+    return replace(scene, world=replace(world, problem=replace(problem, stays=scene.world.problem.stays)))
+
+
 class _Anywhere(Masks):
     """Every online pCPU is allowed to all: what a pass without this safety would think."""
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kvmsched.config import VcpuPolicy
 from kvmsched.model import PinMove, Thread
-from vcpu_worlds import POLICY, cpus, one_pass, pinned_guest
+from kvmsched.policy import vcpu
+from vcpu_worlds import POLICY, FakeHost, cpus, one_pass, pinned_guest, topology
 
 
 def test_pins_of_emulator_and_io_threads_in_a_definition_stay() -> None:
@@ -19,3 +21,19 @@ def test_pins_of_emulator_and_io_threads_in_a_definition_stay() -> None:
     )
     plan = one_pass(pinned_guest("g", "0", threads=threads), policy=replace(POLICY, emulator="spread"))
     assert [(move.thread, move.id) for move in plan.moves if isinstance(move, PinMove)] == [("iothread", 1)]
+
+
+def test_spread_threads_do_not_follow_a_load_that_goes_up_and_down() -> None:
+    """pCPUs without a tick are used while the others are full: threads went there and back with each change of load."""
+    members = [
+        pinned_guest(name, "0-3", 0.9, threads=(Thread("emulator", 0, cpus("0-7")),)) for name in ("a", "b", "c", "d")
+    ]
+    host = FakeHost(replace(topology(8), nohz_full=cpus("4-7")), members)
+    policy, history, made = VcpuPolicy(floating="auto", emulator="spread"), None, []
+    for turn in range(8):
+        for guest in members:
+            guest.wants = [0.9 if turn % 2 == 0 else 0.99]
+        plan, history = vcpu.decide(host.window(5.0), policy, history)
+        host.apply(plan)
+        made.append(len(plan.moves))
+    assert made == [4, 0, 0, 0, 0, 0, 0, 0]

@@ -28,7 +28,8 @@ def plan_of(
 ) -> VcpuPlan:
     """Return the plan of *proposal*, by its *pins*, with the sets *found* of what floats, and *placing* about those."""
     world, free = scene.world, scene.world.bare
-    extra = thread_moves(scene.now, scene.policy, scene.eligible, scene.masks) if scene.measured else []
+    at_times = scene.dedicated.preferred | scene.masks.nohz_full
+    extra = thread_moves(scene.now, scene.policy, scene.eligible, scene.masks, at_times) if scene.measured else []
     fenced = moves_of(found)
     extra = extra[: budget_left(scene, len(pins) + len(fenced))]
     target = reached_target(free, proposal.where)

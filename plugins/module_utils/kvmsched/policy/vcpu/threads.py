@@ -18,8 +18,13 @@ _WHY = {
 }
 
 
-def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, masks: Masks) -> list[PinMove]:
-    """Return the pins of emulator and I/O threads of eligible domains, without those that a definition pins."""
+def thread_moves(
+    snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, masks: Masks, at_times: CpuSet = frozenset()
+) -> list[PinMove]:
+    """Return the pins of emulator and I/O threads of eligible domains, without those that a definition pins.
+
+    vCPUs may use the pCPUs *at_times* only while the others are full. What was once spread does not follow that.
+    """
     if policy.emulator == "float":
         return []
     domains: dict[str, tuple[Domain, CpuSet]] = {}
@@ -33,6 +38,10 @@ def thread_moves(snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, mas
             wanted &= domain.cgroup_pcpus
         pinned = definitions(domain)
         for thread in domain.threads:
+            record = domain.record.pin(thread.kind, thread.id) if domain.record else None
+            ours = record is not None and record.intended == thread.pin
+            if ours and policy.emulator == "spread" and thread.pin ^ wanted <= at_times:
+                continue
             if wanted and thread.kind != "vcpu" and thread.pin != wanted and (thread.kind, thread.id) not in pinned:
                 reason = f"{_WHY[policy.emulator]} ({format_cpuset(wanted)})"
                 moves.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvmsched.policy import vcpu
-from vcpu_worlds import POLICY, FakeHost, guests, topology
+from vcpu_worlds import POLICY, FakeHost, Guest, cpus, guests, topology
 
 
 def test_reasons_carry_their_numbers() -> None:
@@ -23,3 +23,15 @@ def test_another_program_that_pins_is_told() -> None:
     first, last = FakeHost(topology(2), guests(1, 0.5, "0")).window()
     plan, _history = vcpu.decide([first, replace(last, host=replace(last.host, pinners=("numad",)))], POLICY)
     assert plan.warnings and plan.warnings[0].startswith("numad is running here and changes affinities, too")
+
+
+def test_who_is_pinned_where_it_may_not_run_is_not_said_to_float() -> None:
+    """No pCPU is isolated here, and nobody's vCPU floated."""
+    away = Guest("away", [0.5], [cpus("2")], fields={"numa_pcpus": cpus("0-1")})
+    for floating in ("auto", "place"):
+        plan, _history = vcpu.decide(
+            FakeHost(topology(4, cells=2), [away]).window(), replace(POLICY, floating=floating)
+        )
+        (move,) = plan.moves
+        assert move.reason.startswith("it may not run on pCPU 2, load 50 % of a pCPU")
+        assert plan.note == "1 vCPUs leave pCPUs where they may not run"

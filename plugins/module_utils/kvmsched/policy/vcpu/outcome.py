@@ -10,6 +10,7 @@ from typing import Mapping, Optional, Sequence
 from ...config import idle_rules
 from ...model import Domain, PinMove, VcpuPlan
 from ...units import CpuSet, format_cpuset
+from .allowed import Seat
 from .bounds import moves_bound, reached_target
 from .confined import confined
 from .definition import ours_in_definition, start_unknown
@@ -59,15 +60,22 @@ def plan_of(
 
 def about_placing(scene: Scene, placed: Sequence[int], auto: Scene) -> str:
     """Return how the items that are *placed* were served by the kernel alone, and what *auto* would do with them."""
+    strayed = [item for item in placed if _strayed(scene.world.seats[item])]
+    placed = [item for item in placed if item not in strayed]
+    elsewhere = f"{len(strayed)} vCPUs leave pCPUs where they may not run" if strayed else ""
+    if not placed:
+        return elsewhere
     demands = [scene.world.demands[item] for item in placed]
     run, wait = sum(d.run for d in demands), sum(d.wait for d in demands)
     waited = f"waited {100 * wait / run:.0f} % of the time that it ran" if run else "did not run"
     keys = {key_of(scene.world.seats[item].domain, scene.world.seats[item].vcpu) for item in placed}
     if keys <= {key_of(seat.domain, seat.vcpu) for seat in auto.world.seats}:
-        return f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
+        onto = f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
+        return "; ".join(filter(None, (elsewhere, onto)))
     fenced = sum(1 for fence in fences(auto, None) if fence.key in keys)
     would = f"give {fenced} of {len(placed)} another set of pCPUs" if fenced else "leave it to the kernel"
-    return f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
+    text = f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
+    return "; ".join(filter(None, (elsewhere, text)))
 
 
 def budget_left(scene: Scene, taken: int) -> Optional[int]:
@@ -87,7 +95,7 @@ def _moves(world: World, proposal: Proposal, pins: Mapping[int, CpuSet]) -> list
     for item in ordered:
         seat, target = world.seats[item], proposal.where[item]
         parts = [changes[b] for b in (before[item], target) if b != NOWHERE]
-        floating = "" if before[item] != NOWHERE else "it floated, "
+        floating = "" if before[item] != NOWHERE else _where_it_was(seat)
         load = world.problem.load[item]
         moves.append(
             PinMove(
@@ -101,6 +109,15 @@ def _moves(world: World, proposal: Proposal, pins: Mapping[int, CpuSet]) -> list
             )
         )
     return moves
+
+
+def _strayed(seat: Seat) -> bool:
+    """Return whether *seat* is pinned where it may not run at all: nobody let it float."""
+    return seat.vcpu.pin.isdisjoint(seat.allowed)
+
+
+def _where_it_was(seat: Seat) -> str:
+    return f"it may not run on pCPU {format_cpuset(seat.vcpu.pin)}, " if _strayed(seat) else "it floated, "
 
 
 def _change(world: World, bin_: int, before: Sequence[float], after: Sequence[float]) -> str:

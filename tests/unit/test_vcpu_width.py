@@ -119,7 +119,7 @@ def test_a_move_that_serves_nobody_on_the_pcpus_themselves_is_not_made() -> None
     host = FakeHost(topology(4, llc=2), members)
     plan, _history = vcpu.decide(host.window(), LLC)
     assert plan.moves == () and plan.trigger == ""
-    assert "one pCPU of a group" in plan.note
+    assert "a part of a group" in plan.note
 
 
 def test_of_a_group_cut_by_a_definition_only_the_part_counts() -> None:
@@ -130,3 +130,13 @@ def test_of_a_group_cut_by_a_definition_only_the_part_counts() -> None:
     host = FakeHost(topology(8, llc=4), members)
     plan, _history = vcpu.decide(host.window(), LLC)
     assert [(move.before, move.after) for move in plan.moves] == [(cpus("0"), cpus("4"))]
+
+
+def test_what_floats_is_not_crowded_into_the_little_that_it_may_use_of_a_group() -> None:
+    """Of the second cache it may use one pCPU: two busy ones were fenced into that, as if it were all four."""
+    members = [Guest(f"g{n}", [0.9], [cpus("0-4")], definitions={0: cpus("0-4")}, backlog=True) for n in range(5)]
+    host = FakeHost(topology(8, llc=4), members)
+    for _turn in range(3):
+        plan, _history = vcpu.decide(host.window(), LLC)
+        host.apply(plan)
+    assert plan.moves == () and cpus("4") not in [guest.pins[0] for guest in members]

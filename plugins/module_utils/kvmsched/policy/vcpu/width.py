@@ -36,7 +36,8 @@ def that_serve(scene: Scene, decision: Decision) -> Decision:
     """
     proposal, world = decision.proposal, scene.world
     now, pins = world.allowed.now, new_pins(scene, proposal.where)
-    parts = {i for i in pins if pins[i] < world.bins[proposal.where[i]] and now[i] != NOWHERE}
+    free = {i for i in pins if now[i] != NOWHERE or world.seats[i].now <= world.seats[i].allowed}
+    parts = {i for i in free if pins[i] < world.bins[proposal.where[i]]}
     if not parts:
         return decision
     fine = by_pcpu(scene).world
@@ -56,7 +57,7 @@ def that_serve(scene: Scene, decision: Decision) -> Decision:
             kept, done = tried, found
     if enough and whole > done - LEAST_WORK:
         return decision
-    why = "a pin may get one pCPU of a group only, and some of what was planned would serve nobody there"
+    why = "where a pin may get a part of a group only, moves that would serve nobody there are left out"
     note = f"{proposal.note}; {why}" if proposal.note and moved(world, kept) else why
     return replace(decision, proposal=replace(proposal, where=kept, note=note))
 

@@ -118,3 +118,13 @@ def test_where_work_waits_a_part_goes_at_once() -> None:
     host = two_wide(0.9)
     daemon_passes(host, 2, VcpuPolicy(floating="auto", half_life_s=30.0, cooldown_s=60.0, max_moves=4))
     assert sum(pin <= cpus("8-15") for guest in host.guests for pin in guest.pins) >= 4
+
+
+@pytest.mark.parametrize(("busy", "comes"), [(1.0, False), (0.2, True)])
+def test_who_was_pinned_away_from_its_memory_comes_back_where_there_is_room(busy: float, comes: bool) -> None:
+    """It had a pCPU alone there, and got half of one beside its memory."""
+    away = Guest("away", [0.7], [cpus("2")], fields={"numa_pcpus": cpus("0-1")}, backlog=True)
+    others = [Guest(f"g{n}", [busy], [cpus(str(n))], fields={"numa_pcpus": cpus("0-1")}) for n in range(2)]
+    host = FakeHost(topology(4, cells=2), [away, *others])
+    daemon_passes(host, 6, VcpuPolicy(floating="auto", hold=3, half_life_s=30.0, cooldown_s=60.0, max_moves=2))
+    assert (away.pins[0] <= cpus("0-1")) == comes

@@ -119,7 +119,7 @@ def test_a_move_that_serves_nobody_on_the_pcpus_themselves_is_not_made() -> None
     host = FakeHost(topology(4, llc=2), members)
     plan, _history = vcpu.decide(host.window(), LLC)
     assert plan.moves == () and plan.trigger == ""
-    assert "a part of a group" in plan.note
+    assert "a part of a group only" in plan.note
 
 
 def test_of_a_group_cut_by_a_definition_only_the_part_counts() -> None:

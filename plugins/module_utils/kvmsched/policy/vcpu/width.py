@@ -30,14 +30,16 @@ def new_pins(scene: Scene, where: Sequence[int]) -> dict[int, CpuSet]:
 
 
 def that_serve(scene: Scene, decision: Decision) -> Decision:
-    """Return *decision* without the moves that serve nobody where a pin gets a part of its group only.
+    """Return *decision* without the moves that serve nobody in a part of a group, or beside its memory.
 
     A plan of groups takes it that the kernel balances load within each. It does not do so with a pin to one pCPU.
+    Who was pinned away from its memory is placed beside it, which is no gain where all is full.
     """
     proposal, world = decision.proposal, scene.world
     now, pins = world.allowed.now, new_pins(scene, proposal.where)
     free = {i for i in pins if now[i] != NOWHERE or world.seats[i].now <= world.seats[i].allowed}
     parts = {i for i in free if pins[i] < world.bins[proposal.where[i]]}
+    parts |= {i for i in pins if now[i] == NOWHERE and _only_away_from_memory(scene, world.seats[i])}
     if not parts:
         return decision
     fine = by_pcpu(scene).world
@@ -57,9 +59,17 @@ def that_serve(scene: Scene, decision: Decision) -> Decision:
             kept, done = tried, found
     if enough and whole > done - LEAST_WORK:
         return decision
-    why = "where a pin may get a part of a group only, moves that would serve nobody there are left out"
+    why = "moves that would serve nobody, where a pin gets a part of a group only or goes to its memory, are left out"
     note = f"{proposal.note}; {why}" if proposal.note and moved(world, kept) else why
     return replace(decision, proposal=replace(proposal, where=kept, note=note))
+
+
+def _only_away_from_memory(scene: Scene, seat: Seat) -> bool:
+    """Return whether *seat* may run where it is pinned, but for its memory that is elsewhere."""
+    if scene.masks.numa(seat.domain, seat.vcpu) is None or not seat.now.isdisjoint(seat.allowed):
+        return False
+    domain, vcpu = replace(seat.domain, numa_pcpus=None), replace(seat.vcpu, numa_pcpus=None)
+    return seat.now <= scene.masks.allowed(domain, vcpu)
 
 
 def _work(fine: World, world: World, pins: Mapping[int, CpuSet]) -> float:

@@ -9,7 +9,8 @@ Read in this order:
 - allowed, dedicated, records, eligibility: who may be moved, and where.
 - world, problem: both as a placement problem. numa, hold: what else keeps a vCPU where it is.
 - bounds, planners, search: few moves to balance. certainty: is it worth it. cores: who shares one at equal work.
-- proposal: what to do in this pass. width: how wide its pins may be. outcome: the plan of that.
+- proposal: what to do in this pass. width: how wide its pins may be. serving: which of them serve somebody.
+- outcome: the plan of that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .proposal import decide_on
 from .restore import release_pins
 from .safeties import ALL, Safeties
 from .scene import as_auto, look
-from .width import new_pins, that_serve
+from .serving import that_serve
+from .width import new_pins
 
 __all__ = ["Safeties", "VcpuHistory", "budgeted", "decide", "release"]
 

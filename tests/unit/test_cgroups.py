@@ -62,11 +62,35 @@ def test_groups_are_where_the_hierarchy_is_mounted(files: Files, mountinfo: str,
     assert files.groups().above == (f"{root}/machine.slice",)
 
 
-@pytest.mark.parametrize("path", ["/", "/qemu.service/emulator", "/qemu.service"])
-def test_a_process_without_libvirts_group_has_that_which_it_is_in(files: Files, path: str) -> None:
+@pytest.mark.parametrize("inside", ["", "/emulator"])
+def test_where_libvirt_makes_the_group_itself_it_is_the_machines_own(files: Files, inside: str) -> None:
+    host(files, V2, f"0::/machine/qemu-1-db.libvirt-qemu{inside}\n")
+    assert files.groups().machine == ("/sys/fs/cgroup/machine/qemu-1-db.libvirt-qemu",)
+    assert files.groups().above == ("/sys/fs/cgroup/machine",)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/virtqemud.service",  # cgroup_controllers = []
+        "/virtqemud.service/emulator",
+        "/session-3.scope",  # the daemon of qemu:///session, from a login
+        "/libvirt",
+    ],
+)
+def test_a_group_that_is_not_made_for_one_machine_is_shared_even_by_one(files: Files, path: str) -> None:
+    """A second QEMU may start in it at any time: what it may have is a room, and no machine's own limit."""
     host(files, V2, f"0::{path}\n")
-    assert files.groups().machine == (("/sys/fs/cgroup/qemu.service",) if len(path) > 1 else ())
-    assert files.groups().above == ()
+    group = "/sys/fs/cgroup" + path.removesuffix("/emulator")
+    files.update({f"{group}/memory.max": f"{8 * GIB * 1024}\n", f"{group}/cpu.weight": "250\n"})
+    groups = files.groups()
+    assert (groups.machine, groups.max_kib, groups.high_kib, groups.cpu_weight) == ((), None, None, None)
+    assert groups.rooms == (group,)
+
+
+def test_a_process_in_the_root_is_in_no_group(files: Files) -> None:
+    host(files, V2, "0::/\n")
+    assert files.groups().machine == files.groups().above == ()
 
 
 def test_what_cannot_be_read_limits_nothing(files: Files) -> None:

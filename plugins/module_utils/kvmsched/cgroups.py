@@ -9,7 +9,7 @@ import functools
 import os
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Sequence
 
 from .model import Room
 from .procfs import _read
@@ -22,7 +22,8 @@ class Groups:
 
     ``machine`` is the machine's own group and the one that libvirt makes in it, ``above`` those around it, of the
     hierarchy that counts memory. ``cpusets`` are both of that which confines to pCPUs, and its root, which lacks the
-    pCPUs of partitions. ``cpu`` is the machine's own one of that which shares pCPUs.
+    pCPUs of partitions. ``cpu`` is the machine's own one of that which shares pCPUs. A machine may have none of its
+    own: it is then in that of its daemon, with others.
     """
 
     machine: tuple[str, ...] = ()
@@ -71,11 +72,24 @@ def of_process(pid: int) -> Groups:
     """Return the groups of a process. Their limits are read when they are asked for."""
     directories = _directories(_read(f"/proc/{pid}/cgroup") or "")
     memory = directories.get("memory") or directories.get("", [])
-    # libvirt sets a limit in the group that it makes, systemd around that: both are this machine's alone.
-    own = 2 if memory and memory[0].endswith("/libvirt") else 1
+    own = _own(memory)
     cpusets = [group for name in ("", "cpuset") if name in directories for group in (*directories[name], _root(name))]
-    shares = [group for group in directories.get("cpu") or directories.get("", []) if not group.endswith("/libvirt")]
-    return Groups(tuple(memory[:own]), tuple(memory[own:]), tuple(cpusets), shares[0] if shares else None)
+    shares = _own(directories.get("cpu") or directories.get("", []))
+    return Groups(own, tuple(memory[len(own) :]), tuple(cpusets), shares[-1] if shares else None)
+
+
+# systemd's scope of one machine, or the group that libvirt makes where there is no systemd.
+_MACHINE = re.compile(r"(?:/machine-[^/]+\.scope|\.libvirt-qemu)(/libvirt)?$")
+
+
+def _own(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return those that are made for one machine: libvirt sets a limit in the group that it makes, systemd around that.
+
+    Their names tell that. Any other may be shared, as that of the daemon of ``qemu:///session`` is. Even where only
+    one QEMU is in it now, another may start at once: its limit must not have been given away by then.
+    """
+    found = _MACHINE.search(groups[0]) if groups else None
+    return tuple(groups[: 2 if found[1] else 1]) if found else ()
 
 
 def of_main_thread(pid: int) -> Optional[str]:

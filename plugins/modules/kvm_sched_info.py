@@ -303,7 +303,8 @@ snapshot:
             - C(usable_kib) is what it could still get without swapping, C(rss_kib) what its QEMU process holds on the
               host.
             - C(limit_kib) is the memory limit of QEMU itself, C(rooms) names those of RV(snapshot.host.rooms) that it
-              is in, C(cells) are the NUMA cells that its memory is bound to.
+              is in, C(cells) are the NUMA cells that its memory is bound to, C(memnodes) the parts that strict memnodes
+              bind to some of these.
             - C(fixed_kib) is the part of C(maximum_kib) that no balloon can have (NVDIMM, virtio-pmem, SGX EPC),
               C(huge_kib) what lies on huge pages.
             - Of the QEMU process C(locked_kib) is locked or pinned, C(swapped_kib) in the swap of the host, and
@@ -338,6 +339,7 @@ snapshot:
             locked_kib: 0
             swapped_kib: 0
             high_kib: null
+            memnodes: []
         owner:
           description: What the owner of the domain wrote into its metadata for kvmsched.
           returned: success

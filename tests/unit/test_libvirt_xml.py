@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from kvmsched.baseline import OWNER_URI, STATE_URI, encode
 from kvmsched.libvirt_xml import cells_pcpus, parse_capabilities, parse_domain, parse_inactive
-from kvmsched.model import MemoryRecord, PeriodRecord, PinRecord, Record
+from kvmsched.model import Memnode, MemoryRecord, PeriodRecord, PinRecord, Record
 
 ONLINE = frozenset(range(8))
 
@@ -346,6 +346,37 @@ def test_each_vcpus_memory_is_where_its_guest_cell_has_it(memory: str, other: st
     domain = parse_domain(GUEST_CELLS.format(memory=memory, other=other), ONLINE)
     assert {number: domain.vcpu_cells.get(number) for number in (0, 3)} == {0: {1}, 3: {1}}
     assert domain.vcpu_cells.get(4) == domain.vcpu_cells.get(7) == second
+
+
+BOUND_CELLS = """<domain><numatune><memory mode='strict' nodeset='0-1'/>{memnodes}</numatune>
+ <cpu><numa><cell id='0' cpus='0-3' memory='1048576'/><cell id='1' cpus='4-7' memory='2097152'/></numa></cpu>
+ <devices><memory model='dimm'><target><size>524288</size><node>1</node></target></memory></devices></domain>"""
+
+
+@pytest.mark.parametrize(
+    ("memnodes", "bound"),
+    [
+        ({0: "0", 1: "1"}, (Memnode(frozenset({0}), 1048576), Memnode(frozenset({1}), 2621440))),
+        ({0: "0"}, (Memnode(frozenset({0}), 1048576), Memnode(frozenset({0, 1}), 2621440))),
+        ({0: "1", 1: "1"}, (Memnode(frozenset({1}), 3670016),)),
+        ({0: "0-1", 1: "0-1"}, ()),
+        ({}, ()),
+    ],
+)
+def test_each_guest_cell_is_bound_where_its_own_memnode_says(
+    memnodes: dict[int, str], bound: tuple[Memnode, ...]
+) -> None:
+    told = "".join(f"<memnode cellid='{one}' mode='strict' nodeset='{nodes}'/>" for one, nodes in memnodes.items())
+    domain = parse_domain(BOUND_CELLS.format(memnodes=told), ONLINE)
+    assert (domain.memory_cells, domain.memnodes) == ({0, 1}, bound)
+    free = told.replace("strict", "preferred")
+    assert all(part.cells == {0, 1} for part in parse_domain(BOUND_CELLS.format(memnodes=free), ONLINE).memnodes)
+
+
+def test_a_guest_cell_without_memory_binds_none() -> None:
+    memnodes = "<memnode cellid='0' nodeset='0'/><memnode cellid='1' nodeset='1'/>"
+    text = BOUND_CELLS.format(memnodes=memnodes).replace("1048576", "0")
+    assert parse_domain(text, ONLINE).memnodes == (Memnode(frozenset({1}), 2621440),)
 
 
 def test_guest_cells_without_memory_of_their_own_have_none() -> None:

@@ -13,6 +13,7 @@ from kvmsched.config import MemoryPolicy
 from kvmsched.model import (
     BalloonMove,
     Cell,
+    Memnode,
     MemoryRecord,
     Record,
     Skip,
@@ -47,6 +48,7 @@ from memory_worlds import (
     record,
     snapshot,
     swaps,
+    with_cells,
     with_host,
 )
 
@@ -117,6 +119,47 @@ def test_cells_that_guests_share_are_given_to_them_once() -> None:
     now = snapshot(guests)
     now = replace(now, host=replace(now.host, topology=Topology((), (Cell(0), Cell(1, free_kib=230 * MIB)))))
     assert sum(moves(decide(now, EAGER)).values()) == 230
+
+
+@pytest.fixture
+def halves() -> dict[str, Any]:
+    """A guest whose cells are bound to a cell of the host each."""
+    parts = tuple(Memnode(frozenset({cell}), 2 * GIB * MIB) for cell in (0, 1))
+    return {"cells": frozenset({0, 1}), "memnodes": parts}
+
+
+def test_a_guest_with_memnodes_gets_what_its_tightest_cell_has(halves: dict[str, Any]) -> None:
+    """All of it may lie there, and what that cell can't hold gets the QEMU killed."""
+    now = snapshot([domain("db", **halves, **STARVED)])
+    for left in [(100, 9999), (9999, 100)]:
+        assert moves(decide(with_cells(now, *_cells(*left)), EAGER)) == {"db": 100}
+    whole = snapshot([domain("db", cells=frozenset({0, 1}), **STARVED)])
+    assert moves(decide(with_cells(whole, *_cells(60, 60)), EAGER)) == {"db": 120}, "that may lie in any of both"
+
+
+def test_what_a_guest_with_memnodes_may_still_touch_is_kept_in_each_of_its_cells(halves: dict[str, Any]) -> None:
+    """But in none more than its own cells there can hold."""
+    big = domain("big", 4 * GIB, rss=1 * GIB, unused=200, usable=3000, **halves)
+    for cell in (0, 1):
+        db = domain("db", cells=frozenset({cell}), **STARVED)
+        now = with_cells(snapshot([db, big]), *_cells(2 * GIB + 90, 2 * GIB + 90))
+        assert moves(decide(now, EAGER)) == {"db": 90}, cell
+
+
+@pytest.mark.parametrize("strategy", ["fair", "pairwise"])
+def test_where_a_guest_with_memnodes_gives_is_not_known(halves: dict[str, Any], strategy: str) -> None:
+    """Who starves in one of its cells might get nothing by that."""
+    policy = MemoryPolicy(strategy=strategy, reclaim="lazy", host_reserve=Amount(kib=1024 * MIB))
+    db = domain("db", cells=frozenset({0}), **STARVED)
+    web = domain("web", **WASTEFUL, **halves)
+    plan = decide(with_cells(snapshot([db, web]), *_cells(0, 0)), policy)
+    assert moves(plan) == {}
+    assert "cells 0, where its memory must be, has 0M" in plan.unmet[0].reason
+
+
+def _cells(*left: int) -> list[Cell]:
+    """Return cells with so many MiB left each."""
+    return [Cell(number, free_kib=mib * MIB) for number, mib in enumerate(left)]
 
 
 def test_who_is_dying_in_a_room_is_fed_from_half_of_what_is_really_left_there() -> None:

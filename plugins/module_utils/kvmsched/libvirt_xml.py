@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Container, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from .baseline import OWNER_URI, STATE_URI, decode
-from .model import Cell, Owner, Pcpu, Record, Thread, Topology
+from .model import Cell, Memnode, Owner, Pcpu, Record, Thread, Topology
 from .units import CpuSet, CpuSets, one_line, parse_cpuset
 
 # A domain's XML has some 10 KiB, with 1,024 pinned vCPUs 70 KiB; libvirt's RPC carries at most 4 MiB of it
@@ -111,6 +111,7 @@ class DomainDefinition:
     placement_auto: bool
     nodeset: Optional[CpuSet]
     memory_cells: Optional[CpuSet]
+    memnodes: tuple[Memnode, ...]
     memory_auto: bool
     pins: dict[int, CpuSet]
     threads: tuple[Thread, ...]
@@ -143,6 +144,7 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
     vcpu = root.find("vcpu")
     cpuset = _cpus(None if vcpu is None else vcpu.get("cpuset"))
     memory, memnodes = _numa_memory(root)
+    memory_cells = _union([node for node in (memory, *memnodes) if _is_strict(node)])
     balloon = _part(root, "devices").find("memballoon")
     stats = None if balloon is None else balloon.find("stats")
     devices = _part(root, "devices").findall("memory")
@@ -152,7 +154,8 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
         cpuset=cpuset,
         placement_auto=vcpu is not None and vcpu.get("placement") == "auto",
         nodeset=_union([memory, *memnodes]),
-        memory_cells=_union([node for node in (memory, *memnodes) if _is_strict(node)]),
+        memory_cells=memory_cells,
+        memnodes=_bound_parts(root, memory, memnodes, memory_cells),
         memory_auto=_is_strict(memory) and memory.get("placement") == "auto",
         pins=parse_pins(root),
         threads=_threads(root, cpuset or online),
@@ -277,6 +280,28 @@ def _numa_memory(root: ET.Element) -> tuple[ET.Element, list[ET.Element]]:
     """Return where ``<numatune>`` has the memory: of the whole domain, and of single guest cells."""
     tuned = _part(root, "numatune")
     return _part(tuned, "memory"), tuned.findall("memnode")
+
+
+def _bound_parts(
+    root: ET.Element, memory: ET.Element, memnodes: Sequence[ET.Element], all_cells: Optional[CpuSet]
+) -> tuple[Memnode, ...]:
+    """Return which part of the memory is bound to which of the host's cells; none where each may be in *all_cells*.
+
+    A guest cell without a ``<memnode>`` has its memory where the whole domain has it.
+    """
+    if not memnodes:
+        return ()
+    nodes = {int(node.get("cellid", "0")): node for node in memnodes}
+    devices = _part(root, "devices").findall("memory")
+    dimms = [(int(_part(device, "target").findtext("node", "0")), _device_kib(device)) for device in devices]
+    bound_kib: dict[CpuSet, int] = {}
+    for number, kib in [*_guest_cells(root, devices), *dimms]:
+        node = nodes.get(number, memory)
+        cells = _cpus(node.get("nodeset"))
+        # A guest cell may have no memory at all.
+        if kib and cells and _is_strict(node):
+            bound_kib[cells] = bound_kib.get(cells, 0) + kib
+    return tuple(Memnode(cells, kib) for cells, kib in bound_kib.items()) if set(bound_kib) != {all_cells} else ()
 
 
 def _vcpu_cells(root: ET.Element, memory: ET.Element, memnodes: Iterable[ET.Element]) -> dict[int, CpuSet]:

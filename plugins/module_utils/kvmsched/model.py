@@ -237,6 +237,14 @@ class Thread:
 
 
 @dataclass(frozen=True)
+class Memnode:
+    """The part of a domain's memory, in KiB, that strict memnodes bind to the same NUMA *cells* of the host."""
+
+    cells: CpuSet
+    kib: int
+
+
+@dataclass(frozen=True)
 class Balloon:
     """A domain's memory, by libvirt's names.
 
@@ -252,7 +260,8 @@ class Balloon:
     can have (NVDIMM, virtio-pmem, SGX EPC), ``huge_kib`` the part of the guest's memory that lies on huge pages.
     Of the QEMU process: ``locked_kib`` can't be given back (VmLck and VmPin), ``swapped_kib`` is in the host's
     swap (VmSwap). ``high_kib`` is its own memory.high, above which the kernel throttles it. ``void``: one of the sizes
-    that the guest told can't be, so none of them is known.
+    that the guest told can't be, so none of them is known. ``memnodes`` are the parts of its memory that are bound to
+    cells of their own, where not all of it may be in any of ``cells``.
     """
 
     actual_kib: int
@@ -279,6 +288,7 @@ class Balloon:
     swapped_kib: Optional[int] = None
     high_kib: Optional[int] = None
     void: bool = False
+    memnodes: tuple[Memnode, ...] = ()
 
     @property
     def most_kib(self) -> int:

@@ -163,6 +163,7 @@ def _balloon_of(
         limit_kib=min((limit for limit in limits if limit is not None), default=None),
         rooms=groups.rooms if groups else (),
         cells=automatic if live.memory_cells is None else live.memory_cells,
+        memnodes=live.memnodes,
         fixed_kib=live.fixed_kib,
         huge_kib=live.huge_kib,
         # Version 1 of the control groups throttles nobody for his soft limit: there it bounds nothing.

@@ -386,6 +386,7 @@ def _renumbered(definition: Optional[Domain], now: Domain, taken: bool) -> Domai
         huge_kib=definition.balloon.huge_kib,
         rooms=definition.balloon.rooms,
         cells=definition.balloon.cells,
+        memnodes=definition.balloon.memnodes,
         period_s=definition.balloon.period_s,
     )
     return replace(definition, balloon=balloon, record=None if taken else definition.record)

@@ -31,7 +31,7 @@ from .growth import need_of
 from .guest import Guest
 from .history import DomainHistory
 from .idle import reclaim_idle
-from .rooms import rooms_of
+from .rooms import rooms_fed_by, rooms_of
 from .safeties import ALL_ON, Safeties
 from .sharing import Draft, Loan, Need, fit, pay
 from .supply import CREDIT_SHARE, HostState
@@ -196,14 +196,14 @@ def collect(
         here = [need for need in paid if name in rooms_of(need.guest.balloon)]
         needed_kib = sum(need.total_kib for need in here) + host.asked_of(name)
         if needed_kib and not room.throttled:
-            inside = [donor for donor in donors if name in rooms_of(donor.guest.balloon)]
+            inside = [donor for donor in donors if name in rooms_fed_by(donor.guest.balloon)]
             lacks_kib = _for_survival(here, room.free_kib) if lives else needed_kib - room.supply_kib
             take_surplus(inside, lacks_kib - sum(donor.taken_kib for donor in inside))
     take_cache(donors, fitting if lack_kib > 0 else [], host, policy)
     take_cache_for_room(donors, asked_kib, host, policy)
     where = host.newcomer_room
     if host.newcomer_kib and where is not None and where in host.rooms:
-        inside = [donor for donor in donors if where in rooms_of(donor.guest.balloon)]
+        inside = [donor for donor in donors if where in rooms_fed_by(donor.guest.balloon)]
         take_cache_for_room(inside, host.newcomer_kib - host.rooms[where].supply_kib, host, policy)
     dying_kib = sum(min(need.total_kib, need.guest.debt_kib) for need in fitting if need.guest.dying)
     if dying_kib and lack_kib > 0:

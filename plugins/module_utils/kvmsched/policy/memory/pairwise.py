@@ -21,7 +21,7 @@ from .donors import (
     take_surplus,
 )
 from .guest import Guest
-from .rooms import rooms_of
+from .rooms import rooms_fed_by, rooms_of
 from .sharing import Draft, Need, Take, pay, symptoms
 from .supply import HostState
 
@@ -96,7 +96,7 @@ def _waste(guest: Guest) -> int:
 def _growth_kib(guest: Guest, host: HostState, donor: Optional[Guest]) -> int:
     """Return how much more it can have, where *donor* gives half of what it has unused."""
     shared = [name for name in rooms_of(guest.balloon) if name in host.rooms_kib]
-    given = dict.fromkeys(rooms_of(donor.balloon), _half(donor)) if donor else {}
+    given = dict.fromkeys(rooms_fed_by(donor.balloon), _half(donor)) if donor else {}
     shares_kib = (host.rooms_kib[name] + given.get(name, 0) for name in shared)
     return min([guest.ceiling_kib - guest.expected_kib, *shares_kib])
 

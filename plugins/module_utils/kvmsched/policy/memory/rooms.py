@@ -39,8 +39,27 @@ class RoomState:
 
 def rooms_of(balloon: Balloon) -> tuple[str, ...]:
     """Return the names of the rooms a domain is in: cgroups with a limit, and the cells it is bound to."""
-    cells = (cells_name(balloon.cells),) if balloon.cells is not None else ()
-    return (*balloon.rooms, *cells)
+    return (*balloon.rooms, *map(cells_name, _bound(balloon)))
+
+
+def rooms_fed_by(balloon: Balloon) -> tuple[str, ...]:
+    """Return those of its rooms where all that it gives comes free: of memnodes it is not known which."""
+    return balloon.rooms if balloon.memnodes else rooms_of(balloon)
+
+
+def _bound(balloon: Balloon) -> list[CpuSet]:
+    """Return the sets of cells that it is bound to, each memnode's by itself."""
+    if balloon.memnodes:
+        return [memnode.cells for memnode in balloon.memnodes]
+    return [balloon.cells] if balloon.cells is not None else []
+
+
+def _there(balloon: Balloon, name: str, kib: int) -> int:
+    """Return how much of *kib* of its memory may lie in one room: all of it, as far as its memnode there holds that.
+
+    Which part of its memory a balloon took, and which it did not touch yet, nobody tells.
+    """
+    return min([kib, *(memnode.kib for memnode in balloon.memnodes if cells_name(memnode.cells) == name)])
 
 
 @functools.lru_cache(maxsize=256)
@@ -68,7 +87,7 @@ def rooms(
     """
     balloons = {domain.uuid: domain.balloon for domain in snapshot.domains if domain.balloon is not None}
     known = {room.name: room for room in snapshot.host.rooms}
-    cells = {cells_name(balloon.cells): balloon.cells for balloon in balloons.values() if balloon.cells is not None}
+    cells = {cells_name(bound): bound for balloon in balloons.values() for bound in _bound(balloon)}
     if more is not None:
         cells[cells_name(more)] = more
     at_risk_kib = dict.fromkeys([*known, *cells], 0)
@@ -76,8 +95,10 @@ def rooms(
     for uuid, balloon in balloons.items():
         for name in rooms_of(balloon):
             if name in at_risk_kib:
-                at_risk_kib[name] += risks_kib[uuid]
-                certain_kib[name] += (risks_kib[uuid] if uuid in pressed else 0) + (balloon.swapped_kib or 0)
+                risk_kib = _there(balloon, name, risks_kib[uuid])
+                at_risk_kib[name] += risk_kib
+                certain_kib[name] += risk_kib if uuid in pressed else 0
+                certain_kib[name] += _there(balloon, name, balloon.swapped_kib or 0)
     for lost in snapshot.skips:
         for name in at_risk_kib if lost.rooms is None else lost.rooms:
             if name in at_risk_kib and lost.uuid not in balloons:

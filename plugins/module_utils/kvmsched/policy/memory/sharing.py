@@ -14,7 +14,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 from ...model import BALLOON_TOLERANCE_KIB, Skip
 from ...units import mib
 from .guest import Guest
-from .rooms import rooms_of
+from .rooms import rooms_fed_by, rooms_of
 from .supply import HOST, HostState
 
 # So little is worth a command where a guest would die without it.
@@ -116,7 +116,7 @@ def funds_of(host: HostState, takes: Sequence[Take]) -> Funds:
 
 def taken_in(room: str, takes: Sequence[Take]) -> int:
     """Return what *takes* bring to one room."""
-    return sum(take.kib for take in takes if room in rooms_of(take.guest.balloon))
+    return sum(take.kib for take in takes if room in rooms_fed_by(take.guest.balloon))
 
 
 def granted_in(room: str, grants: Sequence[Grant]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from face import run_ok
-from lab import Guest, Lab
+from lab import Guest, Lab, TinyGuest
 
 PREFIX = "kvmsched-test-odd-"
 OPTIONS = {"starvation": "60M", "waste": "120M", "reclaim": "eager"}
@@ -21,8 +21,8 @@ def lab() -> Iterator[Lab]:
     with Lab() as lab:
         lab.start(
             Guest(f"{PREFIX}healthy", memory_mib=384),
-            Guest(f"{PREFIX}nodevice", memory_mib=128, balloon="none"),
-            Guest(f"{PREFIX}nodriver", memory_mib=128, driver=False),
+            TinyGuest(f"{PREFIX}nodevice"),
+            TinyGuest(f"{PREFIX}nodriver", balloon="virtio", driver=False),
             Guest(f"{PREFIX}noperiod", memory_mib=384, stats_period_s=0),
             Guest(
                 f"{PREFIX}optout",

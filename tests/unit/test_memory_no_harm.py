@@ -184,11 +184,11 @@ def test_nor_does_it_in_a_full_room(untouched: int) -> None:
     assert changes.pop("db") == 110 and sum(changes.values()) == -220
 
 
-def test_what_is_no_life_and_worth_no_command_is_not_given_on_credit() -> None:
+def test_nobody_pays_for_a_life_that_lacks_less_than_a_command_is_worth() -> None:
     """It lacks 1M of its survival line, and is not dying."""
     asleep = domain("asleep", 8192, unused=250, usable=400, rss=4096)
     wants = domain("db", 4096, 8192, unused=2, usable=149)
-    assert moves(auto_plan(snapshot([wants, asleep], available=2048))) == {}
+    assert moves(auto_plan(snapshot([wants, asleep, *idle_of_8g(4)], available=1024))) == {}
 
 
 def in_a_full_room(*domains: Domain) -> Snapshot:

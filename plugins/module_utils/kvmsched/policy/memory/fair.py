@@ -33,7 +33,7 @@ from .history import DomainHistory
 from .idle import reclaim_idle
 from .rooms import rooms_fed_by, rooms_of
 from .safeties import ALL_ON, Safeties
-from .sharing import Draft, Loan, Need, fit, pay
+from .sharing import LEAST_SURVIVAL_KIB, Draft, Loan, Need, fit, pay
 from .supply import CREDIT_SHARE, HostState
 
 # After its demand went up and down this often a domain keeps what it got for a while, twice as long for each time more.
@@ -100,8 +100,8 @@ def _pays(draft: Draft, without: Draft) -> bool:
 
 def _for_lives(draft: Draft, frugal: Draft, without: Draft) -> Draft:
     """Return what keeps most alive, and of those the one that takes least: survival needs no promise covered first."""
-    best = max((without, frugal, draft), key=_lives_kib)
-    if best is not without:
+    best = max((frugal, draft), key=_lives_kib)
+    if _lives_kib(best) - _lives_kib(without) >= LEAST_SURVIVAL_KIB:
         return best
     loan = _loan(draft, without)
     return replace(without, declined=loan if loan.more_kib > 0 else None)

@@ -136,11 +136,7 @@ def grant(needs: Sequence[Need], funds: Funds) -> list[Grant]:
     left_kib = dict(funds.credit_kib)
     for need in served:
         spend(left_kib, pools_of(need), paid.get(need.guest.uuid, 0))
-    # Less than keeps who is dying alive for a while is worth a command only where there is one anyway.
-    lacks = [
-        need for need in rest if need.total_kib >= LEAST_SURVIVAL_KIB or (need.total_kib and need.guest.uuid in paid)
-    ]
-    credit = _worthwhile(lacks, left_kib)
+    credit = _worthwhile([need for need in rest if need.total_kib], left_kib)
     return [
         Grant(need, paid.get(uuid, 0) + credit.get(uuid, 0), on_credit=uuid in credit)
         for need in served

@@ -67,8 +67,7 @@ def donor_of(guest: Guest, host: HostState, keeps: bool = True) -> Donor:
     surplus_kib = max(0, min(idle_kib, movable_kib), min(above_kib, guest.actual_kib - guest.soft_kib))
     deep_kib = max(0, guest.actual_kib - guest.soft_kib)
     if host.tight:
-        rest_kib = guest.actual_kib - max(guest.lower_kib, kept_kib) - surplus_kib
-        return Donor(guest, surplus_kib, max(0, rest_kib), deep_kib)
+        return Donor(guest, surplus_kib, max(0, guest.actual_kib - guest.lower_kib - surplus_kib), deep_kib)
     # Who is owed memory itself gives no cache for another's debt; what is unused is no cache.
     most_kib = movable_kib // 2 - surplus_kib
     if keeps:

@@ -413,7 +413,8 @@ before:
       type: float
       sample: 61.3
     bound_pct:
-      description: A proven lower bound on RV(before.max_pct), for any assignment of these vCPUs to these pCPUs.
+      description: A proven lower bound on RV(before.max_pct), for any assignment of these vCPUs to those of
+        these pCPUs where each may run.
       returned: success
       type: float
       sample: 84.0

@@ -602,8 +602,8 @@ class VcpuFigures:
     """pCPU load in figures, in percent of one pCPU.
 
     ``imbalance_pct`` is the standard deviation of demand over the usable pCPUs, in points (decision
-    26); ``bound_pct`` is a proven lower bound on ``max_pct`` for any assignment of these vCPUs. All but
-    ``max_all_pct``, the load of the fullest pCPU that is online, are of the usable pCPUs.
+    26). ``bound_pct`` is a proven lower bound on ``max_pct`` for any assignment of these vCPUs within their sets.
+    All but ``max_all_pct``, the load of the fullest pCPU that is online, are of the usable pCPUs.
     """
 
     pcpus: int

@@ -236,7 +236,7 @@ def _of_host(status: Status) -> Iterable[Family]:
             ("pcpu_load_average_ratio", "Demand per usable pCPU.", vcpu.average_pct),
             ("pcpu_load_max_ratio", "Demand on the usable pCPU that has most.", vcpu.max_pct),
             ("pcpu_load_max_all_ratio", "Demand on the online pCPU that has most, usable or not.", vcpu.max_all_pct),
-            ("pcpu_load_bound_ratio", "What that would be at least, with any pins.", vcpu.bound_pct),
+            ("pcpu_load_bound_ratio", "The least of that, with any pins where vCPUs may run.", vcpu.bound_pct),
             ("imbalance_ratio", "Standard deviation of demand over the usable pCPUs.", vcpu.imbalance_pct),
         ):
             yield from _gauge(name, text, None if percent is None else percent / 100)

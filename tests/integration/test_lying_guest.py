@@ -8,13 +8,14 @@ from __future__ import annotations
 import pytest
 from face import run_ok
 from lab import Guest, Lab
+from nightly import nightly
 
 HOG, LIAR = "kvmsched-test-hog", "kvmsched-test-liar"
 OPTIONS = {"starvation": "60M", "waste": "120M"}
 PASSES = 5
 
 
-@pytest.mark.parametrize("pages", ["0xffffffff", "0x80000000", "0x00ffffff"])
+@pytest.mark.parametrize("pages", ["0xffffffff", *nightly("0x80000000", "0x00ffffff")])
 def test_what_a_guest_writes_of_its_balloon_starves_nobody(pages: str) -> None:
     with Lab() as lab:
         hog, liar = lab.start(

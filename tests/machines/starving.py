@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from lab import Guest, Machine, RunningGuest
+from lab.lab import OVERHEAD_KIB
 from on_machine import obey, records, release, until_unchanged
 
 MIB = 1024
@@ -39,6 +40,11 @@ def free_again(guest: RunningGuest) -> None:
     guest.hold(10)
     guest.wait_held()
     guest.wait_seen()
+
+
+def filled_kib(guest: RunningGuest) -> int:
+    """What its QEMU holds of memory that its balloon took: khugepaged filled that, and given back it costs nothing."""
+    return max(0, guest.resident_kib() - guest.balloon_kib() - OVERHEAD_KIB)
 
 
 @contextlib.contextmanager

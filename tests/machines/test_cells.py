@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 from lab import Lab, Machine, RunningGuest
-from starving import HOG, MIB, NEEDY, NOISE_KIB, fed, given_kib, in_use_kib, starve, starving
+from starving import HOG, MIB, NEEDY, NOISE_KIB, fed, filled_kib, given_kib, in_use_kib, starve, starving
 
 pytestmark = pytest.mark.nightly
 
@@ -63,14 +63,14 @@ def test_who_is_bound_to_a_cell_is_fed_from_its_caches(machine: Machine, hog: Ru
 def test_in_a_full_cell_nobody_is_given_what_is_not_there(machine: Machine, hog: RunningGuest) -> None:
     """All that it was given can be touched, and beyond its cell's watermark the kernel would kill."""
     with filled(machine):
-        left_kib, files_kib = free_kib(machine), reclaimable_kib(machine)
+        left_kib, files_kib, own_kib = free_kib(machine), reclaimable_kib(machine), filled_kib(hog)
         given = given_kib(machine, hog)
         starve(hog)
         given += given_kib(machine, hog)
         starve(hog)
         left = f"{free_kib(machine)} and {reclaimable_kib(machine)}"
-        print(f"of {left_kib} KiB and {files_kib} of files {given} given, and {left} are left, all of it touched")
-        assert 0 < given <= left_kib + files_kib
+        print(f"of {left_kib} KiB, {files_kib} of files and {own_kib} of its own {given} given, {left} are left")
+        assert 0 < given <= left_kib + files_kib + own_kib
     assert fed(machine)
 
 

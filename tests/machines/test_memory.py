@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 from lab import Guest, Lab, Machine
-from lab.lab import OVERHEAD_KIB
 from on_machine import records, release, until_unchanged
 from starving import (
     HOARDER,
@@ -17,6 +16,7 @@ from starving import (
     NOISE_KIB,
     STARVATION_MIB,
     WASTE_MIB,
+    filled_kib,
     free_again,
     in_use_kib,
     limited,
@@ -48,13 +48,12 @@ def test_who_is_dying_gets_something_of_what_a_slice_has_left(machine: Machine, 
     (hog,) = lab.start(NEEDY)
     starve(hog, 5)
     size_kib = hog.balloon_kib()
-    # khugepaged filled what its balloon took: that is within the limit already, and given back it costs nothing.
-    filled_kib = max(0, hog.resident_kib() - size_kib - OVERHEAD_KIB)
+    own_kib = filled_kib(hog)
     with limited(machine, "MemoryMax", in_use_kib(machine) + left_kib):
         passes = until_unchanged(machine, "memory")
         given_kib = hog.balloon_kib() - size_kib
-        print(f"{given_kib} KiB given, {left_kib} were left, {filled_kib} of it were its own")
-        assert passes[0]["changed"] and 0 < given_kib <= left_kib + filled_kib
+        print(f"{given_kib} KiB given, {left_kib} were left, {own_kib} of it were its own")
+        assert passes[0]["changed"] and 0 < given_kib <= left_kib + own_kib
     assert until_unchanged(machine, "memory")[-1]["before"]["starved"] == 0
     assert hog.balloon_kib() > size_kib + given_kib and hog.alive and not hog.hog_kills
     free_again(hog)

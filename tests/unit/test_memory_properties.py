@@ -269,7 +269,7 @@ def test_scale_is_nothing(world: tuple[list[Snapshot], MemoryPolicy], factor: in
     after = {move.uuid: move.after_kib - move.before_kib for move in balloon_moves(large)}
     for uuid in before.keys() | after.keys():
         # Whether a change of a few MiB is made at all hangs on BALLOON_TOLERANCE_KIB, which does not scale either.
-        assert abs(after.get(uuid, 0) - before.get(uuid, 0)) <= 20 * MIB * factor, "apart from rounding"
+        assert abs(after.get(uuid, 0) - before.get(uuid, 0)) <= 16 * MIB * factor, "apart from rounding"
 
 
 def _answered(domain: Domain) -> Domain:

@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from examples import examples, seeds
 from hypothesis import Phase, given, note
 from hypothesis import strategies as st
@@ -107,7 +108,8 @@ def stays_away(snapshot: Snapshot, policy: VcpuPolicy, plan: VcpuPlan) -> bool:
     """Whether a vCPU stays pinned away from its memory, for want of room: the bound is of places in the sets alone."""
     moved = {(move.uuid, move.id) for move in plan.moves if isinstance(move, PinMove) and move.thread == "vcpu"}
     return any(
-        domain.numa_pcpus is not None and thread.pin.isdisjoint(may_run(snapshot, policy, domain, thread))
+        thread.pin.isdisjoint(may_run(snapshot, policy, domain, thread))
+        and thread.pin <= may_run(snapshot, policy, replace(domain, numa_pcpus=None), thread)
         for domain in snapshot.domains
         for thread in domain.vcpus
         if (domain.uuid, thread.id) not in moved
@@ -227,13 +229,8 @@ def test_released_restores_every_mask_bit_for_bit(host: FakeHost, policy: VcpuPo
     assert vcpu.release([host.snapshot()], policy)[0].moves == ()
 
 
-def test_other_cpu_numbers_give_as_good_a_plan() -> None:
-    """But for few: among equals the lower number goes first, and from there a plan may end a few moves earlier."""
-    drawn = seeds(8)
-    assert len([seed for seed in drawn if not as_good_by_other_numbers(seed)]) <= len(drawn) // 20
-
-
-def as_good_by_other_numbers(seed: int) -> bool:
+@pytest.mark.parametrize("seed", seeds(2))
+def test_other_cpu_numbers_give_as_good_a_plan(seed: int) -> None:
     rng = random.Random(seed)
     ids = rng.sample(range(600), 8)
     wants = [rng.choice([0.05, 0.2, 0.5, 0.9]) for _each in range(24)]
@@ -243,5 +240,5 @@ def as_good_by_other_numbers(seed: int) -> bool:
         members = [Guest(f"g{n}", [w], [frozenset({numbers[p]})]) for n, (w, p) in enumerate(zip(wants, places))]
         plan, _history = vcpu.decide(FakeHost(topology(8, ids=numbers), members).window(), VcpuPolicy())
         results.append((len(plan.moves), plan.after.max_pct))
-    (moves, max_pct), (others, others_max_pct) = results
-    return abs(moves - others) <= 1 and abs(max_pct - others_max_pct) <= 5.01
+    assert results[0][0] == pytest.approx(results[1][0], abs=1)
+    assert results[0][1] == pytest.approx(results[1][1], abs=5.01)

@@ -155,7 +155,7 @@ def parse_domain(text: str, online: CpuSet) -> DomainDefinition:
         placement_auto=vcpu is not None and vcpu.get("placement") == "auto",
         nodeset=_union([memory, *memnodes]),
         memory_cells=memory_cells,
-        memnodes=_bound_parts(root, memory, memnodes, memory_cells),
+        memnodes=_bound_parts(root, devices, memory, memnodes, memory_cells),
         memory_auto=_is_strict(memory) and memory.get("placement") == "auto",
         pins=parse_pins(root),
         threads=_threads(root, cpuset or online),
@@ -283,7 +283,11 @@ def _numa_memory(root: ET.Element) -> tuple[ET.Element, list[ET.Element]]:
 
 
 def _bound_parts(
-    root: ET.Element, memory: ET.Element, memnodes: Sequence[ET.Element], all_cells: Optional[CpuSet]
+    root: ET.Element,
+    devices: Sequence[ET.Element],
+    memory: ET.Element,
+    memnodes: Sequence[ET.Element],
+    all_cells: Optional[CpuSet],
 ) -> tuple[Memnode, ...]:
     """Return which part of the memory is bound to which of the host's cells; none where each may be in *all_cells*.
 
@@ -292,7 +296,6 @@ def _bound_parts(
     if not memnodes:
         return ()
     nodes = {int(node.get("cellid", "0")): node for node in memnodes}
-    devices = _part(root, "devices").findall("memory")
     dimms = [(int(_part(device, "target").findtext("node", "0")), _device_kib(device)) for device in devices]
     bound_kib: dict[CpuSet, int] = {}
     for number, kib in [*_guest_cells(root, devices), *dimms]:

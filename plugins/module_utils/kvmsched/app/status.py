@@ -30,6 +30,7 @@ from ..model import (
 )
 from ..passes import MemoryResult, VcpuResult
 from ..policy.memory.limits import limits_of
+from ..policy.memory.requests import memory_record, original_of
 from ..policy.vcpu.demand import Loads
 from ..units import CpuSet, percent
 
@@ -311,9 +312,8 @@ def _memory(domain: Domain, policy: MemoryPolicy) -> dict[str, Optional[int]]:
         values["actual_kib"] = None  # nobody answered: the pass charges such a domain at its maximum
     # Settings that contradict each other are told by the skip.
     with contextlib.suppress(ValueError):
-        part = domain.record.memory if domain.record else None
         limits = limits_of(policy.settings_for(domain), policy, balloon.most_kib)
-        limits = limits.beside(part.original_kib if part else balloon.actual_kib)
+        limits = limits.beside(original_of(memory_record(domain), balloon))
         values.update({name: getattr(limits, name) for name in ("starvation_kib", "waste_kib", "floor_kib")})
     return values
 

@@ -15,7 +15,7 @@ from .history import MemoryHistory
 from .limits import Limits, limits_of
 from .locked import locked_looks
 from .reading import NOTHING, Samples, measure
-from .requests import Request, memory_record, request_of, set_by_person
+from .requests import Request, memory_record, original_of, request_of
 from .safeties import ALL_ON, Safeties
 from .sampling import is_slow
 
@@ -168,18 +168,21 @@ class GuestReader:
         if not self.safeties.stuck:
             request = Request(balloon.actual_kib)
         record = memory_record(domain)
+        original_kib = original_of(record, balloon, self.safeties.person)
+        limits = limits.beside(original_kib)
         case = Case(domain, balloon, record, limits, request, seen, self.policy, self.wall_s, self.safeties)
-        case = case._replace(limits=limits.beside(_original(case)))
         hard_kib = _hard_ceiling(case)
         ceiling_kib = _ceiling(case, hard_kib)
-        guest = self._guest(case, ceiling_kib, hard_kib, eligibility.unknown(case, ceiling_kib))
+        guest = self._guest(case, original_kib, ceiling_kib, hard_kib, eligibility.unknown(case, ceiling_kib))
         if guest.skip is None and (reason := eligibility.known_skip(case, guest)) is not None:
             return guest._replace(skip=reason)
         if guest.skip is None and request.gone:
             return guest._replace(pending_kib=None, expected_kib=guest.actual_kib)
         return guest
 
-    def _guest(self, case: Case, ceiling_kib: int, hard_ceiling_kib: int, reason: Optional[Reason]) -> Guest:
+    def _guest(
+        self, case: Case, original_kib: int, ceiling_kib: int, hard_ceiling_kib: int, reason: Optional[Reason]
+    ) -> Guest:
         """Return the facts; *reason* is why its statistics say nothing of now."""
         limits, balloon, request = case.limits, case.balloon, case.request
         reading = NOTHING if reason is not None else measure(case, self._samples)
@@ -187,7 +190,6 @@ class GuestReader:
         lower_kib = max(limits.floor_kib, reading.used_kib + limits.starvation_kib) if fresh else 0
         soft_kib = max(limits.floor_kib, reading.used_kib + reading.rise_kib + limits.cushion_kib) if fresh else 0
         starved = fresh and reading.available_kib < limits.starvation_kib
-        original_kib = _original(case)
         return Guest(
             domain=case.domain,
             balloon=balloon,
@@ -238,14 +240,6 @@ class GuestReader:
             known = limits_of(self.policy.settings_for(domain), self.policy, maximum_kib)
             self._plain[maximum_kib] = known
         return known
-
-
-def _original(case: Case) -> int:
-    """Return what it had at first: a size that neither we nor its own deflating brought is that from now on."""
-    record, balloon = case.record, case.balloon
-    if record is None or (case.safeties.person and set_by_person(record, balloon)):
-        return balloon.actual_kib
-    return min(record.original_kib, balloon.most_kib)
 
 
 def _debt(case: Case, original_kib: int) -> int:

@@ -83,6 +83,16 @@ def set_by_person(record: MemoryRecord, balloon: Balloon) -> bool:
     return record.set_by_person(balloon.actual_kib)
 
 
+def original_of(record: Optional[MemoryRecord], balloon: Balloon, person: bool = True) -> int:
+    """Return what a domain had at first, in KiB: a size that neither we nor its own deflating brought is that now.
+
+    *person* False: the safety that heeds a person's size is off.
+    """
+    if record is None or (person and set_by_person(record, balloon)):
+        return balloon.actual_kib
+    return min(record.original_kib, balloon.most_kib)
+
+
 def stuck(
     domain: Domain, request: Request, least_kib: int, seen: Optional[DomainHistory], wall_s: float
 ) -> Optional[str]:

@@ -30,7 +30,6 @@ from .restore import release_pins
 from .safeties import ALL, Safeties
 from .scene import as_auto, look
 from .serving import that_serve
-from .width import new_pins
 
 __all__ = ["Safeties", "VcpuHistory", "budgeted", "decide", "release"]
 
@@ -45,8 +44,7 @@ def decide(
     line, where the policy names a pCPU that is not online: in a first pass any, later on all of them.
     """
     scene = look(snapshots, policy, history, safeties)
-    decision = that_serve(scene, decide_on(scene))
-    pins = new_pins(scene, decision.proposal.where)
+    decision, pins = that_serve(scene, decide_on(scene))
     moving = [scene.world.seats[item] for item in pins]
     found = fences(scene, budget_left(scene, len(moving)), {key_of(seat.domain, seat.vcpu) for seat in moving})
     placed = [item for item in pins if scene.world.allowed.now[item] == NOWHERE]

@@ -59,23 +59,24 @@ def plan_of(
 
 
 def about_placing(scene: Scene, placed: Sequence[int], auto: Scene) -> str:
+    """Return how many of the items that are *placed* come from where they may not run, and a line on the others."""
+    floated = [item for item in placed if not _strayed(scene.world.seats[item])]
+    strayed = len(placed) - len(floated)
+    elsewhere = f"{strayed} vCPUs leave pCPUs where they may not run" if strayed else ""
+    return "; ".join(filter(None, (elsewhere, _about_floated(scene, floated, auto) if floated else "")))
+
+
+def _about_floated(scene: Scene, placed: Sequence[int], auto: Scene) -> str:
     """Return how the items that are *placed* were served by the kernel alone, and what *auto* would do with them."""
-    strayed = [item for item in placed if _strayed(scene.world.seats[item])]
-    placed = [item for item in placed if item not in strayed]
-    elsewhere = f"{len(strayed)} vCPUs leave pCPUs where they may not run" if strayed else ""
-    if not placed:
-        return elsewhere
     demands = [scene.world.demands[item] for item in placed]
     run, wait = sum(d.run for d in demands), sum(d.wait for d in demands)
     waited = f"waited {100 * wait / run:.0f} % of the time that it ran" if run else "did not run"
     keys = {key_of(scene.world.seats[item].domain, scene.world.seats[item].vcpu) for item in placed}
     if keys <= {key_of(seat.domain, seat.vcpu) for seat in auto.world.seats}:
-        onto = f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
-        return "; ".join(filter(None, (elsewhere, onto)))
+        return f"placing what the kernel does not balance onto isolated pCPUs, {len(placed)} vCPUs: it {waited}"
     fenced = sum(1 for fence in fences(auto, None) if fence.key in keys)
     would = f"give {fenced} of {len(placed)} another set of pCPUs" if fenced else "leave it to the kernel"
-    text = f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
-    return "; ".join(filter(None, (elsewhere, text)))
+    return f"placing what floats, {len(placed)} vCPUs: it {waited}; floating: auto would {would}"
 
 
 def budget_left(scene: Scene, taken: int) -> Optional[int]:

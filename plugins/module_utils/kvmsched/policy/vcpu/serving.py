@@ -21,8 +21,8 @@ from .world import World
 _TRIES = 32
 
 
-def that_serve(scene: Scene, decision: Decision) -> Decision:
-    """Return *decision* without the moves that serve nobody in a part of a group, or beside its memory.
+def that_serve(scene: Scene, decision: Decision) -> tuple[Decision, dict[int, CpuSet]]:
+    """Return *decision* without the moves that serve nobody in a part of a group, or beside its memory; and its pins.
 
     A plan of groups takes it that the kernel balances load within each. It does not do so with a pin to one pCPU.
     Who was pinned away from its memory is placed beside it, which is no gain where all is full.
@@ -33,7 +33,7 @@ def that_serve(scene: Scene, decision: Decision) -> Decision:
     parts = {i for i in free if pins[i] < world.bins[proposal.where[i]]}
     parts |= {i for i in pins if now[i] == NOWHERE and _only_away_from_memory(scene, world.seats[i])}
     if not parts:
-        return decision
+        return decision, pins
     fine = by_pcpu(scene).world
 
     def work(where: Sequence[int]) -> float:
@@ -50,10 +50,10 @@ def that_serve(scene: Scene, decision: Decision) -> Decision:
         if found >= done + LEAST_WORK:
             kept, done = tried, found
     if enough and whole > done - LEAST_WORK:
-        return decision
+        return decision, pins
     why = "moves that would serve nobody, where a pin gets a part of a group only or goes to its memory, are left out"
     note = f"{proposal.note}; {why}" if proposal.note and moved(world, kept) else why
-    return replace(decision, proposal=replace(proposal, where=kept, note=note))
+    return replace(decision, proposal=replace(proposal, where=kept, note=note)), new_pins(scene, kept)
 
 
 def _only_away_from_memory(scene: Scene, seat: Seat) -> bool:

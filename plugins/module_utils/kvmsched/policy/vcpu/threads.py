@@ -19,7 +19,7 @@ _WHY = {
 
 
 def thread_moves(
-    snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, masks: Masks, at_times: CpuSet = frozenset()
+    snapshot: Snapshot, policy: VcpuPolicy, eligible: Eligible, masks: Masks, at_times: CpuSet
 ) -> list[PinMove]:
     """Return the pins of emulator and I/O threads of eligible domains, without those that a definition pins.
 

@@ -256,10 +256,10 @@ def build(
     # Where loads are equal, planners move the first: one with a greater weight gains more by it. Of a group it is one
     # whose own pCPU is the fullest.
     crowd = _crowds(loads) if policy.granularity != "pcpu" else {}
-    weighed = [(-weight_of(seat.domain, seat.vcpu), -crowd.get(seat.now, 0.0), seat) for seat in eligible.seats]
-    for weight, _crowd, seat in sorted(weighed, key=lambda rank: rank[:2]):
+    weighed = [(weight_of(seat.domain, seat.vcpu), crowd.get(seat.now, 0.0), seat) for seat in eligible.seats]
+    for weight, _crowd, seat in sorted(weighed, key=lambda rank: (-rank[0], -rank[1])):
         if policy.floating == "place" or not _left_to_kernel(seat, policy, masks, snapshot.host.uuid):
-            picked.take(seat, -weight)
+            picked.take(seat, weight)
     rest = _Rest(loads, bins, bin_of, picked.keys, foreign, known, weight_of.known, speed)
     mates, weights = _smt(topology.pcpus, bins, bin_of, policy.granularity)
     classes, resolution = Classes(bins), loads.resolution
